@@ -1,0 +1,3 @@
+//! The home for unmodified programs.
+
+#![forbid(unsafe_code)]

@@ -1,0 +1,3 @@
+//! The measurements behind `devmap bench`.
+
+#![forbid(unsafe_code)]

@@ -1,0 +1,5 @@
+//! The devmap command.
+
+#![forbid(unsafe_code)]
+
+fn main() {}

@@ -1,0 +1,3 @@
+//! Devices written in safe Rust, for unmodified programs.
+
+#![forbid(unsafe_code)]

@@ -1,0 +1,3 @@
+//! The FUSE kernel protocol, as far as a device needs it.
+
+#![forbid(unsafe_code)]

@@ -1,0 +1,2 @@
+//! All hosted unsafe code of devmap: seccomp, ptrace, memory, processes.
+

@@ -1,0 +1,5 @@
+//! Development tasks of the workspace.
+
+#![forbid(unsafe_code)]
+
+fn main() {}
