@@ -1,0 +1,357 @@
+//! The `/dev/fuse` descriptor of one mount: receiving, answering, notifying, and the opening
+//! negotiation. What requests mean is the caller's.
+
+use crate::abi;
+use crate::reply::{Attr, Entry, Statfs};
+use crate::request::{self, Malformed, Request};
+use rustix::event::{PollFd, PollFlags, poll};
+use rustix::io::Errno;
+use std::io::{self, IoSlice};
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+use std::time::Duration;
+use zerocopy::{FromBytes, IntoBytes};
+
+/// Room beside the data of a request: header, arguments, names.
+const ARGUMENTS: usize = 8192;
+/// Requests that the kernel may have under way for itself (read-ahead, write-back).
+const MAX_BACKGROUND: u16 = 64;
+
+/// Memory for one request at a time; each receiving thread owns one.
+pub struct RequestBuffer(Vec<u8>);
+
+impl RequestBuffer {
+    /// A buffer for any request of this protocol: [`crate::MAX_WRITE`] and a few KiB, of which
+    /// only touched pages take memory.
+    pub fn new() -> RequestBuffer {
+        RequestBuffer(vec![0; crate::MAX_WRITE + ARGUMENTS])
+    }
+}
+
+impl Default for RequestBuffer {
+    fn default() -> RequestBuffer {
+        RequestBuffer::new()
+    }
+}
+
+/// The server's end of a mounted FUSE file system.
+///
+/// All methods take `&self`: any number of threads may receive and answer at once. Dropping the
+/// last duplicate of the descriptor aborts the file system: whoever waits gets `ECONNABORTED`,
+/// later callers `ENOTCONN`.
+///
+/// # Errors of all replies and notifications
+///
+/// `ENOENT`: nobody waits for this answer, because the file system was aborted meanwhile; after
+/// `reply_open` this also means that no release will follow. `EINVAL`: the answer does not fit
+/// the question, for instance an errno out of range. Other errors are those of `writev(2)`.
+#[derive(Debug)]
+pub struct Channel {
+    fd: OwnedFd,
+}
+
+impl AsFd for Channel {
+    fn as_fd(&self) -> BorrowedFd<'_> {
+        self.fd.as_fd()
+    }
+}
+
+impl Channel {
+    /// Serves `fd`, an open `/dev/fuse` that is the `fd` option of a mount.
+    pub fn new(fd: OwnedFd) -> Channel {
+        Channel { fd }
+    }
+
+    /// Waits for the next request; `None` when the file system is unmounted or aborted.
+    ///
+    /// `FUSE_INIT` is answered here and not shown. So is a request that cannot be decoded, with
+    /// `EIO`.
+    ///
+    /// # Errors
+    ///
+    /// `EPERM`: the descriptor has not been mounted yet. `EPROTO`: the kernel speaks a protocol
+    /// older than 7.31 (before Linux 5.4). `InvalidData`: the message is none of the FUSE
+    /// protocol. Other errors are those of `read(2)`.
+    pub fn receive<'a>(&self, buffer: &'a mut RequestBuffer) -> io::Result<Option<Request<'a>>> {
+        // The request borrows the buffer, so the loop that decides whether to show it must not:
+        // it finds the length first, and the message is decoded once more after it.
+        let len = loop {
+            let len = match rustix::io::read(&self.fd, &mut buffer.0[..]) {
+                Ok(len) => len,
+                Err(Errno::NODEV) => return Ok(None),
+                // NOENT: the request was interrupted before it could be read.
+                Err(Errno::INTR | Errno::NOENT) => continue,
+                Err(Errno::AGAIN) => {
+                    self.wait()?;
+                    continue;
+                }
+                Err(error) => return Err(error.into()),
+            };
+            let (header, body) = match request::split(&buffer.0[..len]) {
+                Ok(parts) => parts,
+                Err(_) => return Err(io::ErrorKind::InvalidData.into()),
+            };
+            if header.opcode == abi::opcode::INIT {
+                self.init(header.unique, body)?;
+                continue;
+            }
+            match request::decode(&header, body) {
+                Ok(_) => break len,
+                Err(Malformed::Request { unique, opcode }) => self.refuse(unique, opcode)?,
+                Err(Malformed::Header) => return Err(io::ErrorKind::InvalidData.into()),
+            }
+        };
+        let decoded = request::split(&buffer.0[..len])
+            .and_then(|(header, body)| request::decode(&header, body));
+        Ok(decoded.ok())
+    }
+
+    /// Waits until a descriptor that does not block has a request, or an end.
+    fn wait(&self) -> io::Result<()> {
+        match poll(&mut [PollFd::new(&self.fd, PollFlags::IN)], None) {
+            Ok(_) | Err(Errno::INTR) => Ok(()),
+            Err(error) => Err(error.into()),
+        }
+    }
+
+    /// Answers a request that could not be decoded, if it wants an answer.
+    fn refuse(&self, unique: u64, code: u32) -> io::Result<()> {
+        use abi::opcode::{BATCH_FORGET, FORGET, INTERRUPT};
+        if matches!(code, FORGET | BATCH_FORGET | INTERRUPT) {
+            return Ok(());
+        }
+        match self.reply_error(unique, Errno::IO.raw_os_error()) {
+            Err(error) if error.raw_os_error() == Some(Errno::NOENT.raw_os_error()) => Ok(()),
+            result => result,
+        }
+    }
+
+    fn init(&self, unique: u64, body: &[u8]) -> io::Result<()> {
+        let answer = abi::InitIn::read_from_prefix(body)
+            .map_err(|_| Errno::PROTO)
+            .and_then(|(offer, _)| negotiate(&offer));
+        match answer {
+            Ok(answer) => self.reply(unique, Ok(answer.as_bytes())),
+            Err(error) => {
+                self.reply_error(unique, error.raw_os_error())?;
+                Err(error.into())
+            }
+        }
+    }
+
+    /// Answers with the bytes that the operation wants, or with a positive errno.
+    ///
+    /// # Errors
+    ///
+    /// See [`Channel`].
+    pub fn reply(&self, unique: u64, result: Result<&[u8], i32>) -> io::Result<()> {
+        match result {
+            Ok(data) => self.send(unique, 0, &[data]),
+            Err(errno) => self.send(unique, -errno.abs(), &[]),
+        }
+    }
+
+    /// One message: header and parts, in one `writev`, as the kernel wants it.
+    fn send(&self, unique: u64, error: i32, parts: &[&[u8]]) -> io::Result<()> {
+        let len = size_of::<abi::OutHeader>() + parts.iter().map(|part| part.len()).sum::<usize>();
+        let len = u32::try_from(len).map_err(|_| io::Error::from(Errno::INVAL))?;
+        let header = abi::OutHeader { len, error, unique };
+        let mut slices = [IoSlice::new(&[]); 3];
+        slices[0] = IoSlice::new(header.as_bytes());
+        for (slice, part) in slices[1..].iter_mut().zip(parts) {
+            *slice = IoSlice::new(part);
+        }
+        rustix::io::retry_on_intr(|| rustix::io::writev(&self.fd, &slices[..=parts.len()]))?;
+        Ok(())
+    }
+
+    /// Answers with a positive errno; a negative one is taken as its amount.
+    ///
+    /// # Errors
+    ///
+    /// See [`Channel`].
+    pub fn reply_error(&self, unique: u64, errno: i32) -> io::Result<()> {
+        self.reply(unique, Err(errno))
+    }
+
+    /// Says that it is done, with nothing to add.
+    ///
+    /// # Errors
+    ///
+    /// See [`Channel`].
+    pub fn reply_empty(&self, unique: u64) -> io::Result<()> {
+        self.send(unique, 0, &[])
+    }
+
+    /// Answers a lookup.
+    ///
+    /// # Errors
+    ///
+    /// See [`Channel`].
+    pub fn reply_entry(&self, unique: u64, entry: &Entry) -> io::Result<()> {
+        self.reply(unique, Ok(entry.raw().as_bytes()))
+    }
+
+    /// Answers `Getattr` and `Setattr`; the kernel may keep the attributes for `valid`.
+    ///
+    /// # Errors
+    ///
+    /// See [`Channel`].
+    pub fn reply_attr(&self, unique: u64, attr: &Attr, valid: Duration) -> io::Result<()> {
+        let answer = abi::AttrOut {
+            attr_valid: valid.as_secs(),
+            attr_valid_nsec: valid.subsec_nanos(),
+            dummy: 0,
+            attr: attr.raw(),
+        };
+        self.reply(unique, Ok(answer.as_bytes()))
+    }
+
+    /// Answers `Open` and `Opendir`: `fh` comes back with every request about this open file;
+    /// `flags` are of [`crate::open_flags`].
+    ///
+    /// # Errors
+    ///
+    /// See [`Channel`]. After an error no release will come for `fh`.
+    pub fn reply_open(&self, unique: u64, fh: u64, flags: u32) -> io::Result<()> {
+        let answer = abi::OpenOut { fh, open_flags: flags, padding: 0 };
+        self.reply(unique, Ok(answer.as_bytes()))
+    }
+
+    /// Answers `Read`, `Readdir`, `Readlink`, `Getxattr` and `Listxattr`.
+    ///
+    /// # Errors
+    ///
+    /// See [`Channel`]. `EINVAL`: more data than asked for.
+    pub fn reply_data(&self, unique: u64, data: &[u8]) -> io::Result<()> {
+        self.reply(unique, Ok(data))
+    }
+
+    /// Answers `Write`: how many bytes were taken.
+    ///
+    /// # Errors
+    ///
+    /// See [`Channel`].
+    pub fn reply_written(&self, unique: u64, size: u32) -> io::Result<()> {
+        self.reply(unique, Ok(abi::WriteOut { size, padding: 0 }.as_bytes()))
+    }
+
+    /// Answers `Poll`: what is ready (`POLLIN`, ...), of whatever the caller asked.
+    ///
+    /// # Errors
+    ///
+    /// See [`Channel`].
+    pub fn reply_poll(&self, unique: u64, revents: u32) -> io::Result<()> {
+        self.reply(unique, Ok(abi::PollOut { revents, padding: 0 }.as_bytes()))
+    }
+
+    /// Answers `Lseek` with the new position.
+    ///
+    /// # Errors
+    ///
+    /// See [`Channel`].
+    pub fn reply_lseek(&self, unique: u64, offset: u64) -> io::Result<()> {
+        self.reply(unique, Ok(abi::LseekOut { offset }.as_bytes()))
+    }
+
+    /// Answers `Ioctl`: what the call returns, and at most `out_size` bytes for the caller.
+    /// A negative `result` is an errno that reaches the caller as such.
+    ///
+    /// # Errors
+    ///
+    /// See [`Channel`].
+    pub fn reply_ioctl(&self, unique: u64, result: i32, out: &[u8]) -> io::Result<()> {
+        let head = abi::IoctlOut { result, ..Default::default() };
+        self.send(unique, 0, &[head.as_bytes(), out])
+    }
+
+    /// Answers `Getxattr` and `Listxattr` of size 0 with the length, in bytes.
+    ///
+    /// # Errors
+    ///
+    /// See [`Channel`].
+    pub fn reply_xattr_len(&self, unique: u64, size: u32) -> io::Result<()> {
+        self.reply(unique, Ok(abi::GetxattrOut { size, padding: 0 }.as_bytes()))
+    }
+
+    /// Answers `Statfs`.
+    ///
+    /// # Errors
+    ///
+    /// See [`Channel`].
+    pub fn reply_statfs(&self, unique: u64, statfs: &Statfs) -> io::Result<()> {
+        self.reply(unique, Ok(statfs.raw().as_bytes()))
+    }
+
+    /// Wakes whoever polls the file that `kh` stands for; the kernel then asks by `Poll` again.
+    /// A file that is gone is no error.
+    ///
+    /// # Errors
+    ///
+    /// See [`Channel`].
+    pub fn notify_poll(&self, kh: u64) -> io::Result<()> {
+        let body = abi::NotifyPollWakeupOut { kh };
+        self.send(0, abi::NOTIFY_POLL, &[body.as_bytes()])
+    }
+
+    /// Makes the kernel forget attributes of the node and its cached content from `offset`
+    /// on, `len` bytes, 0 meaning all; a negative `offset` means the attributes alone.
+    ///
+    /// This waits for pages that are being read or written, so it must not be called by a thread
+    /// whose answer such a page waits for.
+    ///
+    /// # Errors
+    ///
+    /// See [`Channel`]. `ENOENT`: the kernel does not know the node.
+    pub fn notify_inval_inode(&self, nodeid: u64, offset: i64, len: i64) -> io::Result<()> {
+        let body = abi::NotifyInvalInodeOut { ino: nodeid, off: offset, len };
+        self.send(0, abi::NOTIFY_INVAL_INODE, &[body.as_bytes()])
+    }
+
+    /// Makes the kernel forget the name in the directory.
+    ///
+    /// This waits for the directory's lock, so it must not be called by a thread that owes an
+    /// answer to a lookup in the same directory.
+    ///
+    /// # Errors
+    ///
+    /// See [`Channel`]. `ENOENT`: the kernel does not know the name.
+    pub fn notify_inval_entry(&self, parent: u64, name: &[u8]) -> io::Result<()> {
+        let namelen = u32::try_from(name.len()).map_err(|_| io::Error::from(Errno::INVAL))?;
+        let head = abi::NotifyInvalEntryOut { parent, namelen, flags: 0 };
+        let mut name = name.to_vec();
+        name.push(0);
+        self.send(0, abi::NOTIFY_INVAL_ENTRY, &[head.as_bytes(), &name])
+    }
+}
+
+/// Our answer to the kernel's `FUSE_INIT`.
+fn negotiate(offer: &abi::InitIn) -> Result<abi::InitOut, Errno> {
+    if offer.major > abi::KERNEL_VERSION {
+        // The kernel reads the major number only, and asks again with that.
+        return Ok(abi::InitOut {
+            major: abi::KERNEL_VERSION,
+            minor: abi::MINOR_MAX,
+            ..Default::default()
+        });
+    }
+    if offer.major < abi::KERNEL_VERSION || offer.minor < abi::MINOR_MIN {
+        return Err(Errno::PROTO);
+    }
+    let wanted = abi::ASYNC_READ
+        | abi::ATOMIC_O_TRUNC
+        | abi::BIG_WRITES
+        | abi::PARALLEL_DIROPS
+        | abi::MAX_PAGES;
+    Ok(abi::InitOut {
+        major: abi::KERNEL_VERSION,
+        minor: offer.minor.min(abi::MINOR_MAX),
+        max_readahead: offer.max_readahead,
+        flags: offer.flags & wanted,
+        max_background: MAX_BACKGROUND,
+        congestion_threshold: MAX_BACKGROUND / 4 * 3,
+        max_write: crate::MAX_WRITE as u32,
+        time_gran: 1,
+        max_pages: (crate::MAX_WRITE / 4096) as u16,
+        ..Default::default()
+    })
+}
