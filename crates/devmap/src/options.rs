@@ -1,0 +1,147 @@
+//! The options of `devmap run`, which every [`Server`](crate::Server) has too: one
+//! definition for the command line, its help and what is done with it.
+
+use std::{
+    ffi::OsString,
+    fmt,
+    path::{Path, PathBuf},
+};
+
+use clap::ValueEnum;
+use devmap_backend_supervised::{self as supervised, Host, Mode, Node, Settings, TraceFormat};
+
+use crate::spec::{self, DeviceSpec};
+
+/// The exit status when devmap itself failed, as of `env`, `timeout` and `nohup`.
+/// Also theirs: 126 for a program that cannot be executed and 127 for one that is
+/// not there.
+pub const DEVMAP_FAILED: u8 = 125;
+
+/// Makes the devices of an author's own, in the supervisor.
+pub(crate) type MakeNodes = Box<dyn FnOnce(&Host) -> Result<Vec<Node>, String>>;
+
+/// Runs a program that finds devices at the paths given
+#[derive(Clone, Debug, clap::Args)]
+pub struct RunOptions {
+    /// A built-in device and the path at which the program finds it (repeat for more)
+    ///
+    /// `devmap devices` lists the devices and their options.
+    #[arg(long = "device", short = 'd', value_name = "PATH=NAME[:KEY=VALUE,...]")]
+    devices: Vec<String>,
+
+    /// How the paths come to be
+    #[arg(long, value_enum, default_value_t = ModeArgument::Auto)]
+    mode: ModeArgument,
+
+    /// Print counts of what was served, at the end, to standard error
+    #[arg(long)]
+    stats: bool,
+
+    /// Write a line for each observed event to FILE
+    #[arg(long, value_name = "FILE")]
+    trace: Option<PathBuf>,
+
+    /// The form of the trace
+    #[arg(long, value_enum, value_name = "FORMAT", default_value_t = FormatArgument::Text)]
+    trace_format: FormatArgument,
+
+    /// The program and its arguments
+    #[arg(required = true, trailing_var_arg = true, value_name = "PROGRAM [ARG]")]
+    command: Vec<OsString>,
+}
+
+#[derive(Clone, Copy, Debug, ValueEnum)]
+enum ModeArgument {
+    /// By a mount namespace where the machine permits it, else trapped
+    Auto,
+    /// By a private mount namespace: other files cost nothing
+    Namespace,
+    /// By answering the system calls that take a path
+    Trapped,
+}
+
+impl From<ModeArgument> for Mode {
+    fn from(mode: ModeArgument) -> Mode {
+        match mode {
+            ModeArgument::Auto => Mode::Auto,
+            ModeArgument::Namespace => Mode::Namespace,
+            ModeArgument::Trapped => Mode::Trapped,
+        }
+    }
+}
+
+#[derive(Clone, Copy, Debug, ValueEnum)]
+enum FormatArgument {
+    /// For people
+    Text,
+    /// One JSON object on each line
+    Json,
+}
+
+impl From<FormatArgument> for TraceFormat {
+    fn from(format: FormatArgument) -> TraceFormat {
+        match format {
+            FormatArgument::Text => TraceFormat::Text,
+            FormatArgument::Json => TraceFormat::Json,
+        }
+    }
+}
+
+impl RunOptions {
+    /// Runs the program; the status with which the caller shall exit. Does not
+    /// return when the program dies by a signal: this process then dies by the same.
+    ///
+    /// Must be called while the process has one thread, since it forks.
+    pub fn run(self) -> u8 {
+        self.run_with(Vec::new(), Box::new(|_| Ok(Vec::new())))
+    }
+
+    /// As [`RunOptions::run`], with more devices, which `make` makes at `paths`.
+    pub(crate) fn run_with(self, paths: Vec<PathBuf>, make: MakeNodes) -> u8 {
+        let specs = match self.checked(&paths) {
+            Ok(specs) => specs,
+            Err(message) => return fail(message),
+        };
+        let nodes = move |host: &Host| {
+            let mut nodes = make(host)?;
+            for spec in specs {
+                nodes.push(spec.node(host)?);
+            }
+            Ok(nodes)
+        };
+        let mut command = self.command.into_iter();
+        let Some(program) = command.next() else {
+            return fail("there is no program to run");
+        };
+        let settings = Settings {
+            nodes: Box::new(nodes),
+            trace: self.trace.map(|file| (file, self.trace_format.into())),
+            stats: self.stats,
+            mode: self.mode.into(),
+        };
+        let status = supervised::run(settings, program, command.collect());
+        u8::try_from(status).unwrap_or(DEVMAP_FAILED)
+    }
+
+    /// Parses the `--device` arguments and checks all paths.
+    fn checked(&self, paths: &[PathBuf]) -> Result<Vec<DeviceSpec>, String> {
+        for path in paths {
+            spec::check_path(path).map_err(|error| error.to_string())?;
+        }
+        let specs = self
+            .devices
+            .iter()
+            .map(|text| DeviceSpec::parse(text).map_err(|e| format!("--device {text}: {e}")))
+            .collect::<Result<Vec<_>, _>>()?;
+        let all = paths.iter().map(PathBuf::as_path).chain(specs.iter().map(DeviceSpec::path));
+        spec::check_distinct(all.collect::<Vec<&Path>>().into_iter())
+            .map_err(|error| error.to_string())?;
+        Ok(specs)
+    }
+}
+
+/// Says that devmap itself failed; the status for that.
+fn fail(message: impl fmt::Display) -> u8 {
+    eprintln!("devmap: {message}");
+    DEVMAP_FAILED
+}
