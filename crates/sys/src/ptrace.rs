@@ -1,0 +1,307 @@
+//! Holding one thread of another process by ptrace(2), for the short time in
+//! which system calls are made in its place.
+//!
+//! What does not live here: which calls are injected and why; reading memory
+//! (`process`).
+
+use std::cell::Cell;
+use std::io;
+use std::marker::PhantomData;
+use std::mem::size_of;
+use std::ptr;
+
+use crate::arch::{Registers, SYSCALL_INSTRUCTION_LEN};
+use crate::check;
+
+/// The mask under which [`Tracee::inject`] is used: every signal but SIGTRAP.
+/// A step ends with a forced SIGTRAP, and the kernel resets the program's
+/// SIGTRAP handler when that comes while blocked (`force_sig_info_to_task`).
+pub const INJECTION_MASK: u64 = !(1 << (libc::SIGTRAP - 1));
+
+/// `PTRACE_EVENT_STOP`, which libc lacks.
+const EVENT_STOP: i32 = 128;
+
+/// `NT_PRSTATUS`: the general registers.
+const NT_PRSTATUS: usize = 1;
+
+/// Why a traced thread has stopped.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Stop {
+    /// By [`Tracee::interrupt`] (`PTRACE_EVENT_STOP` with SIGTRAP); also when a
+    /// group stop ends while the thread is held by [`Tracee::listen`].
+    Interrupted,
+    /// By a stop signal that the whole process obeys. [`Tracee::listen`] leaves
+    /// it stopped, [`Tracee::resume`] with 0 runs it all the same; after a detach
+    /// it stops again until SIGCONT.
+    GroupStop(i32),
+    /// On the way to this signal, which is delivered only if the caller passes
+    /// it to [`Tracee::resume`] (or detaches).
+    Signal(i32),
+    /// After a single step.
+    Step,
+    /// It has ended: nothing more can be asked of it.
+    Ended,
+}
+
+/// What the tracer knows of the thread's state.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum State {
+    Running,
+    /// Stopped; the signal is delivered when it goes on (0: none).
+    Stopped(i32),
+    Ended,
+}
+
+/// A thread held by ptrace from the calling thread, which alone may ask
+/// anything of it, so this is not `Send`. Detached on drop.
+///
+/// Dropping waits until the thread stops. A thread that waits for an answer to
+/// a seccomp notification does not stop: answer it first.
+#[derive(Debug)]
+pub struct Tracee {
+    tid: i32,
+    state: Cell<State>,
+    /// A SIGTRAP of the program's own, met while stepping; sent again at detach.
+    deferred_trap: Cell<bool>,
+    of_this_thread: PhantomData<*const ()>,
+}
+
+impl Tracee {
+    /// Attaches to thread `tid` without stopping it. Should this process die
+    /// before the detach, the thread's process is killed (`PTRACE_O_EXITKILL`).
+    ///
+    /// # Errors
+    /// `EPERM` when it is traced already (gdb, strace) or may not be, `ESRCH`
+    /// when it is gone.
+    pub fn seize(tid: u32) -> io::Result<Self> {
+        let tid = tid as i32;
+        let options = libc::PTRACE_O_TRACESYSGOOD | libc::PTRACE_O_EXITKILL;
+        request(libc::PTRACE_SEIZE, tid, 0, options as usize)?;
+        Ok(Self {
+            tid,
+            state: Cell::new(State::Running),
+            deferred_trap: Cell::new(false),
+            of_this_thread: PhantomData,
+        })
+    }
+
+    /// Asks the thread to stop; [`Tracee::wait`] tells when it has.
+    ///
+    /// # Errors
+    /// `ESRCH` when it has ended.
+    pub fn interrupt(&self) -> io::Result<()> {
+        request(libc::PTRACE_INTERRUPT, self.tid, 0, 0)
+    }
+
+    /// Waits until the thread stops or ends. The stop asked for by
+    /// [`Tracee::interrupt`] may be preceded by others: give a
+    /// [`Stop::Signal`] back by [`Tracee::resume`], and wait again.
+    ///
+    /// # Errors
+    /// Those of waitpid(2); `ECHILD` when the thread is not traced any more.
+    pub fn wait(&mut self) -> io::Result<Stop> {
+        loop {
+            let mut status = 0;
+            // SAFETY: the kernel writes one int to `status`.
+            match check(unsafe {
+                libc::waitpid(self.tid, &mut status, libc::__WALL | libc::__WNOTHREAD)
+            }) {
+                Err(error) if error.raw_os_error() == Some(libc::EINTR) => {}
+                Err(error) => return Err(error),
+                Ok(_) => return self.stopped(status),
+            }
+        }
+    }
+
+    fn stopped(&self, status: i32) -> io::Result<Stop> {
+        if !libc::WIFSTOPPED(status) {
+            self.state.set(State::Ended);
+            return Ok(Stop::Ended);
+        }
+        let signal = libc::WSTOPSIG(status);
+        let stop = match status >> 16 {
+            EVENT_STOP if signal == libc::SIGTRAP => Stop::Interrupted,
+            EVENT_STOP => Stop::GroupStop(signal),
+            _ if signal == libc::SIGTRAP && self.is_step() => Stop::Step,
+            _ => Stop::Signal(signal),
+        };
+        let pending = if let Stop::Signal(signal) = stop { signal } else { 0 };
+        self.state.set(State::Stopped(pending));
+        Ok(stop)
+    }
+
+    /// Whether the SIGTRAP that stopped the thread is the end of a step and not
+    /// one that somebody sent or a breakpoint raised.
+    fn is_step(&self) -> bool {
+        // SAFETY: siginfo_t is integers and pointers, for which zero is a value.
+        let mut info: libc::siginfo_t = unsafe { std::mem::zeroed() };
+        let at = ptr::from_mut(&mut info) as usize;
+        if request(libc::PTRACE_GETSIGINFO, self.tid, 0, at).is_err() {
+            return false;
+        }
+        match info.si_code {
+            // A step over a system call ends as if by kill(2) from process 0.
+            // SAFETY: SI_USER says that the pid member is the valid one.
+            libc::SI_USER => unsafe { info.si_pid() == 0 },
+            libc::TRAP_TRACE => true,
+            _ => false,
+        }
+    }
+
+    /// Lets the stopped thread run, delivering `signal` (0: none).
+    ///
+    /// # Errors
+    /// `ESRCH` when it is not stopped or has been killed meanwhile.
+    pub fn resume(&self, signal: i32) -> io::Result<()> {
+        self.proceed(libc::PTRACE_CONT, signal)
+    }
+
+    /// Lets the thread stay in its group stop, but be woken by SIGCONT and by
+    /// [`Tracee::interrupt`].
+    ///
+    /// # Errors
+    /// `EIO` when it is not in a group stop.
+    pub fn listen(&self) -> io::Result<()> {
+        self.proceed(libc::PTRACE_LISTEN, 0)
+    }
+
+    fn proceed(&self, how: libc::c_uint, signal: i32) -> io::Result<()> {
+        request(how, self.tid, 0, signal as usize)?;
+        self.state.set(State::Running);
+        Ok(())
+    }
+
+    /// The registers of the stopped thread.
+    ///
+    /// # Errors
+    /// `ESRCH` when it is not stopped.
+    pub fn registers(&self) -> io::Result<Registers> {
+        let mut registers = Registers::zeroed();
+        let mut vector = register_vector(&mut registers);
+        let at = ptr::from_mut(&mut vector) as usize;
+        request(libc::PTRACE_GETREGSET, self.tid, NT_PRSTATUS, at)?;
+        Ok(registers)
+    }
+
+    /// Sets the registers of the stopped thread.
+    ///
+    /// # Errors
+    /// `ESRCH` when it is not stopped.
+    pub fn set_registers(&self, registers: &Registers) -> io::Result<()> {
+        let mut registers = *registers;
+        let mut vector = register_vector(&mut registers);
+        let at = ptr::from_mut(&mut vector) as usize;
+        request(libc::PTRACE_SETREGSET, self.tid, NT_PRSTATUS, at)
+    }
+
+    /// The blocked signals of the stopped thread: bit n-1 for signal n.
+    ///
+    /// # Errors
+    /// `ESRCH` when it is not stopped.
+    pub fn signal_mask(&self) -> io::Result<u64> {
+        let mut mask = 0u64;
+        let at = ptr::from_mut(&mut mask) as usize;
+        request(libc::PTRACE_GETSIGMASK, self.tid, size_of::<u64>(), at)?;
+        Ok(mask)
+    }
+
+    /// Sets the blocked signals of the stopped thread.
+    ///
+    /// # Errors
+    /// `ESRCH` when it is not stopped.
+    pub fn set_signal_mask(&self, mask: u64) -> io::Result<()> {
+        let mut mask = mask;
+        let at = ptr::from_mut(&mut mask) as usize;
+        request(libc::PTRACE_SETSIGMASK, self.tid, size_of::<u64>(), at)
+    }
+
+    /// Makes the stopped thread execute one system call and returns the call's
+    /// result: a value, or a negated errno.
+    ///
+    /// The thread must have been stopped at the exit of a system call, where
+    /// `saved` was read: the instruction before its instruction pointer is used
+    /// again. The other registers come from `saved`, and remain changed: set
+    /// them back after the last call. Block signals before by
+    /// [`INJECTION_MASK`]. The thread's own seccomp filters judge the call.
+    /// A call that wants to be restarted returns -512 to -516 (`ERESTART*`).
+    ///
+    /// # Errors
+    /// `ESRCH` when the thread has been killed. `EINTR` when a signal that the
+    /// caller has not blocked is on its way; the call has not been made.
+    pub fn inject(&mut self, saved: &Registers, nr: u32, args: [u64; 6]) -> io::Result<i64> {
+        let after = saved.instruction_pointer();
+        let mut registers = *saved;
+        registers.prepare_syscall(nr, args);
+        registers.set_instruction_pointer(after.wrapping_sub(SYSCALL_INSTRUCTION_LEN));
+        self.set_registers(&registers)?;
+        let mut signal = 0;
+        loop {
+            self.proceed(libc::PTRACE_SINGLESTEP, signal)?;
+            signal = 0;
+            match self.wait()? {
+                Stop::Step => {
+                    let registers = self.registers()?;
+                    return if registers.instruction_pointer() == after {
+                        Ok(registers.result())
+                    } else {
+                        // Stepped elsewhere: no system call instruction was there.
+                        Err(io::Error::from_raw_os_error(libc::EILSEQ))
+                    };
+                }
+                // Not to be lost, and not to run a handler now.
+                Stop::Signal(libc::SIGTRAP) => self.deferred_trap.set(true),
+                // SIGSTOP cannot be blocked. Delivered, it stops the other threads;
+                // this one reports a group stop and goes on until the detach.
+                Stop::Signal(stop @ libc::SIGSTOP) => signal = stop,
+                Stop::Signal(other) => {
+                    self.state.set(State::Stopped(other));
+                    return Err(io::Error::from_raw_os_error(libc::EINTR));
+                }
+                Stop::Interrupted | Stop::GroupStop(_) => {}
+                Stop::Ended => return Err(io::Error::from_raw_os_error(libc::ESRCH)),
+            }
+        }
+    }
+
+    /// Lets the thread go, delivering the signal it was stopped by, if any.
+    ///
+    /// # Errors
+    /// `ESRCH` when it has ended.
+    pub fn detach(self) -> io::Result<()> {
+        self.let_go()
+    }
+
+    fn let_go(&self) -> io::Result<()> {
+        let result = match self.state.get() {
+            State::Stopped(signal) => request(libc::PTRACE_DETACH, self.tid, 0, signal as usize),
+            _ => Err(io::Error::from_raw_os_error(libc::ESRCH)),
+        };
+        self.state.set(State::Ended);
+        result
+    }
+}
+
+impl Drop for Tracee {
+    fn drop(&mut self) {
+        if self.state.get() == State::Running && (self.interrupt().is_err() || self.wait().is_err())
+        {
+            return;
+        }
+        if self.state.get() != State::Ended {
+            // An error says that the thread has been killed: then it is not held.
+            let _ = self.let_go();
+        }
+    }
+}
+
+fn register_vector(registers: &mut Registers) -> libc::iovec {
+    libc::iovec { iov_base: ptr::from_mut(registers).cast(), iov_len: size_of::<Registers>() }
+}
+
+/// A ptrace request that returns nothing but success. Private: `data` must be
+/// what `what` takes, and where that is an address, one of live memory of the
+/// size that the request reads or writes.
+fn request(what: libc::c_uint, tid: i32, address: usize, data: usize) -> io::Result<()> {
+    // SAFETY: all callers are in this module and keep the rule above.
+    check(unsafe { libc::ptrace(what, tid, address, data) }).map(drop)
+}
