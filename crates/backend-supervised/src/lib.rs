@@ -1,3 +1,5 @@
 //! The home for unmodified programs.
 
 #![forbid(unsafe_code)]
+
+pub mod namespace;

@@ -1,0 +1,103 @@
+//! What `/dev` and `/sys/dev/char` held before they were replaced. Reading only.
+
+use std::collections::{BTreeSet, HashSet};
+use std::ffi::OsString;
+use std::io;
+use std::path::{Path, PathBuf};
+
+pub(super) const SYS_DEV_CHAR: &str = "/sys/dev/char";
+
+/// What sort of node an entry is.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum EntryKind {
+    /// A directory: the placeholder has to be one.
+    Directory,
+    /// Anything else that can be bound: the placeholder has to be no directory and no link.
+    File,
+    /// A symbolic link and its target. Links cannot be bound, so the file system serves it.
+    Symlink(PathBuf),
+}
+
+/// The old entries that the file system has to present, without those that a device hides.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct DevEntries {
+    /// Entries of `/dev`, sorted. Names are relative to `/dev`; those in directories that hold a
+    /// device have several components. These directories themselves are not listed.
+    ///
+    /// Binds stand on the placeholders, so the kernel must never be told that one has changed:
+    /// the same node and the longest validity for each lookup.
+    pub dev: Vec<(PathBuf, EntryKind)>,
+    /// Links of `/sys/dev/char` (`81:0`) with their targets, which are relative to it, sorted.
+    pub char: Vec<(OsString, PathBuf)>,
+    /// There is a `/sys/dev/char`.
+    pub(super) has_char: bool,
+}
+
+impl DevEntries {
+    /// Reads both directories. A missing `/sys/dev/char` has no entries.
+    pub(super) fn collect(devices: &[PathBuf]) -> Result<DevEntries, (PathBuf, io::Error)> {
+        let hidden: HashSet<&Path> = devices.iter().map(PathBuf::as_path).collect();
+        let parents: HashSet<&Path> =
+            hidden.iter().flat_map(|device| device.ancestors().skip(1)).collect();
+        let mut dev = Vec::new();
+        let mut left = BTreeSet::from([PathBuf::new()]);
+        while let Some(directory) = left.pop_first() {
+            let absolute = Path::new("/dev").join(&directory);
+            for (name, kind) in list(&absolute).map_err(|error| (absolute, error))? {
+                let name = directory.join(name);
+                if hidden.contains(name.as_path()) {
+                    continue;
+                }
+                if !parents.contains(name.as_path()) {
+                    dev.push((name, kind));
+                } else if kind == EntryKind::Directory {
+                    left.insert(name);
+                }
+            }
+        }
+        dev.sort_by(|a, b| a.0.cmp(&b.0));
+
+        let (has_char, links) = match list(Path::new(SYS_DEV_CHAR)) {
+            Ok(links) => (true, links),
+            Err(_) => (false, Vec::new()),
+        };
+        let mut char: Vec<_> = links
+            .into_iter()
+            .filter_map(|(name, kind)| match kind {
+                EntryKind::Symlink(target) => Some((name, target)),
+                EntryKind::Directory | EntryKind::File => None,
+            })
+            .collect();
+        char.sort();
+        Ok(DevEntries { dev, char, has_char })
+    }
+
+    /// The names that are to be bound.
+    pub(super) fn binds(&self) -> Vec<PathBuf> {
+        let bindable = |kind: &EntryKind| !matches!(kind, EntryKind::Symlink(_));
+        self.dev.iter().filter(|entry| bindable(&entry.1)).map(|entry| entry.0.clone()).collect()
+    }
+}
+
+/// The entries of a directory, except those that vanish meanwhile.
+fn list(directory: &Path) -> io::Result<Vec<(OsString, EntryKind)>> {
+    let mut entries = Vec::new();
+    for entry in std::fs::read_dir(directory)? {
+        let entry = entry?;
+        let kind = entry.file_type().and_then(|kind| {
+            Ok(if kind.is_dir() {
+                EntryKind::Directory
+            } else if kind.is_symlink() {
+                EntryKind::Symlink(std::fs::read_link(entry.path())?)
+            } else {
+                EntryKind::File
+            })
+        });
+        match kind {
+            Ok(kind) => entries.push((entry.file_name(), kind)),
+            Err(error) if error.kind() == io::ErrorKind::NotFound => {}
+            Err(error) => return Err(error),
+        }
+    }
+    Ok(entries)
+}
