@@ -27,12 +27,14 @@ const NT_PRSTATUS: usize = 1;
 /// Why a traced thread has stopped.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Stop {
-    /// By [`Tracee::interrupt`] (`PTRACE_EVENT_STOP` with SIGTRAP); also when a
-    /// group stop ends while the thread is held by [`Tracee::listen`].
+    /// By [`Tracee::interrupt`] (`PTRACE_EVENT_STOP` with SIGTRAP), or because a
+    /// group stop has ended.
     Interrupted,
-    /// By a stop signal that the whole process obeys. [`Tracee::listen`] leaves
-    /// it stopped, [`Tracee::resume`] with 0 runs it all the same; after a detach
-    /// it stops again until SIGCONT.
+    /// By a stop signal that the whole process obeys. When [`Tracee::interrupt`]
+    /// was called before, this is its stop: no [`Stop::Interrupted`] follows, and
+    /// the thread is as good to inject calls into. [`Tracee::listen`] leaves it
+    /// stopped, [`Tracee::resume`] with 0 runs it all the same; after a detach it
+    /// stops again until SIGCONT.
     GroupStop(i32),
     /// On the way to this signal, which is delivered only if the caller passes
     /// it to [`Tracee::resume`] (or detaches).
@@ -100,6 +102,10 @@ impl Tracee {
     /// # Errors
     /// Those of waitpid(2); `ECHILD` when the thread is not traced any more.
     pub fn wait(&mut self) -> io::Result<Stop> {
+        self.next_stop()
+    }
+
+    fn next_stop(&self) -> io::Result<Stop> {
         loop {
             let mut status = 0;
             // SAFETY: the kernel writes one int to `status`.
@@ -140,10 +146,11 @@ impl Tracee {
             return false;
         }
         match info.si_code {
-            // A step over a system call ends as if by kill(2) from process 0.
+            // A step over a system call ends with TRAP_BRKPT on x86-64, and as if
+            // by kill(2) from process 0 elsewhere (`user_single_step_report`).
             // SAFETY: SI_USER says that the pid member is the valid one.
             libc::SI_USER => unsafe { info.si_pid() == 0 },
-            libc::TRAP_TRACE => true,
+            libc::TRAP_TRACE | libc::TRAP_BRKPT => true,
             _ => false,
         }
     }
@@ -227,29 +234,37 @@ impl Tracee {
     ///
     /// # Errors
     /// `ESRCH` when the thread has been killed. `EINTR` when a signal that the
-    /// caller has not blocked is on its way; the call has not been made.
+    /// caller has not blocked is on its way; the call may have been made or not.
+    /// `EILSEQ` when no system call instruction is where `saved` says.
     pub fn inject(&mut self, saved: &Registers, nr: u32, args: [u64; 6]) -> io::Result<i64> {
         let after = saved.instruction_pointer();
+        let before = after.wrapping_sub(SYSCALL_INSTRUCTION_LEN);
         let mut registers = *saved;
         registers.prepare_syscall(nr, args);
-        registers.set_instruction_pointer(after.wrapping_sub(SYSCALL_INSTRUCTION_LEN));
+        registers.set_instruction_pointer(before);
         self.set_registers(&registers)?;
         let mut signal = 0;
         loop {
             self.proceed(libc::PTRACE_SINGLESTEP, signal)?;
             signal = 0;
             match self.wait()? {
-                Stop::Step => {
+                // The instruction pointer says more than the signal: the program's
+                // own SIGTRAP may come before the step, or take its place.
+                stop @ (Stop::Step | Stop::Signal(libc::SIGTRAP)) => {
                     let registers = self.registers()?;
-                    return if registers.instruction_pointer() == after {
-                        Ok(registers.result())
-                    } else {
-                        // Stepped elsewhere: no system call instruction was there.
-                        Err(io::Error::from_raw_os_error(libc::EILSEQ))
-                    };
+                    let at = registers.instruction_pointer();
+                    if at == before || stop != Stop::Step {
+                        // Not to be lost, and not to run a handler now.
+                        self.deferred_trap.set(true);
+                    }
+                    if at == after {
+                        return Ok(registers.result());
+                    }
+                    if at != before {
+                        // There was no system call instruction.
+                        return Err(io::Error::from_raw_os_error(libc::EILSEQ));
+                    }
                 }
-                // Not to be lost, and not to run a handler now.
-                Stop::Signal(libc::SIGTRAP) => self.deferred_trap.set(true),
                 // SIGSTOP cannot be blocked. Delivered, it stops the other threads;
                 // this one reports a group stop and goes on until the detach.
                 Stop::Signal(stop @ libc::SIGSTOP) => signal = stop,
@@ -272,25 +287,38 @@ impl Tracee {
     }
 
     fn let_go(&self) -> io::Result<()> {
-        let result = match self.state.get() {
-            State::Stopped(signal) => request(libc::PTRACE_DETACH, self.tid, 0, signal as usize),
-            _ => Err(io::Error::from_raw_os_error(libc::ESRCH)),
+        let State::Stopped(signal) = self.state.replace(State::Ended) else {
+            return Err(io::Error::from_raw_os_error(libc::ESRCH));
         };
-        self.state.set(State::Ended);
+        if self.deferred_trap.get() {
+            // SAFETY: sends a signal; fails only when the thread has been killed.
+            unsafe { libc::syscall(libc::SYS_tkill, self.tid, libc::SIGTRAP) };
+        }
+        let result = request(libc::PTRACE_DETACH, self.tid, 0, signal as usize);
+        if result.is_err() {
+            // Killed while held: its parent hears of that only after its tracer.
+            self.reap();
+        }
         result
+    }
+
+    fn reap(&self) {
+        while !matches!(self.next_stop(), Ok(Stop::Ended) | Err(_)) {}
+        self.state.set(State::Ended);
     }
 }
 
 impl Drop for Tracee {
     fn drop(&mut self) {
-        if self.state.get() == State::Running && (self.interrupt().is_err() || self.wait().is_err())
-        {
-            return;
+        if self.state.get() == State::Running {
+            // A failure says that it has ended, which wait then tells, too.
+            let _ = self.interrupt();
+            if self.next_stop().is_err() {
+                return;
+            }
         }
-        if self.state.get() != State::Ended {
-            // An error says that the thread has been killed: then it is not held.
-            let _ = self.let_go();
-        }
+        // An error says that the thread has been killed: then it is not held.
+        let _ = self.let_go();
     }
 }
 
