@@ -1,5 +1,126 @@
-//! The devmap command.
+//! The `devmap` command: arguments and glue. What a command does lives in its
+//! module; how a program is served lives in the libraries.
 
 #![forbid(unsafe_code)]
 
-fn main() {}
+mod demo;
+mod demo_client;
+mod devices;
+mod doctor;
+mod style;
+
+use std::{
+    io::{self, Write},
+    process::ExitCode,
+};
+
+use clap::{CommandFactory, Parser, Subcommand};
+use devmap::{DEVMAP_FAILED, RunOptions};
+
+/// Let an unmodified program open and map devices written in safe Rust
+///
+/// A device is a driver in user space; a program started by `devmap run` finds it at
+/// its path, opens it, maps it, reads, writes, polls and calls ioctl, as it would a
+/// device of the kernel's. No kernel module, no root.
+#[derive(Parser)]
+#[command(
+    name = "devmap",
+    version,
+    after_help = "Exit status of run: the program's own; 125 when devmap failed, \
+    126 when the program cannot be executed, 127 when it is not there."
+)]
+struct Cli {
+    #[command(subcommand)]
+    command: Command,
+}
+
+#[derive(Subcommand)]
+enum Command {
+    Run(RunOptions),
+    /// Lists the built-in devices and their options
+    Devices {
+        /// Print JSON
+        #[arg(long)]
+        json: bool,
+    },
+    /// Says what this machine permits, and what each lack costs
+    ///
+    /// Exit status 0 when `devmap run` can work, else 1.
+    Doctor {
+        /// Print JSON
+        #[arg(long)]
+        json: bool,
+    },
+    /// Shows it all: a program maps two devices and shares their memory
+    Demo,
+    /// The program that `devmap demo` runs
+    #[command(hide = true)]
+    DemoClient {
+        /// Be the second process, which shares the memory of the first
+        #[arg(long)]
+        second: bool,
+    },
+    /// Prints the manual page
+    #[command(hide = true)]
+    Man,
+    /// Prints the completions of a shell
+    #[command(hide = true)]
+    Completions {
+        /// The shell
+        shell: clap_complete::Shell,
+    },
+}
+
+fn main() -> ExitCode {
+    let cli = match Cli::try_parse() {
+        Ok(cli) => cli,
+        Err(error) => return devmap::usage(&error),
+    };
+    let done = match cli.command {
+        Command::Run(options) => return ExitCode::from(options.run()),
+        Command::Devices { json } => devices::print(json),
+        Command::Doctor { json } => doctor::print(json),
+        Command::Demo => demo::run(),
+        Command::DemoClient { second } => demo_client::run(second),
+        Command::Man => man(),
+        Command::Completions { shell } => completions(shell),
+    };
+    match done {
+        Ok(status) => status,
+        // Whoever reads has seen enough, as in `devmap devices | head -1`.
+        Err(error) if error.kind() == io::ErrorKind::BrokenPipe => ExitCode::SUCCESS,
+        Err(error) => {
+            anstream::eprintln!("devmap: {error}");
+            ExitCode::from(DEVMAP_FAILED)
+        }
+    }
+}
+
+/// The manual pages of the command and all its subcommands, as one text.
+fn man() -> io::Result<ExitCode> {
+    let mut text = Vec::new();
+    clap_mangen::Man::new(Cli::command()).render(&mut text)?;
+    for command in Cli::command().get_subcommands().filter(|command| !command.is_hide_set()) {
+        let page = clap_mangen::Man::new(command.clone().display_name(format!("devmap {command}")));
+        page.render_options_section(&mut text)?;
+    }
+    io::stdout().write_all(&text)?;
+    Ok(ExitCode::SUCCESS)
+}
+
+fn completions(shell: clap_complete::Shell) -> io::Result<ExitCode> {
+    let mut text = Vec::new();
+    clap_complete::generate(shell, &mut Cli::command(), "devmap", &mut text);
+    io::stdout().write_all(&text)?;
+    Ok(ExitCode::SUCCESS)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_command_line_is_well_formed() {
+        Cli::command().debug_assert();
+    }
+}

@@ -64,5 +64,5 @@ impl<P: Platform> Device<P> for Areas<P> {
 }
 
 fn main() -> ExitCode {
-    Server::new("areas").device("/dev/areas", |host| Areas::new(host)).main()
+    Server::new("areas").device("/dev/areas", Areas::new).main()
 }

@@ -7,6 +7,9 @@ use devmap_driver::{Errno, OptionError, OptionSpec};
 /// Options as text, in the order given.
 type Pairs = [(String, String)];
 
+/// How a device is made.
+type Build = fn(&Host, &Pairs) -> Result<Box<dyn AnyDevice>, Errno>;
+
 /// A device that `--device PATH=NAME` can name.
 #[derive(Debug)]
 pub struct Builtin {
@@ -17,7 +20,7 @@ pub struct Builtin {
     /// The options it takes.
     pub options: &'static [OptionSpec],
     check: fn(&Pairs) -> Result<(), (usize, OptionError)>,
-    build: fn(&Host, &Pairs) -> Result<Box<dyn AnyDevice>, Errno>,
+    build: Build,
 }
 
 impl Builtin {

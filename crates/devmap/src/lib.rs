@@ -38,10 +38,10 @@ mod server;
 mod spec;
 
 pub use builtin::{Builtin, builtins};
-pub use devmap_backend_supervised::Host;
+pub use devmap_backend_supervised::{Host, probe};
 pub use devmap_driver as driver;
 pub use options::{DEVMAP_FAILED, RunOptions};
-pub use server::Server;
+pub use server::{Server, usage};
 pub use spec::{DeviceSpec, SpecError};
 
 /// What nearly every driver uses: `use devmap::prelude::*;`.

@@ -67,9 +67,9 @@ impl Server {
     }
 }
 
-/// Prints clap's help or complaint; 125 for the latter, since 2 may be the
-/// program's own status.
-fn usage(error: &clap::Error) -> ExitCode {
+/// Prints clap's help or complaint to where it belongs; the status for it: 125 for a
+/// complaint, since clap's own 2 may be the program's.
+pub fn usage(error: &clap::Error) -> ExitCode {
     if error.print().is_err() {
         process::exit(DEVMAP_FAILED.into());
     }

@@ -1,5 +1,49 @@
-//! Development tasks of the workspace.
+//! Development tasks: `cargo xtask test` is what CI runs, whole.
+//!
+//! What does not live here: tests. The one exception is `tidy`, the checks of the
+//! source text itself, which `cargo test` runs like all others.
 
 #![forbid(unsafe_code)]
 
-fn main() {}
+mod packages;
+mod run;
+mod test;
+#[cfg(test)]
+mod tidy;
+
+use std::{error::Error, process::ExitCode};
+
+use clap::{Parser, Subcommand};
+
+/// What a task answers.
+pub type Result<T = ()> = std::result::Result<T, Box<dyn Error>>;
+
+/// Development tasks of devmap
+#[derive(Parser)]
+#[command(bin_name = "cargo xtask")]
+struct Arguments {
+    #[command(subcommand)]
+    task: Task,
+}
+
+#[derive(Subcommand)]
+enum Task {
+    /// Everything that CI checks: format, lints, documentation, all tests
+    Test,
+    /// Installs what the tests need from the system, or prints how
+    Packages,
+}
+
+fn main() -> ExitCode {
+    let done = match Arguments::parse().task {
+        Task::Test => test::run(),
+        Task::Packages => packages::ensure(),
+    };
+    match done {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(error) => {
+            eprintln!("xtask: {error}");
+            ExitCode::FAILURE
+        }
+    }
+}
