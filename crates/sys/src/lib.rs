@@ -9,6 +9,7 @@ pub mod arch;
 pub mod mapping;
 pub mod memfd;
 pub mod process;
+pub mod process_tree;
 pub mod ptrace;
 pub mod seccomp;
 
