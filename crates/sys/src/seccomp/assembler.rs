@@ -4,8 +4,8 @@
 use std::mem::offset_of;
 
 use libc::{
-    BPF_ABS, BPF_ALU, BPF_AND, BPF_JA, BPF_JEQ, BPF_JGE, BPF_JMP, BPF_JSET, BPF_K, BPF_LD, BPF_RET,
-    BPF_W, seccomp_data, sock_filter,
+    BPF_ABS, BPF_ALU, BPF_AND, BPF_JA, BPF_JEQ, BPF_JGE, BPF_JGT, BPF_JMP, BPF_JSET, BPF_K, BPF_LD,
+    BPF_MISC, BPF_RET, BPF_TAX, BPF_W, BPF_X, seccomp_data, sock_filter,
 };
 
 /// The longest program the kernel takes (`BPF_MAXINSNS`).
@@ -130,6 +130,27 @@ impl Assembler {
     /// Jumps to `to` when the accumulator has any bit of `mask`.
     pub fn jump_if_set(&mut self, mask: u32, to: Label) {
         self.branch(BPF_JSET, mask, to);
+    }
+
+    /// Jumps to `to` when argument `a` is greater than argument `b`, both as
+    /// unsigned 64-bit numbers. Changes the accumulator.
+    ///
+    /// # Panics
+    /// For an argument above 5.
+    pub fn jump_if_arg_greater(&mut self, a: usize, b: usize, to: Label) {
+        let (equal, not) = (self.label(), self.label());
+        self.load_arg_high(b);
+        self.plain(BPF_MISC | BPF_TAX, 0);
+        self.load_arg_high(a);
+        self.branch(BPF_JGT | BPF_X, 0, to);
+        self.branch(BPF_JEQ | BPF_X, 0, equal);
+        self.jump(not);
+        self.bind(equal);
+        self.load_arg_low(b);
+        self.plain(BPF_MISC | BPF_TAX, 0);
+        self.load_arg_low(a);
+        self.branch(BPF_JGT | BPF_X, 0, to);
+        self.bind(not);
     }
 
     /// Jumps to `to`.
@@ -261,5 +282,108 @@ pub struct Filter(pub(super) Vec<sock_filter>);
 impl std::fmt::Debug for Filter {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         write!(f, "Filter({} instructions)", self.0.len())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// Where a run of the program ends, for system call `nr`: the returned value.
+    fn run(filter: &Filter, nr: u32) -> u32 {
+        let (mut at, mut accumulator) = (0, 0);
+        loop {
+            let instruction = filter.0[at];
+            let (k, code) = (instruction.k, u32::from(instruction.code));
+            at += 1;
+            let mut branch = |taken: bool| {
+                at += usize::from(if taken { instruction.jt } else { instruction.jf });
+            };
+            if code == BPF_LD | BPF_W | BPF_ABS {
+                accumulator = nr;
+            } else if code == BPF_JMP | BPF_JEQ | BPF_K {
+                branch(accumulator == k);
+            } else if code == BPF_JMP | BPF_JGE | BPF_K {
+                branch(accumulator >= k);
+            } else if code == BPF_JMP | BPF_JA {
+                at += k as usize;
+            } else {
+                assert_eq!(code, BPF_RET | BPF_K);
+                return k;
+            }
+        }
+    }
+
+    /// A ladder: call number i ends at the i-th rung from the bottom, with errno i.
+    fn ladder(rungs: u16) -> Result<Filter, AssembleError> {
+        let mut asm = Assembler::new();
+        asm.load_nr();
+        let labels: Vec<Label> = (0..rungs).map(|_| asm.label()).collect();
+        for (i, &label) in labels.iter().enumerate() {
+            asm.jump_if_eq(i as u32, label);
+        }
+        asm.ret(Action::Allow);
+        for (i, &label) in labels.iter().enumerate().rev() {
+            asm.bind(label);
+            asm.ret(Action::Errno(i as u16));
+        }
+        asm.finish()
+    }
+
+    #[test]
+    fn jumps_of_every_length_arrive() {
+        for rungs in [1, 100, 126, 127, 128, 129, 130, 200, 254, 255, 256, 257, 1000] {
+            let filter = ladder(rungs).unwrap();
+            for i in 0..rungs {
+                assert_eq!(run(&filter, i.into()), Action::Errno(i).value(), "{i} of {rungs}");
+            }
+            assert_eq!(run(&filter, rungs.into()), Action::Allow.value());
+        }
+    }
+
+    #[test]
+    fn near_jumps_take_one_instruction() {
+        assert_eq!(ladder(10).unwrap().0.len(), 22);
+    }
+
+    #[test]
+    fn bad_programs_are_refused() {
+        assert_eq!(ladder(2000).unwrap_err(), AssembleError::TooLong(ladder_len(2000)));
+        assert_eq!(Assembler::new().finish().unwrap_err(), AssembleError::NoReturn);
+
+        let mut asm = Assembler::new();
+        let label = asm.label();
+        asm.jump_if_eq(1, label);
+        asm.ret(Action::Kill);
+        assert_eq!(asm.finish().unwrap_err(), AssembleError::Unbound(0));
+
+        let mut asm = Assembler::new();
+        let label = asm.label();
+        asm.bind(label);
+        asm.load_arch();
+        asm.jump(label);
+        asm.ret(Action::Kill);
+        assert_eq!(asm.finish().unwrap_err(), AssembleError::Backward(1));
+
+        let mut asm = Assembler::new();
+        let label = asm.label();
+        asm.jump(label);
+        asm.ret(Action::Kill);
+        asm.bind(label);
+        assert_eq!(asm.finish().unwrap_err(), AssembleError::NoReturn);
+
+        let mut asm = Assembler::new();
+        let label = asm.label();
+        asm.bind(label);
+        asm.bind(label);
+        asm.ret(Action::Kill);
+        assert_eq!(asm.finish().unwrap_err(), AssembleError::BoundTwice);
+    }
+
+    /// The load, one or two instructions for each branch, and the returns.
+    fn ladder_len(rungs: usize) -> usize {
+        // Branch i of n has n-1-i branches, 1 + n-1-i returns behind it to skip.
+        let near = (0..rungs).filter(|i| 2 * (rungs - i) - 1 <= 255).count();
+        1 + near + 2 * (rungs - near) + rungs + 1
     }
 }

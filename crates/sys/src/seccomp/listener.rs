@@ -131,7 +131,8 @@ impl Listener {
     ///
     /// # Errors
     /// `ENOENT` when the caller does not wait any more: it was killed, or a
-    /// signal ended its wait.
+    /// signal ended its wait. `EINPROGRESS` when it has been answered already
+    /// and has not yet gone on.
     pub fn reply(&self, id: u64, reply: Reply) -> io::Result<()> {
         let (val, error, flags) = match reply {
             Reply::Value(value) => (value, 0, 0),
