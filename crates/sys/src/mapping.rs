@@ -174,3 +174,121 @@ impl Drop for Mapping {
         debug_assert!(result.is_ok(), "munmap: {result:?}");
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use std::os::fd::AsFd;
+
+    use super::*;
+    use crate::memfd;
+
+    const LEN: usize = 8192;
+
+    fn mappings(protection: Protection) -> (Mapping, Mapping) {
+        let memory = memfd::create("test", LEN as u64).unwrap();
+        let map = |protection| Mapping::new(memory.as_fd(), 0, LEN, protection, Sharing::Shared);
+        (map(Protection::ReadWrite).unwrap(), map(protection).unwrap())
+    }
+
+    fn errno<T: std::fmt::Debug>(result: io::Result<T>) -> Option<i32> {
+        result.unwrap_err().raw_os_error()
+    }
+
+    #[test]
+    fn what_is_written_is_read_at_every_alignment_and_length() {
+        let (one, two) = mappings(Protection::Read);
+        for offset in (0..9).chain([4090, 4096]) {
+            for len in (0..80).chain([4000, 4096]) {
+                let bytes: Vec<u8> = (0..len).map(|i| (i * 7 + offset * 3 + 1) as u8).collect();
+                one.write(0, &[0; LEN]).unwrap();
+                one.write(offset, &bytes).unwrap();
+                let mut all = vec![0xff; LEN];
+                two.read(0, &mut all).unwrap();
+                let mut expected = vec![0; LEN];
+                expected[offset..offset + len].copy_from_slice(&bytes);
+                assert!(all == expected, "{len} bytes at {offset}");
+                let mut part = vec![0xff; len];
+                two.read(offset, &mut part).unwrap();
+                assert_eq!(part, bytes);
+            }
+        }
+    }
+
+    #[test]
+    fn ranges_outside_are_refused() {
+        let (mapping, _) = mappings(Protection::Read);
+        for (offset, len) in [(LEN, 1), (LEN - 3, 4), (0, LEN + 1), (usize::MAX, 1)] {
+            assert_eq!(errno(mapping.read(offset, &mut vec![0; len])), Some(libc::EINVAL));
+            assert_eq!(errno(mapping.write(offset, &vec![0; len])), Some(libc::EINVAL));
+        }
+        mapping.read(LEN, &mut []).unwrap();
+        assert_eq!(mapping.len(), LEN);
+    }
+
+    #[test]
+    fn a_read_only_mapping_refuses_writes() {
+        let (_, mapping) = mappings(Protection::Read);
+        assert_eq!(errno(mapping.write(0, &[1])), Some(libc::EACCES));
+    }
+
+    #[test]
+    fn private_writes_stay_private() {
+        let memory = memfd::create("test", LEN as u64).unwrap();
+        let map = |sharing| {
+            Mapping::new(memory.as_fd(), 4096, 4096, Protection::ReadWrite, sharing).unwrap()
+        };
+        let (private, shared) = (map(Sharing::Private), map(Sharing::Shared));
+        private.write(0, b"mine").unwrap();
+        let mut bytes = [1; 4];
+        shared.read(0, &mut bytes).unwrap();
+        assert_eq!(bytes, [0; 4]);
+    }
+
+    #[test]
+    fn bad_mappings_are_refused() {
+        let memory = memfd::create("test", LEN as u64).unwrap();
+        let map = |offset, len| {
+            Mapping::new(memory.as_fd(), offset, len, Protection::Read, Sharing::Shared)
+        };
+        assert_eq!(errno(map(0, 0)), Some(libc::EINVAL));
+        assert_eq!(errno(map(1, 4096)), Some(libc::EINVAL));
+    }
+
+    #[test]
+    fn drop_unmaps() {
+        // The name tells this mapping from those of other tests.
+        let memory = memfd::create("drop-unmaps", LEN as u64).unwrap();
+        let mapping =
+            Mapping::new(memory.as_fd(), 0, LEN, Protection::Read, Sharing::Shared).unwrap();
+        let mapped = || {
+            let maps = std::fs::read_to_string("/proc/self/maps").unwrap();
+            maps.lines().find(|line| line.contains("/memfd:drop-unmaps")).map(String::from)
+        };
+        assert!(mapped().unwrap().starts_with(&format!("{:x}-", mapping.address())));
+        drop(mapping);
+        assert_eq!(mapped(), None);
+    }
+
+    /// A word is never seen half written.
+    #[test]
+    fn words_are_whole() {
+        let (writer, reader) = mappings(Protection::Read);
+        let done = std::sync::atomic::AtomicBool::new(false);
+        std::thread::scope(|scope| {
+            scope.spawn(|| {
+                for i in 0..200_000 {
+                    writer.write(8, &[i as u8; 8]).unwrap();
+                    writer.write(20, &[i as u8; 4]).unwrap();
+                }
+                done.store(true, Ordering::Relaxed);
+            });
+            while !done.load(Ordering::Relaxed) {
+                let (mut eight, mut four) = ([0; 8], [0; 4]);
+                reader.read(8, &mut eight).unwrap();
+                reader.read(20, &mut four).unwrap();
+                assert_eq!(eight, [eight[0]; 8]);
+                assert_eq!(four, [four[0]; 4]);
+            }
+        });
+    }
+}
