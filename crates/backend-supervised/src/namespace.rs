@@ -215,6 +215,28 @@ pub fn prepare(devices: &[PathBuf]) -> Result<Prepared, NamespaceError> {
     Ok(Prepared { access, owner: (uid.as_raw(), gid.as_raw()), entries, supervisor, program })
 }
 
+/// Goes into a mount name space as a program would, and mounts a FUSE file system that nobody
+/// serves: whether, and how, the machine permits it. For a process that ends afterwards, with one
+/// thread.
+///
+/// # Errors
+/// The first step that the machine refuses.
+pub(crate) fn attempt() -> Result<Access, NamespaceError> {
+    let prepared = prepare(&[])?;
+    match prepared.program.source {
+        Source::Detached(_) => {
+            devmap_sys::namespace::unshare_mounts().during("unshare(CLONE_NEWNS)")?;
+        }
+        Source::MountedAt(_) => prepared.program.enter_user_namespace()?,
+        Source::Inside => {
+            prepared.program.enter_user_namespace()?;
+            let fuse = open_fuse().during("open /dev/fuse in the user name space")?;
+            mount_fuse(&fuse, prepared.program.uid, prepared.program.gid, &[])?;
+        }
+    }
+    Ok(prepared.access)
+}
+
 impl SupervisorEnd {
     /// The channel of the file system. As an ordinary user this waits for the program's process
     /// to mount it.

@@ -7,8 +7,6 @@
 use std::{
     fs,
     io::{self, Write},
-    os::fd::{AsRawFd, OwnedFd},
-    path::Path,
 };
 
 use devmap_sys::{
@@ -17,14 +15,10 @@ use devmap_sys::{
     ptrace::Tracee,
     seccomp::{self, Action, Assembler, Listener},
 };
-use nix::{
-    errno::Errno,
-    sched::{CloneFlags, unshare},
-};
-use rustix::{
-    mount::{FsMountFlags, FsOpenFlags, MountAttrFlags},
-    process::{Pid, Signal, WaitOptions, WaitStatus},
-};
+use nix::errno::Errno;
+use rustix::process::{Pid, Signal, WaitOptions, WaitStatus};
+
+use crate::namespace::{self, Access};
 
 /// What a part of the system is good for.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -85,6 +79,9 @@ impl Report {
     }
 }
 
+/// Stands before the reason in the answer of a trial that failed.
+const REFUSED: &str = "refused: ";
+
 /// Looks at the machine. Forks, so the caller must have one thread.
 pub fn examine() -> Report {
     let system = rustix::system::uname();
@@ -97,9 +94,8 @@ pub fn examine() -> Report {
         wait_killable(),
         sync_wake(),
         attach(),
-        namespaces(uid),
-        fuse(uid),
-        fusermount(),
+        namespaces(),
+        fuse(),
         userfaultfd(),
     ];
     Report { kernel, machine: text(system.machine()), uid, findings }
@@ -174,45 +170,47 @@ fn attach() -> Finding {
     )
 }
 
-fn namespaces(uid: u32) -> Finding {
+fn namespaces() -> Finding {
+    let is_root = rustix::process::geteuid().is_root();
     finding(
         "mount namespace",
         Need::Namespace,
         "time: every open and stat of any file is answered by devmap (trapped mode)",
         "sysctl kernel.apparmor_restrict_unprivileged_userns=0, or user.max_user_namespaces; \
          in a container, allow unshare(2)",
-        in_child(move || enter_namespace(uid)),
-        if uid == 0 { "of its own, as root" } else { "with a user namespace" },
-    )
-}
-
-fn fuse(uid: u32) -> Finding {
-    finding(
-        "FUSE",
-        Need::Namespace,
-        "trapped mode: the descriptor of a device is a socket, which says fewer poll masks, and no \
-         page can be supplied at first access",
-        "modprobe fuse; chmod 666 /dev/fuse; in a container, --device /dev/fuse",
         in_child(move || {
-            enter_namespace(uid)?;
-            mount_fuse()
+            if is_root {
+                devmap_sys::namespace::unshare_mounts()
+            } else {
+                devmap_sys::namespace::unshare_user_and_mounts()
+            }
         }),
-        "/dev/fuse opens, and mounts in that namespace",
+        if is_root { "as root" } else { "with a user namespace" },
     )
 }
 
-fn fusermount() -> Finding {
-    let path = std::env::var_os("PATH").unwrap_or_default();
-    let program = std::env::split_paths(&path)
-        .map(|directory| directory.join("fusermount3"))
-        .find(|program| program.is_file());
+fn fuse() -> Finding {
+    let (permitted, found) = match in_child_answering(|| match namespace::attempt() {
+        Ok(Access::Root) => "mounted, as root".to_owned(),
+        Ok(Access::User) => "mounted in a user namespace".to_owned(),
+        Ok(Access::Fusermount) => "mounted by fusermount3".to_owned(),
+        Err(error) => format!("{REFUSED}{error}"),
+    }) {
+        Ok(text) => match text.strip_prefix(REFUSED) {
+            Some(reason) => (false, reason.to_owned()),
+            None => (true, text),
+        },
+        Err(error) => (false, describe(&error)),
+    };
     Finding {
-        name: "fusermount3",
-        permitted: program.is_some(),
-        found: program.map_or("not in PATH".to_owned(), |program| program.display().to_string()),
-        need: Need::Nothing,
-        cost: "nothing: devmap mounts by itself",
-        remedy: "",
+        name: "FUSE in that namespace",
+        permitted,
+        found,
+        need: Need::Namespace,
+        cost: "trapped mode: the descriptor of a device is a socket, which says fewer poll masks, \
+               and no page can be supplied at first access",
+        remedy: "modprobe fuse; install fuse3, or chmod 666 /dev/fuse; \
+                 in a container, --device /dev/fuse",
     }
 }
 
@@ -260,19 +258,33 @@ fn listen() -> io::Result<Listener> {
     seccomp::install(&filter, true)
 }
 
-/// Runs `trial` in a child process, whose exit status tells the errno.
+/// Runs `trial` in a child process.
 fn in_child(trial: impl FnOnce() -> io::Result<()>) -> io::Result<()> {
+    let errno = in_child_answering(|| {
+        let errno = trial().err().map(|error| error.raw_os_error().unwrap_or(Errno::EIO as i32));
+        errno.unwrap_or(0).to_string()
+    })?;
+    match errno.parse() {
+        Ok(0) => Ok(()),
+        Ok(errno) => Err(io::Error::from_raw_os_error(errno)),
+        Err(_) => Err(io::Error::other("the trial was killed")),
+    }
+}
+
+/// Runs `trial` in a child process, and gives its answer back.
+fn in_child_answering(trial: impl FnOnce() -> String) -> io::Result<String> {
+    let (reader, mut writer) = io::pipe()?;
     match process::fork()? {
         Fork::Child => {
-            let errno = trial()
-                .map_or_else(|error| error.raw_os_error().unwrap_or(Errno::EIO as i32), |()| 0);
-            std::process::exit(errno)
+            let written = writer.write_all(trial().as_bytes());
+            std::process::exit(i32::from(written.is_err()))
         }
-        Fork::Parent(child) => match reap(child)?.exit_status() {
-            Some(0) => Ok(()),
-            Some(errno) => Err(io::Error::from_raw_os_error(errno)),
-            None => Err(io::Error::other("the trial was killed")),
-        },
+        Fork::Parent(child) => {
+            drop(writer);
+            let answer = io::read_to_string(reader);
+            reap(child)?;
+            answer
+        }
     }
 }
 
@@ -308,43 +320,4 @@ fn attach_to_child() -> io::Result<()> {
             tried
         }
     }
-}
-
-/// Goes into a mount namespace, and for other than root into a user namespace too, in
-/// which the user and the group stay who they are.
-fn enter_namespace(uid: u32) -> io::Result<()> {
-    if uid == 0 {
-        unshare(CloneFlags::CLONE_NEWNS)?;
-        return Ok(());
-    }
-    let gid = rustix::process::getegid().as_raw();
-    unshare(CloneFlags::CLONE_NEWUSER | CloneFlags::CLONE_NEWNS)?;
-    // gid_map can be written only once setgroups(2) is given up: user_namespaces(7).
-    for (file, text) in [
-        ("setgroups", "deny".to_owned()),
-        ("uid_map", format!("{uid} {uid} 1")),
-        ("gid_map", format!("{gid} {gid} 1")),
-    ] {
-        let file = Path::new("/proc/self").join(file);
-        fs::OpenOptions::new().write(true).open(file)?.write_all(text.as_bytes())?;
-    }
-    Ok(())
-}
-
-/// Makes a FUSE file system, and a mount of it that is attached nowhere.
-fn mount_fuse() -> io::Result<()> {
-    let channel: OwnedFd = fs::OpenOptions::new().read(true).write(true).open("/dev/fuse")?.into();
-    let context = rustix::mount::fsopen("fuse", FsOpenFlags::FSOPEN_CLOEXEC)?;
-    let (uid, gid) = (rustix::process::geteuid(), rustix::process::getegid());
-    for (key, value) in [
-        ("fd", channel.as_raw_fd().to_string()),
-        ("rootmode", "40000".to_owned()),
-        ("user_id", uid.as_raw().to_string()),
-        ("group_id", gid.as_raw().to_string()),
-    ] {
-        rustix::mount::fsconfig_set_string(&context, key, value)?;
-    }
-    rustix::mount::fsconfig_create(&context)?;
-    rustix::mount::fsmount(&context, FsMountFlags::FSMOUNT_CLOEXEC, MountAttrFlags::empty())?;
-    Ok(())
 }
