@@ -3,4 +3,5 @@
 #![forbid(unsafe_code)]
 
 pub mod namespace;
+pub mod probe;
 pub mod tree;

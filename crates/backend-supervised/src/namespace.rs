@@ -18,14 +18,16 @@
 //! What an ordinary user gets is a user name space too, with the same user and group and nobody
 //! else: files of other users appear to belong to 65534. What `/dev` held beforehand stays what
 //! it was, by binds; entries that appear there later are not seen inside.
+//!
+//! The setuid helper `fusermount3` is no way around a closed `/dev/fuse`: it opens that with the
+//! rights of its caller. And where the system refuses mounts in user name spaces (Ubuntu 24.04),
+//! what it mounts could not be brought into one.
 
 mod entries;
-mod fusermount;
 
 pub use entries::{DevEntries, EntryKind};
 
 use devmap_fuse::Channel;
-use fusermount::Fusermount;
 use rustix::fs::{Mode, OFlags};
 use rustix::io::Errno;
 use rustix::mount::{
@@ -54,8 +56,6 @@ pub enum Access {
     Root,
     /// A user name space in which `/dev/fuse` is opened and mounted.
     User,
-    /// A user name space, into which a mount made by the setuid program `fusermount3` is copied.
-    Fusermount,
 }
 
 /// Why there is no name space: the step, and the error.
@@ -65,9 +65,9 @@ pub enum Access {
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, thiserror::Error)]
 #[error("{step}: {reason}")]
 pub struct NamespaceError {
-    /// The system call or program that failed, with what it was asked for.
+    /// The system call that failed, with what it was asked for.
     pub step: String,
-    /// The errno, if it was a system call.
+    /// Its errno; `None` when the other process failed or said nothing.
     pub errno: Option<i32>,
     /// The error in words.
     pub reason: String,
@@ -121,13 +121,12 @@ pub struct Prepared {
     pub program: ProgramEnd,
 }
 
-/// What the supervisor keeps. Dropped early, it takes back what was mounted.
+/// What the supervisor keeps.
 #[derive(Debug)]
 pub struct SupervisorEnd {
     socket: OwnedFd,
+    /// Where it is mounted already.
     fuse: Option<OwnedFd>,
-    /// Unmounts when dropped.
-    fusermount: Option<Fusermount>,
 }
 
 /// What the program's process needs.
@@ -150,8 +149,6 @@ enum Source {
     Detached(OwnedFd),
     /// To be made in the user name space.
     Inside,
-    /// Mounted here by `fusermount3`.
-    MountedAt(PathBuf),
 }
 
 /// The messages from the program's process to the supervisor.
@@ -171,7 +168,8 @@ enum Message {
 ///
 /// # Errors
 ///
-/// What is missing, when no way is open: `/dev/fuse`, the right to open it, `fusermount3`.
+/// `/dev/fuse` is missing (`ENOENT`) or closed to this user (`EACCES`, `EPERM`), the kernel has no
+/// FUSE (`ENODEV`), or root may not mount (`EPERM`).
 pub fn prepare(devices: &[PathBuf]) -> Result<Prepared, NamespaceError> {
     let entries = DevEntries::collect(devices)
         .map_err(|(path, error)| NamespaceError::new(format!("read {}", path.display()), error))?;
@@ -183,25 +181,14 @@ pub fn prepare(devices: &[PathBuf]) -> Result<Prepared, NamespaceError> {
         None,
     )
     .during("socketpair")?;
-    let (access, fuse, fusermount, source) = if uid.is_root() {
-        let fuse = open_fuse().during("open /dev/fuse")?;
+    let fuse = open_fuse().during("open /dev/fuse")?;
+    let (access, fuse, source) = if uid.is_root() {
         let mount = mount_fuse(&fuse, uid.as_raw(), gid.as_raw(), &["allow_other"])?;
-        (Access::Root, Some(fuse), None, Source::Detached(mount))
+        (Access::Root, Some(fuse), Source::Detached(mount))
     } else {
-        match open_fuse() {
-            // The descriptor that will be mounted has to be opened in the user name space.
-            Ok(_) => (Access::User, None, None, Source::Inside),
-            Err(error) => {
-                let (mounted, fuse) = Fusermount::mount().map_err(|other| {
-                    NamespaceError::other(
-                        "mount a FUSE file system",
-                        format!("open /dev/fuse: {error}; {other}"),
-                    )
-                })?;
-                let source = Source::MountedAt(mounted.path().to_owned());
-                (Access::Fusermount, Some(fuse), Some(mounted), source)
-            }
-        }
+        // This was to see whether it can be opened. The descriptor that will be mounted has to
+        // be opened in the user name space.
+        (Access::User, None, Source::Inside)
     };
     let program = ProgramEnd {
         socket: theirs,
@@ -211,7 +198,7 @@ pub fn prepare(devices: &[PathBuf]) -> Result<Prepared, NamespaceError> {
         binds: entries.binds(),
         replace_char: entries.has_char,
     };
-    let supervisor = SupervisorEnd { socket: ours, fuse, fusermount };
+    let supervisor = SupervisorEnd { socket: ours, fuse };
     Ok(Prepared { access, owner: (uid.as_raw(), gid.as_raw()), entries, supervisor, program })
 }
 
@@ -227,7 +214,6 @@ pub(crate) fn attempt() -> Result<Access, NamespaceError> {
         Source::Detached(_) => {
             devmap_sys::namespace::unshare_mounts().during("unshare(CLONE_NEWNS)")?;
         }
-        Source::MountedAt(_) => prepared.program.enter_user_namespace()?,
         Source::Inside => {
             prepared.program.enter_user_namespace()?;
             let fuse = open_fuse().during("open /dev/fuse in the user name space")?;
@@ -261,15 +247,13 @@ impl SupervisorEnd {
     /// # Errors
     ///
     /// The error of that process in [`ProgramEnd::enter`], or that it ended.
-    pub fn wait(mut self) -> Result<Entered, NamespaceError> {
-        let result = match receive(self.socket.as_fd())? {
+    pub fn wait(self) -> Result<Entered, NamespaceError> {
+        match receive(self.socket.as_fd())? {
             (Message::Done(result), _) => result,
             (Message::Mounted, _) => {
                 Err(NamespaceError::other("enter the name space", "the channel was not taken"))
             }
-        };
-        self.fusermount.take();
-        result
+        }
     }
 }
 
@@ -294,7 +278,7 @@ impl ProgramEnd {
             Source::Detached(_) => {
                 devmap_sys::namespace::unshare_mounts().during("unshare(CLONE_NEWNS)")?;
             }
-            Source::Inside | Source::MountedAt(_) => self.enter_user_namespace()?,
+            Source::Inside => self.enter_user_namespace()?,
         }
         rustix::mount::mount_change(
             "/",
@@ -302,14 +286,21 @@ impl ProgramEnd {
         )
         .during("mount(\"/\", MS_REC|MS_SLAVE)")?;
 
-        // The old /dev is reached by this descriptor once it is covered.
+        // The old /dev is reached by these once it is covered.
         let old = open_directory("/dev").during("open /dev")?;
+        let whole = open_tree_clone(old.as_fd(), Path::new("."), OpenTreeFlags::AT_RECURSIVE)
+            .during("open_tree of the old /dev")?;
         let (dev, char) = self.trees()?;
         move_onto(&dev, rustix::fs::CWD, Path::new("/dev")).during("move_mount to /dev")?;
         let new = open_directory("/dev").during("open the new /dev")?;
         let mut entered = Entered::default();
         for name in &self.binds {
-            match bind(&old, &new, name) {
+            let bound = if name == Path::new(entries::WHOLE) {
+                move_onto(&whole, new.as_fd(), name)
+            } else {
+                bind(&old, &new, name)
+            };
+            match bound {
                 Ok(()) => {}
                 Err(error @ (Errno::NOENT | Errno::INVAL)) => {
                     entered.unbound.push((name.clone(), error.raw_os_error()));
@@ -349,7 +340,6 @@ impl ProgramEnd {
     fn trees(&self) -> Result<(OwnedFd, OwnedFd), NamespaceError> {
         let made;
         let mount = match &self.source {
-            Source::MountedAt(path) => return clones(path),
             Source::Detached(mount) => mount,
             Source::Inside => {
                 let fuse = open_fuse().during("open /dev/fuse in the user name space")?;

@@ -193,7 +193,6 @@ fn fuse() -> Finding {
     let (permitted, found) = match in_child_answering(|| match namespace::attempt() {
         Ok(Access::Root) => "mounted, as root".to_owned(),
         Ok(Access::User) => "mounted in a user namespace".to_owned(),
-        Ok(Access::Fusermount) => "mounted by fusermount3".to_owned(),
         Err(error) => format!("{REFUSED}{error}"),
     }) {
         Ok(text) => match text.strip_prefix(REFUSED) {
@@ -209,8 +208,7 @@ fn fuse() -> Finding {
         need: Need::Namespace,
         cost: "trapped mode: the descriptor of a device is a socket, which says fewer poll masks, \
                and no page can be supplied at first access",
-        remedy: "modprobe fuse; install fuse3, or chmod 666 /dev/fuse; \
-                 in a container, --device /dev/fuse",
+        remedy: "modprobe fuse; chmod 666 /dev/fuse; in a container, --device /dev/fuse",
     }
 }
 

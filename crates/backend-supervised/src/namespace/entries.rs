@@ -3,9 +3,12 @@
 use std::collections::{BTreeSet, HashSet};
 use std::ffi::OsString;
 use std::io;
+use std::os::unix::fs::PermissionsExt;
 use std::path::{Path, PathBuf};
 
 pub(super) const SYS_DEV_CHAR: &str = "/sys/dev/char";
+/// Where in the new `/dev` all of the old one is to be found, if `ptmx` needs it.
+pub(super) const WHOLE: &str = ".devmap";
 
 /// What sort of node an entry is.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -21,7 +24,7 @@ pub enum EntryKind {
 /// The old entries that the file system has to present, without those that a device hides.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct DevEntries {
-    /// Entries of `/dev`, sorted. Names are relative to `/dev`; those in directories that hold a
+    /// Entries of `/dev`, sorted. `ptmx` is a link here, as in containers: see `terminals`. Names are relative to `/dev`; those in directories that hold a
     /// device have several components. These directories themselves are not listed.
     ///
     /// Binds stand on the placeholders, so the kernel must never be told that one has changed:
@@ -55,6 +58,15 @@ impl DevEntries {
                 }
             }
         }
+        let ptmx =
+            dev.iter_mut().find(|entry| entry.0 == Path::new("ptmx") && entry.1 == EntryKind::File);
+        if let (Some(ptmx), Some(target)) = (ptmx, terminals()) {
+            let whole = target.starts_with(WHOLE);
+            ptmx.1 = EntryKind::Symlink(target);
+            if whole {
+                dev.push((WHOLE.into(), EntryKind::Directory));
+            }
+        }
         dev.sort_by(|a, b| a.0.cmp(&b.0));
 
         let (has_char, links) = match list(Path::new(SYS_DEV_CHAR)) {
@@ -77,6 +89,18 @@ impl DevEntries {
         let bindable = |kind: &EntryKind| !matches!(kind, EntryKind::Symlink(_));
         self.dev.iter().filter(|entry| bindable(&entry.1)).map(|entry| entry.0.clone()).collect()
     }
+}
+
+/// What `/dev/ptmx` has to link to; `None` if terminals are not at `/dev/pts`.
+///
+/// Opening `ptmx` looks for `pts` in the same directory of the same file system
+/// (`devpts_acquire`), so a bind of the node alone gives `ENOENT`. The node in `pts` serves as
+/// well, but hosts (other than containers) close it to ordinary users; there the old `/dev` as a
+/// whole has to have a place.
+fn terminals() -> Option<PathBuf> {
+    let node = std::fs::metadata("/dev/pts/ptmx").ok()?;
+    let open = node.permissions().mode() & 0o666 == 0o666;
+    Some(if open { "pts/ptmx".into() } else { Path::new(WHOLE).join("ptmx") })
 }
 
 /// The entries of a directory, except those that vanish meanwhile.
