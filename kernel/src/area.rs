@@ -1,8 +1,11 @@
 //! Mapping: carrying out a driver's plan, and answering faults.
 //!
-//! One contiguous extent that is the whole area is mapped by `remap_pfn_range`
-//! (`VM_PFNMAP`); everything else is pages with reference counts under
-//! `VM_MIXEDMAP`. The two never meet in one area: the kernel would BUG.
+//! One contiguous extent that is the whole of a shared area is mapped by
+//! `remap_pfn_range` (`VM_PFNMAP`); everything else is pages with reference counts
+//! under `VM_MIXEDMAP`. The two never meet in one area: the kernel would BUG. Private
+//! areas are not for `remap_pfn_range`: it would change their offset in
+//! `/proc/PID/maps`, and once the program has written the first page, x86 fails its
+//! `fork` with `ENOMEM` (`get_pat_info`).
 //!
 //! What does not live here: the page tables (shim.c).
 
@@ -13,7 +16,8 @@ use core::{
 };
 
 use devmap_driver::{
-    Access, AreaFlags, Device, Errno, Extent, Fault, Memory, NewArea, NewPage, Plan, Source, Supply,
+    Access, AreaFlags, Device, Errno, Extent, Fault, Memory, NewArea, NewPage, Plan, Protection,
+    Sharing, Source, Supply,
 };
 
 use crate::{
@@ -78,7 +82,6 @@ unsafe extern "C" fn devmap_mapping_close(mapping: *mut c_void) {
 /// # Errors
 /// `EINVAL` for one whose end does not fit in 64 bits.
 pub fn new_area(first_page: u64, pages: u64, bits: u32) -> Result<NewArea, Errno> {
-    use devmap_driver::{Protection, Sharing};
     let protection = Protection {
         read: bits & shim::area::READ != 0,
         write: bits & shim::area::WRITE != 0,
@@ -133,7 +136,9 @@ pub unsafe fn map(
     // SAFETY: the caller's promise for `vma`.
     unsafe { shim::devmap_area_flags(vma, flags) };
     let by_page = match whole(&mapping.plan) {
-        Some((memory, first_page)) if memory.is_contiguous() => {
+        Some((memory, first_page))
+            if memory.is_contiguous() && mapping.area.sharing() == Sharing::Shared =>
+        {
             let offset = first_page * page_size().bytes();
             let address = memory.address().wrapping_byte_add(offset as usize);
             // SAFETY: validate() says that this extent is the whole area and that so
