@@ -1,7 +1,113 @@
-//! The home for unmodified programs.
+//! The home for unmodified programs: `devmap run`.
+//!
+//! A supervisor serves devices to a program and all its children. The parts, each a
+//! module:
+//!
+//! - [`tree`]: the processes of a run, exit statuses, job control;
+//! - [`namespace`]: a private `/dev` in which the devices stand;
+//! - `devfs`, `nodes`: the FUSE file system behind it: open, read, write, poll, close;
+//! - `filter`, `notify`: system calls that FUSE cannot answer as a device does, taken by
+//!   seccomp notification;
+//! - `map`, `attach`, `tokens`, `faulted`: mmap, carried out in the program;
+//! - `host`, `call`: what drivers get: memory, wait queues that signals end;
+//! - `opens`: devices, open files, release; `trace`: what a run tells.
 
 #![forbid(unsafe_code)]
 
+mod attach;
+mod call;
+mod client;
+mod devfs;
+mod erase;
+mod faulted;
+mod filter;
+mod handover;
+mod host;
+mod map;
 pub mod namespace;
+mod nodes;
+mod notify;
+mod opens;
+mod pool;
 pub mod probe;
+mod run;
+mod tokens;
+mod trace;
 pub mod tree;
+
+use std::{
+    collections::HashSet,
+    fmt,
+    io::Write,
+    sync::{
+        Arc, OnceLock,
+        atomic::{AtomicBool, Ordering},
+    },
+    time::{Duration, Instant},
+};
+
+pub use erase::{AnyDevice, AnyFile, erase};
+pub use host::{Host, HostLock, HostMemory, HostWaitQueue};
+use parking_lot::Mutex;
+pub use run::{Mode, Node, Settings, run};
+pub use trace::TraceFormat;
+
+use crate::{
+    call::WaitHook,
+    devfs::Devfs,
+    notify::{Reaper, Watcher},
+    opens::{DeviceEntry, Opens},
+    trace::{Event, Trace},
+};
+
+/// Everything that the threads of a supervisor share.
+struct Core {
+    host: Host,
+    devices: Vec<Arc<DeviceEntry>>,
+    opens: Opens,
+    trace: Arc<Trace>,
+    filled: faulted::Filled,
+    reaper: Reaper,
+    watcher: Watcher,
+    /// What a wait in a FUSE request does.
+    fuse_hook: Arc<dyn WaitHook>,
+    devfs: OnceLock<Devfs>,
+    /// `st_dev` of the file system.
+    mount_device: OnceLock<u64>,
+    /// Some client has mapped something.
+    mapped: AtomicBool,
+    /// When the run began, since 1970: the time of all nodes.
+    started: Duration,
+}
+
+impl Core {
+    /// Traces a call that began at `started`.
+    fn trace_call<'a>(&self, started: Instant, event: impl FnOnce() -> Event<'a>) {
+        if self.trace.is_on() {
+            self.trace.write(&event(), started.elapsed());
+        }
+    }
+
+    fn set_mapped(&self) {
+        self.mapped.store(true, Ordering::SeqCst);
+    }
+
+    fn has_mapped(&self) -> bool {
+        self.mapped.load(Ordering::SeqCst)
+    }
+}
+
+/// Tells the user something that went wrong in devmap or a driver.
+fn report(message: fmt::Arguments<'_>) {
+    // Without standard error there is nobody to tell.
+    let _ = writeln!(std::io::stderr(), "devmap: {message}");
+}
+
+/// As [`report`], the first time only.
+fn report_once(message: fmt::Arguments<'_>) {
+    static TOLD: Mutex<Option<HashSet<String>>> = Mutex::new(None);
+    let text = message.to_string();
+    if TOLD.lock().get_or_insert_default().insert(text.clone()) {
+        report(format_args!("{text}"));
+    }
+}

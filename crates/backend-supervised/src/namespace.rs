@@ -39,6 +39,7 @@ use rustix::net::{
     SendAncillaryBuffer, SendAncillaryMessage, SendFlags, SocketFlags, SocketType,
 };
 use serde::{Deserialize, Serialize};
+use std::collections::BTreeSet;
 use std::io::{IoSlice, IoSliceMut};
 use std::mem::MaybeUninit;
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
@@ -293,6 +294,7 @@ impl ProgramEnd {
         let (dev, char) = self.trees()?;
         move_onto(&dev, rustix::fs::CWD, Path::new("/dev")).during("move_mount to /dev")?;
         let new = open_directory("/dev").during("open the new /dev")?;
+        self.list_places()?;
         let mut entered = Entered::default();
         for name in &self.binds {
             let bound = if name == Path::new(entries::WHOLE) {
@@ -319,6 +321,20 @@ impl ProgramEnd {
             Some(NamespaceError::new("open /sys/dev/char", Errno::NOENT))
         };
         Ok(entered)
+    }
+
+    /// Lists the directories of the file system in which binds will be put. If it answers with
+    /// nodes (`FUSE_READDIRPLUS`), that spares a request for each bind.
+    fn list_places(&self) -> Result<(), NamespaceError> {
+        let parents: BTreeSet<_> = self.binds.iter().filter_map(|name| name.parent()).collect();
+        for parent in parents {
+            let place = Path::new("/dev").join(parent);
+            let step = || format!("list the new {}", place.display());
+            for entry in std::fs::read_dir(&place).during(step())? {
+                entry.during(step())?;
+            }
+        }
+        Ok(())
     }
 
     /// Makes a user name space with the same user and group as outside, and nobody else.

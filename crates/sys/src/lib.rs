@@ -7,11 +7,15 @@
 
 pub mod arch;
 pub mod mapping;
+pub mod descriptor;
 pub mod memfd;
+pub mod namespace;
+pub mod probe;
 pub mod process;
 pub mod process_tree;
 pub mod ptrace;
 pub mod seccomp;
+pub mod stat;
 
 /// The result of a libc call that says failure by -1 and `errno`.
 fn check<T: PartialEq + From<i8>>(result: T) -> std::io::Result<T> {

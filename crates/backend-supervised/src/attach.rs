@@ -1,0 +1,90 @@
+//! Holding a client's thread for the moment in which its system call ends: to change
+//! the result, or to make system calls in its place.
+//!
+//! The order matters and is the same for a seccomp notification and a FUSE request:
+//! seize, interrupt, answer the call, wait for the stop. The interrupt is pending
+//! when the answer arrives, so the thread stops on its way out of the call, before
+//! it runs any instruction of its own or handles any signal.
+
+use std::io;
+
+use devmap_sys::{
+    arch::Registers,
+    ptrace::{INJECTION_MASK, Stop, Tracee},
+};
+
+/// Why a thread is not held.
+#[derive(Debug)]
+pub(crate) enum NotHeld {
+    /// It may not be traced, usually because a debugger traces it. Nothing has been
+    /// answered yet.
+    Refused,
+    /// It has been killed, or its call could not be answered.
+    Gone,
+}
+
+/// A thread that stands at the exit of its system call.
+pub(crate) struct Held {
+    tracee: Tracee,
+    registers: Registers,
+    /// The program's own signal mask, once injecting has replaced it.
+    mask: Option<u64>,
+}
+
+/// Holds thread `tid`, whose system call `answer` answers.
+pub(crate) fn hold(
+    tid: u32,
+    answer: impl FnOnce() -> io::Result<()>,
+) -> Result<Held, NotHeld> {
+    let mut tracee = Tracee::seize(tid).map_err(|_| NotHeld::Refused)?;
+    if tracee.interrupt().is_err() || answer().is_err() {
+        return Err(NotHeld::Gone);
+    }
+    loop {
+        match tracee.wait() {
+            // In a group stop the thread is at the same place, and stays stopped
+            // after the detach.
+            Ok(Stop::Interrupted | Stop::GroupStop(_)) => break,
+            Ok(Stop::Signal(signal)) => {
+                let _ = tracee.resume(signal);
+            }
+            Ok(Stop::Step) => {
+                let _ = tracee.resume(0);
+            }
+            Ok(Stop::Ended) | Err(_) => return Err(NotHeld::Gone),
+        }
+    }
+    let registers = tracee.registers().map_err(|_| NotHeld::Gone)?;
+    Ok(Held { tracee, registers, mask: None })
+}
+
+impl Held {
+    /// What it returns.
+    pub(crate) fn result(&self) -> i64 {
+        self.registers.result()
+    }
+
+    /// Has it return something else.
+    pub(crate) fn set_result(&mut self, result: i64) {
+        self.registers.set_result(result);
+    }
+
+    /// Makes a system call in the thread: its value, or the negated errno.
+    pub(crate) fn inject(&mut self, nr: u32, args: [u64; 6]) -> io::Result<i64> {
+        if self.mask.is_none() {
+            let mask = self.tracee.signal_mask()?;
+            self.tracee.set_signal_mask(INJECTION_MASK)?;
+            self.mask = Some(mask);
+        }
+        self.tracee.inject(&self.registers, nr, args)
+    }
+
+    /// Lets the thread go on, as if its own call had done all this.
+    pub(crate) fn release(self) -> io::Result<()> {
+        self.tracee.set_registers(&self.registers)?;
+        if let Some(mask) = self.mask {
+            self.tracee.set_signal_mask(mask)?;
+        }
+        self.tracee.detach()
+    }
+}

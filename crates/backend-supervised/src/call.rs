@@ -1,0 +1,108 @@
+//! A call that is being served: which thread serves it, and how a wait in it ends
+//! when its program gets a signal.
+//!
+//! What does not live here: finding out that a signal is pending (`watcher`, and
+//! `FUSE_INTERRUPT` in `devfs`).
+
+use std::{
+    cell::RefCell,
+    sync::{
+        Arc,
+        atomic::{AtomicBool, Ordering},
+    },
+};
+
+use parking_lot::{Condvar, Mutex};
+
+/// What must happen around a wait inside a driver's method.
+pub(crate) trait WaitHook: Send + Sync {
+    /// The serving thread is about to wait, perhaps for long.
+    fn begin(&self, waiter: &Arc<Waiter>);
+    /// It goes on.
+    fn end(&self, waiter: &Arc<Waiter>);
+    /// How many wait now, where that is counted.
+    fn waiting(&self) -> usize {
+        0
+    }
+}
+
+/// One waiting thread.
+#[derive(Default)]
+pub(crate) struct Waiter {
+    woken: Mutex<bool>,
+    wake: Condvar,
+    interrupted: AtomicBool,
+}
+
+impl Waiter {
+    /// The waiter of the call that this thread serves; a fresh one, which nothing
+    /// interrupts, in a driver's own thread.
+    pub(crate) fn current() -> Arc<Waiter> {
+        CURRENT.with_borrow(|call| call.as_ref().map(|call| call.waiter.clone())).unwrap_or_default()
+    }
+
+    pub(crate) fn wake(&self) {
+        *self.woken.lock() = true;
+        self.wake.notify_one();
+    }
+
+    /// Ends the wait, or the next one, of the same call.
+    pub(crate) fn interrupt(&self) {
+        self.interrupted.store(true, Ordering::SeqCst);
+        self.wake();
+    }
+
+    pub(crate) fn is_interrupted(&self) -> bool {
+        self.interrupted.load(Ordering::SeqCst)
+    }
+
+    pub(crate) fn park(&self) {
+        let mut woken = self.woken.lock();
+        while !*woken {
+            self.wake.wait(&mut woken);
+        }
+        *woken = false;
+    }
+}
+
+#[derive(Clone)]
+struct Call {
+    waiter: Arc<Waiter>,
+    hook: Arc<dyn WaitHook>,
+}
+
+thread_local! {
+    static CURRENT: RefCell<Option<Call>> = const { RefCell::new(None) };
+}
+
+/// Runs `serve` as a call that `waiter` can interrupt.
+pub(crate) fn within<R>(
+    waiter: Arc<Waiter>,
+    hook: Arc<dyn WaitHook>,
+    serve: impl FnOnce() -> R,
+) -> R {
+    CURRENT.set(Some(Call { waiter, hook }));
+    let result = serve();
+    CURRENT.set(None);
+    result
+}
+
+/// A wait in progress; over when dropped.
+pub(crate) struct Waiting(Option<Call>);
+
+/// Tells the call's hook that its thread waits.
+pub(crate) fn begin_wait(waiter: &Arc<Waiter>) -> Waiting {
+    let call = CURRENT.with_borrow(Clone::clone);
+    if let Some(call) = &call {
+        call.hook.begin(waiter);
+    }
+    Waiting(call)
+}
+
+impl Drop for Waiting {
+    fn drop(&mut self) {
+        if let Some(call) = &self.0 {
+            call.hook.end(&call.waiter);
+        }
+    }
+}

@@ -1,0 +1,114 @@
+//! What devmap reads of a client: its memory, its descriptors, its state in /proc.
+//!
+//! Every answer may be out of date by the time it is used; callers that act on it
+//! say why that is safe.
+
+use std::{fs, io};
+
+use devmap_driver::{Caller, Errno, OpenFlags};
+use devmap_sys::process;
+use rustix::fs::{AtFlags, CWD, StatxFlags};
+
+/// The process (thread group) of a thread.
+pub(crate) fn process_of(tid: u32) -> Option<u32> {
+    status_field(&fs::read_to_string(format!("/proc/{tid}/status")).ok()?, "Tgid:")?.parse().ok()
+}
+
+fn status_field<'a>(status: &'a str, name: &str) -> Option<&'a str> {
+    status.lines().find_map(|line| line.strip_prefix(name)).map(str::trim)
+}
+
+/// Whether a signal waits that the thread would take.
+pub(crate) fn has_pending_signal(tid: u32) -> io::Result<bool> {
+    let status = fs::read_to_string(format!("/proc/{tid}/status"))?;
+    let mask = |name| {
+        status_field(&status, name).and_then(|text| u64::from_str_radix(text, 16).ok()).unwrap_or(0)
+    };
+    Ok((mask("SigPnd:") | mask("ShdPnd:")) & !mask("SigBlk:") != 0)
+}
+
+/// The system call that a thread is blocked in: its number and first arguments.
+/// `None` while it runs, or where it may not be looked at.
+pub(crate) fn blocked_in(tid: u32) -> Option<(u32, [u64; 6])> {
+    let text = fs::read_to_string(format!("/proc/{tid}/syscall")).ok()?;
+    let mut words = text.split_ascii_whitespace();
+    let nr = words.next()?.parse().ok()?;
+    let mut args = [0; 6];
+    for (arg, word) in args.iter_mut().zip(words) {
+        *arg = u64::from_str_radix(word.strip_prefix("0x")?, 16).ok()?;
+    }
+    Some((nr, args))
+}
+
+/// Device and inode number of what a descriptor of the client is open on, without
+/// asking its file system.
+pub(crate) fn identity(tid: u32, fd: u32) -> Option<(u64, u64)> {
+    let path = format!("/proc/{tid}/fd/{fd}");
+    let flags = AtFlags::STATX_DONT_SYNC;
+    let stat = rustix::fs::statx(CWD, path, flags, StatxFlags::INO).ok()?;
+    Some((rustix::fs::makedev(stat.stx_dev_major, stat.stx_dev_minor), stat.stx_ino))
+}
+
+/// The status flags of a descriptor's open file now (`F_GETFL`), without needing
+/// `pidfd_getfd(2)`, which containers refuse.
+pub(crate) fn status_flags(tid: u32, fd: u32) -> Option<u32> {
+    let info = fs::read_to_string(format!("/proc/{tid}/fdinfo/{fd}")).ok()?;
+    u32::from_str_radix(status_field(&info, "flags:")?, 8).ok()
+}
+
+/// The soft limit of a client's descriptors (`RLIMIT_NOFILE`).
+pub(crate) fn descriptor_limit(tid: u32) -> Option<u64> {
+    let limits = fs::read_to_string(format!("/proc/{tid}/limits")).ok()?;
+    let soft = status_field(&limits, "Max open files")?.split_ascii_whitespace().next()?;
+    if soft == "unlimited" { Some(u64::MAX) } else { soft.parse().ok() }
+}
+
+/// Flags of `open(2)` as a driver sees them.
+pub(crate) fn open_flags(raw: u32) -> OpenFlags {
+    let raw = raw.cast_signed();
+    let access = raw & libc::O_ACCMODE;
+    OpenFlags {
+        read: access == libc::O_RDONLY || access == libc::O_RDWR,
+        write: access == libc::O_WRONLY || access == libc::O_RDWR,
+        nonblocking: raw & libc::O_NONBLOCK != 0,
+        append: raw & libc::O_APPEND != 0,
+    }
+}
+
+/// The caller of a notified system call on a descriptor.
+pub(crate) struct Notified {
+    pub(crate) tid: u32,
+    pub(crate) fd: u32,
+    /// The flags at open, should the descriptor be gone by now.
+    pub(crate) opened: OpenFlags,
+}
+
+impl Caller for Notified {
+    fn copy_from(&self, address: u64, into: &mut [u8]) -> Result<(), Errno> {
+        process::read_memory(self.tid, address, into).map_err(|_| Errno::EFAULT)
+    }
+
+    fn copy_to(&self, address: u64, from: &[u8]) -> Result<(), Errno> {
+        process::write_memory(self.tid, address, from).map_err(|_| Errno::EFAULT)
+    }
+
+    fn flags(&self) -> OpenFlags {
+        status_flags(self.tid, self.fd).map_or(self.opened, open_flags)
+    }
+}
+
+/// The inode of the memory of a device that is mapped at an address of the client.
+pub(crate) fn mapped_inode(tid: u32, address: u64) -> Option<u64> {
+    let maps = fs::read_to_string(format!("/proc/{tid}/maps")).ok()?;
+    maps.lines().find_map(|line| {
+        let mut fields = line.split_ascii_whitespace();
+        let (start, end) = fields.next()?.split_once('-')?;
+        let start = u64::from_str_radix(start, 16).ok()?;
+        let end = u64::from_str_radix(end, 16).ok()?;
+        if !(start..end).contains(&address) {
+            return None;
+        }
+        let inode = fields.nth(3)?.parse().ok()?;
+        fields.next()?.starts_with("/memfd:devmap").then_some(inode)
+    })
+}

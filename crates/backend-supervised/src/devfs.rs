@@ -1,0 +1,627 @@
+//! The FUSE file system that takes the place of `/dev` and `/sys/dev/char` in the
+//! program's mount namespace, and the open files of devices in it.
+//!
+//! A device has two faces. `stat`, `ls` and `test -c` see a character device with its
+//! number: a node that the kernel would not open here, since there is no such driver.
+//! `open` must find something that FUSE can open: a regular node, made for that one
+//! call. The server tells the two apart by the system call in which the asking thread
+//! stands (`/proc/TID/syscall`), and lets no lookup of a device be cached.
+//!
+//! What does not live here: what is answered by seccomp notification (`notify`).
+
+use std::{
+    cell::RefCell,
+    collections::HashMap,
+    io,
+    os::unix::ffi::OsStrExt,
+    sync::Arc,
+    time::{Duration, Instant},
+};
+
+use devmap_driver::{
+    Caller, Command, Errno, Ioctl, Kind, Open, OpenFlags, PollTable, Transfer, UserSlice,
+};
+use devmap_fuse::{
+    Attr, Channel, DirBuffer, Entry, Header, Operation, Request, RequestBuffer, Statfs, open_flags,
+};
+use devmap_sys::arch::nr;
+use parking_lot::Mutex;
+
+use crate::{
+    Core,
+    attach::{self, NotHeld},
+    call::{self, Waiter},
+    client,
+    filter::FIRST_DESCRIPTOR,
+    host::{HostWaitQueue, Wake},
+    namespace::DevEntries,
+    nodes::{Content, FIRST_OPEN, Nodes},
+    opens::OpenFile,
+    trace::Event,
+};
+
+/// For what never changes: the kernel need not ask again. Mounts stand on some of
+/// these nodes, and stay reachable when this server is gone.
+const FOR_EVER: Duration = Duration::from_secs(u32::MAX as u64);
+
+/// An ioctl by which devmap finds out which open file a descriptor is of: the
+/// argument is a ticket.
+pub(crate) const WHICH: Command = Command::new(devmap_driver::Direction::None, 0xda, 0xda, 0);
+
+/// The server's state.
+pub(crate) struct Devfs {
+    channel: Arc<Channel>,
+    nodes: Nodes,
+    owner: (u32, u32),
+    /// Requests in progress that an interrupt can reach.
+    in_progress: Mutex<HashMap<u64, Arc<Waiter>>>,
+    /// Answers to [`WHICH`], by ticket.
+    tickets: Mutex<HashMap<u64, u64>>,
+}
+
+impl Devfs {
+    pub(crate) fn new(
+        core: &Core,
+        channel: Channel,
+        entries: &DevEntries,
+        owner: (u32, u32),
+    ) -> Devfs {
+        Devfs {
+            channel: Arc::new(channel),
+            nodes: Nodes::new(&core.devices, entries),
+            owner,
+            in_progress: Mutex::default(),
+            tickets: Mutex::default(),
+        }
+    }
+
+    pub(crate) fn channel(&self) -> &Channel {
+        &self.channel
+    }
+
+    /// The node that shows a device to `stat`.
+    pub(crate) fn node_of(&self, device: u64) -> u64 {
+        self.nodes.node_of(device).unwrap_or(0)
+    }
+
+    /// Whom the nodes belong to.
+    pub(crate) fn owner(&self) -> (u32, u32) {
+        self.owner
+    }
+
+    /// The next request; `None` when the file system is gone.
+    pub(crate) fn receive<'a>(
+        &self,
+        buffer: &'a mut RequestBuffer,
+    ) -> io::Result<Option<Request<'a>>> {
+        self.channel.receive(buffer)
+    }
+
+    /// Whether a node number is one of an open file (or several, see
+    /// [`Devfs::which`]).
+    pub(crate) fn is_shared(&self, node: u64) -> bool {
+        self.nodes.opens_of(node) > 1
+    }
+
+    /// Takes the answer to the ticket.
+    pub(crate) fn which(&self, ticket: u64) -> Option<u64> {
+        self.tickets.lock().remove(&ticket)
+    }
+
+    /// Serves one request. An error of the channel is not the client's: its request
+    /// has been aborted.
+    pub(crate) fn serve(&self, core: &Core, request: Request<'_>) {
+        let Header { unique, nodeid, .. } = request.header;
+        let channel = &self.channel;
+        let _ = match request.operation {
+            Operation::Lookup { name } => self.lookup(core, &request.header, name),
+            Operation::Forget { nlookup } => {
+                self.nodes.forget(nodeid, nlookup);
+                Ok(())
+            }
+            Operation::BatchForget(forgets) => {
+                forgets.for_each(|(node, count)| self.nodes.forget(node, count));
+                Ok(())
+            }
+            Operation::Getattr { .. } => match self.attr(core, nodeid) {
+                Some(attr) => channel.reply_attr(unique, &attr, FOR_EVER),
+                None => channel.reply_error(unique, libc::ESTALE),
+            },
+            // As fallocate, ftruncate and chmod on a device: none of it is meant here.
+            Operation::Setattr(change) => {
+                let errno = if change.size.is_some() { libc::EINVAL } else { libc::EPERM };
+                channel.reply_error(unique, errno)
+            }
+            Operation::Readlink => match self.nodes.content(nodeid) {
+                Some(Content::Symlink(target)) => {
+                    channel.reply_data(unique, target.as_os_str().as_bytes())
+                }
+                _ => channel.reply_error(unique, libc::EINVAL),
+            },
+            Operation::Opendir { .. } => channel.reply_open(unique, 0, open_flags::CACHE_DIR),
+            Operation::Readdir { offset, size, .. } => self.readdir(unique, nodeid, offset, size),
+            Operation::Open { flags } => self.open(core, &request.header, flags),
+            Operation::Read { fh, offset, size, flags } => {
+                self.read(core, &request.header, fh, offset, size, flags)
+            }
+            Operation::Write { fh, offset, flags, data } => {
+                self.write(core, &request.header, fh, offset, flags, data)
+            }
+            Operation::Release { fh, .. } => {
+                core.opens.close(fh);
+                self.nodes.closed(nodeid);
+                channel.reply_empty(unique)
+            }
+            Operation::Poll { fh, kh, schedule_notify, .. } => {
+                self.poll(core, &request.header, fh, kh, schedule_notify)
+            }
+            Operation::Ioctl { fh, cmd, arg, .. } => {
+                self.ioctl(core, &request.header, fh, Command(cmd), arg)
+            }
+            Operation::Interrupt { unique: other } => {
+                let waiter = self.in_progress.lock().get(&other).cloned();
+                match waiter {
+                    Some(waiter) => {
+                        waiter.interrupt();
+                        Ok(())
+                    }
+                    // Not known yet, or answered: let the kernel see which.
+                    None => channel.reply_error(unique, libc::EAGAIN),
+                }
+            }
+            Operation::Statfs => channel.reply_statfs(unique, &Statfs::default()),
+            Operation::Flush { .. } | Operation::Releasedir { .. } | Operation::Destroy => {
+                channel.reply_empty(unique)
+            }
+            // A device without fsync.
+            Operation::Fsync { .. } => channel.reply_error(unique, libc::EINVAL),
+            Operation::Lseek { .. } => channel.reply_error(unique, libc::EINVAL),
+            Operation::ChangeTree { .. } => channel.reply_error(unique, libc::EROFS),
+            Operation::Access { .. }
+            | Operation::Getxattr { .. }
+            | Operation::Listxattr { .. }
+            | Operation::Readdirplus { .. }
+            | Operation::Other { .. } => channel.reply_error(unique, libc::ENOSYS),
+        };
+    }
+
+    fn lookup(&self, core: &Core, header: &Header, name: &[u8]) -> io::Result<()> {
+        let Some(node) = self.nodes.lookup(header.nodeid, name) else {
+            return self.channel.reply_error(header.unique, libc::ENOENT);
+        };
+        let (node, entry_valid) = match self.nodes.content(node) {
+            Some(Content::Device(index)) => {
+                let device = *index;
+                let node = if is_open(header.pid) {
+                    let id = core.opens.reserve();
+                    self.nodes.add_open(id, device);
+                    id
+                } else {
+                    node
+                };
+                (node, Duration::ZERO)
+            }
+            _ => (node, FOR_EVER),
+        };
+        let Some(attr) = self.attr(core, node) else {
+            return self.channel.reply_error(header.unique, libc::ENOENT);
+        };
+        let entry = Entry { nodeid: node, generation: 0, entry_valid, attr_valid: FOR_EVER, attr };
+        self.channel.reply_entry(header.unique, &entry)
+    }
+
+    fn attr(&self, core: &Core, node: u64) -> Option<Attr> {
+        let mut attr = if node >= FIRST_OPEN {
+            let device = &core.devices[self.nodes.device_of(node)?];
+            Attr::new(node, libc::S_IFREG | u32::from(device.metadata.mode))
+        } else {
+            match self.nodes.content(node)? {
+                Content::Directory(_) => Attr::new(node, libc::S_IFDIR | 0o755),
+                Content::Placeholder => Attr::new(node, libc::S_IFREG),
+                Content::Symlink(target) => {
+                    let size = target.as_os_str().len() as u64;
+                    Attr { size, ..Attr::new(node, libc::S_IFLNK | 0o777) }
+                }
+                Content::Text(text) => {
+                    Attr { size: text.len() as u64, ..Attr::new(node, libc::S_IFREG | 0o444) }
+                }
+                Content::Device(index) => {
+                    let device = &core.devices[*index];
+                    let mode = u32::from(device.metadata.mode);
+                    match device.metadata.kind {
+                        Kind::Character(_) => {
+                            let (major, minor) = device.number;
+                            let rdev = devmap_fuse::device_number(major, minor);
+                            Attr { rdev, ..Attr::new(node, libc::S_IFCHR | mode) }
+                        }
+                        Kind::Regular { size } => {
+                            Attr { size, ..Attr::new(node, libc::S_IFREG | mode) }
+                        }
+                    }
+                }
+            }
+        };
+        (attr.uid, attr.gid) = self.owner;
+        (attr.atime, attr.mtime, attr.ctime) = (core.started, core.started, core.started);
+        Some(attr)
+    }
+
+    fn readdir(&self, unique: u64, node: u64, offset: u64, size: u32) -> io::Result<()> {
+        let Some(Content::Directory(children)) = self.nodes.content(node) else {
+            return self.channel.reply_error(unique, libc::ENOTDIR);
+        };
+        let mut buffer = DirBuffer::new(size);
+        let dots = [(&b"."[..], node), (&b".."[..], node)];
+        let children = children.iter().map(|(name, child)| (name.as_bytes(), *child));
+        let entries = dots.into_iter().chain(children).zip(1..).skip(offset as usize);
+        for ((name, child), next) in entries {
+            let mode = match self.nodes.content(child) {
+                Some(Content::Directory(_)) => libc::S_IFDIR,
+                Some(Content::Symlink(_)) => libc::S_IFLNK,
+                Some(Content::Device(_)) => libc::S_IFCHR,
+                // Covered by the old entry, whose type the server does not know.
+                Some(Content::Placeholder) | None => 0,
+                Some(Content::Text(_)) => libc::S_IFREG,
+            };
+            if !buffer.push(child, next, mode, name) {
+                break;
+            }
+        }
+        self.channel.reply_data(unique, buffer.as_bytes())
+    }
+
+    /// Runs a driver's method as the call `unique`, so that a signal can end its waits.
+    fn interruptible<R>(&self, core: &Core, unique: u64, serve: impl FnOnce() -> R) -> R {
+        let waiter = Arc::<Waiter>::default();
+        self.in_progress.lock().insert(unique, waiter.clone());
+        let result = call::within(waiter, core.fuse_hook.clone(), serve);
+        self.in_progress.lock().remove(&unique);
+        result
+    }
+
+    /// Answers an error. FUSE has no way to ask for a restart, so the thread is held
+    /// on its way out of the call and given the kernel's own code for it.
+    fn reply_errno(&self, header: &Header, errno: Errno) -> io::Result<()> {
+        if errno != Errno::ERESTARTSYS {
+            return self.channel.reply_error(header.unique, errno.raw());
+        }
+        let reply = || self.channel.reply_error(header.unique, libc::EINTR);
+        match attach::hold(header.pid, reply) {
+            Ok(mut held) => {
+                if held.result() == -i64::from(libc::EINTR) {
+                    held.set_result(-i64::from(Errno::ERESTARTSYS.raw()));
+                }
+                held.release()
+            }
+            Err(NotHeld::Refused) => reply(),
+            Err(NotHeld::Gone) => Ok(()),
+        }
+    }
+
+    fn open(&self, core: &Core, header: &Header, flags: u32) -> io::Result<()> {
+        let unique = header.unique;
+        let Some(device) = self.nodes.device_of(header.nodeid) else {
+            return match self.nodes.content(header.nodeid) {
+                Some(Content::Text(_)) => {
+                    self.channel.reply_open(unique, header.nodeid, open_flags::KEEP_CACHE)
+                }
+                _ => self.channel.reply_error(unique, libc::ENXIO),
+            };
+        };
+        let device = &core.devices[device];
+        let started = Instant::now();
+        // The first open of a node carries its number; /proc/self/fd/N opens it again.
+        let first = self.nodes.opened(header.nodeid);
+        let id = if first { header.nodeid } else { core.opens.reserve() };
+        let open = Open {
+            flags: client::open_flags(flags),
+            pid: client::process_of(header.pid).unwrap_or(header.pid),
+        };
+        let opened = self.interruptible(core, unique, || core.opens.open(id, device, &open));
+        core.trace_call(started, || Event {
+            device: &device.path,
+            tid: header.pid,
+            call: "open",
+            details: vec![("flags", format!("{flags:#o}").into()), ("open", id.into())],
+            result: opened.as_ref().map(|_| 0).map_err(|errno| *errno),
+        });
+        if let Err(errno) = opened {
+            self.nodes.closed(header.nodeid);
+            return self.reply_errno(header, errno);
+        }
+        let mut how = open_flags::DIRECT_IO
+            | open_flags::NOFLUSH
+            | open_flags::PARALLEL_DIRECT_WRITES;
+        if device.metadata.stream {
+            how |= open_flags::STREAM | open_flags::NONSEEKABLE;
+        }
+        let reply = || self.channel.reply_open(unique, id, how);
+        if !matches!(device.metadata.kind, Kind::Character(_)) {
+            return reply();
+        }
+        match attach::hold(header.pid, reply) {
+            Ok(held) => move_up(held, core, header.pid),
+            Err(NotHeld::Refused) => reply(),
+            Err(NotHeld::Gone) => Ok(()),
+        }
+    }
+
+    fn read(
+        &self,
+        core: &Core,
+        header: &Header,
+        fh: u64,
+        offset: u64,
+        size: u32,
+        flags: u32,
+    ) -> io::Result<()> {
+        if let Some(Content::Text(text)) = self.nodes.content(fh) {
+            let start = usize::try_from(offset).unwrap_or(usize::MAX).min(text.len());
+            let end = (start + size as usize).min(text.len());
+            return self.channel.reply_data(header.unique, &text.as_bytes()[start..end]);
+        }
+        let Some(file) = core.opens.get(fh) else {
+            return self.channel.reply_error(header.unique, libc::EBADF);
+        };
+        let started = Instant::now();
+        let buffer = ReadBuffer {
+            bytes: RefCell::new(vec![0; size as usize]),
+            flags: client::open_flags(flags),
+        };
+        let result = self.interruptible(core, header.unique, || {
+            file.device.call("read", |driver| {
+                let user = UserSlice::new(&buffer, 0, size as usize)?;
+                let position = if file.device.metadata.stream { 0 } else { offset };
+                let count = driver.read(file.state(), &Transfer::new(&buffer, user, position))?;
+                if count > size as usize { Err(Errno::EIO) } else { Ok(count) }
+            })
+        });
+        self.trace_transfer(core, started, header, &file, "read", (offset, size as usize), result);
+        match result {
+            Ok(count) => self.channel.reply_data(header.unique, &buffer.bytes.borrow()[..count]),
+            Err(errno) => self.reply_errno(header, errno),
+        }
+    }
+
+    fn write(
+        &self,
+        core: &Core,
+        header: &Header,
+        fh: u64,
+        offset: u64,
+        flags: u32,
+        data: &[u8],
+    ) -> io::Result<()> {
+        let Some(file) = core.opens.get(fh) else {
+            return self.channel.reply_error(header.unique, libc::EBADF);
+        };
+        let started = Instant::now();
+        let buffer = WriteBuffer { bytes: data, flags: client::open_flags(flags) };
+        let result = self.interruptible(core, header.unique, || {
+            file.device.call("write", |driver| {
+                let user = UserSlice::new(&buffer, 0, data.len())?;
+                let position = if file.device.metadata.stream { 0 } else { offset };
+                let count = driver.write(file.state(), &Transfer::new(&buffer, user, position))?;
+                if count > data.len() { Err(Errno::EIO) } else { Ok(count) }
+            })
+        });
+        self.trace_transfer(core, started, header, &file, "write", (offset, data.len()), result);
+        match result {
+            Ok(count) => self.channel.reply_written(header.unique, count as u32),
+            Err(errno) => self.reply_errno(header, errno),
+        }
+    }
+
+    fn trace_transfer(
+        &self,
+        core: &Core,
+        started: Instant,
+        header: &Header,
+        file: &OpenFile,
+        call: &'static str,
+        (offset, size): (u64, usize),
+        result: Result<usize, Errno>,
+    ) {
+        core.trace_call(started, || Event {
+            device: &file.device.path,
+            tid: header.pid,
+            call,
+            details: vec![
+                ("open", file.id.into()),
+                ("offset", offset.into()),
+                ("size", size.into()),
+            ],
+            result: result.map(|count| count as u64),
+        });
+    }
+
+    fn poll(
+        &self,
+        core: &Core,
+        header: &Header,
+        fh: u64,
+        kh: u64,
+        schedule_notify: bool,
+    ) -> io::Result<()> {
+        let Some(file) = core.opens.get(fh) else {
+            return self.channel.reply_error(header.unique, libc::EBADF);
+        };
+        let started = Instant::now();
+        let mut table = Pollers(schedule_notify.then(|| {
+            let channel = self.channel.clone();
+            Arc::new(Poller { channel, kh, file: Arc::downgrade(&file) }) as Arc<dyn Wake>
+        }));
+        let events =
+            file.device.call("poll", |driver| Ok(driver.poll(file.state(), &mut table)));
+        // A poll method that panicked: there is no errno in a mask.
+        let events = events.unwrap_or(devmap_driver::PollEvents::ERR);
+        core.trace_call(started, || Event {
+            device: &file.device.path,
+            tid: header.pid,
+            call: "poll",
+            details: vec![("open", file.id.into()), ("events", events.to_string().into())],
+            result: Ok(u64::from(events.bits())),
+        });
+        self.channel.reply_poll(header.unique, events.bits())
+    }
+
+    /// An ioctl that no notification took: of a program of another architecture, or of
+    /// the terminal's type on a descriptor that was moved. The kernel has copied what
+    /// the number's size says; the driver copies for itself.
+    fn ioctl(
+        &self,
+        core: &Core,
+        header: &Header,
+        fh: u64,
+        command: Command,
+        argument: u64,
+    ) -> io::Result<()> {
+        if command == WHICH && client::process_of(header.pid) == Some(std::process::id()) {
+            self.tickets.lock().insert(argument, fh);
+            return self.channel.reply_ioctl(header.unique, 0, &[]);
+        }
+        let Some(file) = core.opens.get(fh) else {
+            return self.channel.reply_error(header.unique, libc::EBADF);
+        };
+        let caller = client::Notified { tid: header.pid, fd: u32::MAX, opened: file.flags };
+        let result = self.interruptible(core, header.unique, || {
+            file.device.call("ioctl", |driver| {
+                driver.ioctl(file.state(), &Ioctl::new(command, argument, &caller))
+            })
+        });
+        match result {
+            Ok(value) => self.channel.reply_ioctl(header.unique, value.cast_signed(), &[]),
+            Err(errno) => self.reply_errno(header, errno),
+        }
+    }
+}
+
+/// Whether a thread stands in a system call that opens a file for use. Where it
+/// cannot be looked at, it gets the character device, which does not open.
+fn is_open(tid: u32) -> bool {
+    let Some((call, args)) = client::blocked_in(tid) else { return false };
+    let is_path = |flags: u64| flags & libc::O_PATH as u64 != 0;
+    match call {
+        nr::OPENAT => !is_path(args[2]),
+        nr::OPENAT2 => {
+            let mut flags = [0; 8];
+            let read = devmap_sys::process::read_memory(tid, args[2], &mut flags);
+            read.is_ok() && !is_path(u64::from_ne_bytes(flags))
+        }
+        call if Some(call) == nr::OPEN => !is_path(args[1]),
+        call => Some(call) == nr::CREAT,
+    }
+}
+
+/// Moves the descriptor that an open has just made to the range that the filter
+/// looks at. Where it cannot be moved it stays: then `fstat` shows a regular file.
+fn move_up(mut held: attach::Held, core: &Core, tid: u32) -> io::Result<()> {
+    let descriptor = held.result();
+    if (3..i64::from(FIRST_DESCRIPTOR)).contains(&descriptor) && has_room(tid) {
+        let low = descriptor as u64;
+        let close_on_exec = held.inject(nr::FCNTL, [low, libc::F_GETFD as u64, 0, 0, 0, 0])?;
+        let duplicate = if close_on_exec & i64::from(libc::FD_CLOEXEC) != 0 {
+            libc::F_DUPFD_CLOEXEC
+        } else {
+            libc::F_DUPFD
+        };
+        let args = [low, duplicate as u64, u64::from(FIRST_DESCRIPTOR), 0, 0, 0];
+        let high = held.inject(nr::FCNTL, args)?;
+        if high >= 0 {
+            held.inject(nr::CLOSE, [low, 0, 0, 0, 0, 0])?;
+            held.set_result(high);
+        }
+    }
+    if let Some((device, _)) = u32::try_from(held.result()).ok().and_then(|fd| client::identity(tid, fd))
+    {
+        core.mount_device.get_or_init(|| device);
+    }
+    held.release()
+}
+
+/// Whether the soft limit of descriptors allows the range.
+fn has_room(tid: u32) -> bool {
+    client::descriptor_limit(tid).is_some_and(|limit| limit > u64::from(FIRST_DESCRIPTOR))
+}
+
+/// The caller of a read: its buffer is the answer under construction.
+struct ReadBuffer {
+    bytes: RefCell<Vec<u8>>,
+    flags: OpenFlags,
+}
+
+impl Caller for ReadBuffer {
+    /// A read's buffer is written only.
+    fn copy_from(&self, _address: u64, _into: &mut [u8]) -> Result<(), Errno> {
+        Err(Errno::EFAULT)
+    }
+
+    fn copy_to(&self, address: u64, from: &[u8]) -> Result<(), Errno> {
+        let start = usize::try_from(address).map_err(|_| Errno::EFAULT)?;
+        let end = start.checked_add(from.len()).ok_or(Errno::EFAULT)?;
+        let mut bytes = self.bytes.borrow_mut();
+        bytes.get_mut(start..end).ok_or(Errno::EFAULT)?.copy_from_slice(from);
+        Ok(())
+    }
+
+    fn flags(&self) -> OpenFlags {
+        self.flags
+    }
+}
+
+/// The caller of a write: its buffer came with the request.
+struct WriteBuffer<'a> {
+    bytes: &'a [u8],
+    flags: OpenFlags,
+}
+
+impl Caller for WriteBuffer<'_> {
+    fn copy_from(&self, address: u64, into: &mut [u8]) -> Result<(), Errno> {
+        let start = usize::try_from(address).map_err(|_| Errno::EFAULT)?;
+        let end = start.checked_add(into.len()).ok_or(Errno::EFAULT)?;
+        into.copy_from_slice(self.bytes.get(start..end).ok_or(Errno::EFAULT)?);
+        Ok(())
+    }
+
+    /// A write's buffer is read only.
+    fn copy_to(&self, _address: u64, _from: &[u8]) -> Result<(), Errno> {
+        Err(Errno::EFAULT)
+    }
+
+    fn flags(&self) -> OpenFlags {
+        self.flags
+    }
+}
+
+/// A poller in the kernel, which a wake tells to ask again.
+struct Poller {
+    channel: Arc<Channel>,
+    kh: u64,
+    file: std::sync::Weak<OpenFile>,
+}
+
+impl Wake for Poller {
+    fn wake(&self) {
+        // A handle that is closed meanwhile is not an error to anybody.
+        let _ = self.channel.notify_poll(self.kh);
+    }
+
+    fn is_alive(&self) -> bool {
+        self.file.strong_count() > 0
+    }
+
+    fn key(&self) -> u64 {
+        self.kh
+    }
+}
+
+/// Registers one poller with the queues that a driver names.
+struct Pollers(Option<Arc<dyn Wake>>);
+
+impl PollTable<HostWaitQueue> for Pollers {
+    fn register(&mut self, queue: &HostWaitQueue) {
+        if let Some(poller) = &self.0 {
+            queue.register(poller.clone());
+        }
+    }
+}

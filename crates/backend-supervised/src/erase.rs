@@ -1,0 +1,118 @@
+//! Devices of different types in one table: [`Device`] without its associated type.
+
+use std::any::Any;
+
+use devmap_driver::{
+    Device, Errno, Fault, Ioctl, Metadata, NewArea, NewPage, Open, Plan, PollEvents, PollTable,
+    SeekFrom, Supply, Transfer,
+};
+
+use crate::host::{Host, HostMemory, HostWaitQueue};
+
+/// The per-open state of some device.
+pub type AnyFile = Box<dyn Any + Send + Sync>;
+
+/// A [`Device`] of this home whose `File` type is forgotten. Made by [`erase`].
+pub trait AnyDevice: Send + Sync {
+    /// [`Device::open`].
+    ///
+    /// # Errors
+    /// The device's.
+    fn open(&self, open: &Open) -> Result<AnyFile, Errno>;
+    /// [`Device::metadata`].
+    fn metadata(&self) -> Metadata;
+    /// [`Device::mmap`].
+    ///
+    /// # Errors
+    /// The device's.
+    fn mmap(&self, file: &AnyFile, area: &NewArea) -> Result<Plan<HostMemory>, Errno>;
+    /// [`Device::fault`].
+    ///
+    /// # Errors
+    /// The device's.
+    fn fault(
+        &self,
+        file: &AnyFile,
+        fault: &Fault,
+        page: &mut dyn NewPage,
+    ) -> Result<Supply<HostMemory>, Errno>;
+    /// [`Device::read`].
+    ///
+    /// # Errors
+    /// The device's.
+    fn read(&self, file: &AnyFile, transfer: &Transfer<'_>) -> Result<usize, Errno>;
+    /// [`Device::write`].
+    ///
+    /// # Errors
+    /// The device's.
+    fn write(&self, file: &AnyFile, transfer: &Transfer<'_>) -> Result<usize, Errno>;
+    /// [`Device::llseek`].
+    ///
+    /// # Errors
+    /// The device's.
+    fn llseek(&self, file: &AnyFile, to: SeekFrom) -> Result<u64, Errno>;
+    /// [`Device::ioctl`].
+    ///
+    /// # Errors
+    /// The device's.
+    fn ioctl(&self, file: &AnyFile, call: &Ioctl<'_>) -> Result<u32, Errno>;
+    /// [`Device::poll`].
+    fn poll(&self, file: &AnyFile, table: &mut dyn PollTable<HostWaitQueue>) -> PollEvents;
+}
+
+/// Forgets the type of a device's per-open state.
+pub fn erase<D: Device<Host>>(device: D) -> Box<dyn AnyDevice> {
+    Box::new(Erased(device))
+}
+
+struct Erased<D>(D);
+
+impl<D: Device<Host>> Erased<D> {
+    /// `open` below is the only maker of the files that come back here.
+    fn file(file: &AnyFile) -> &D::File {
+        file.downcast_ref().expect("a file comes back to the device that opened it")
+    }
+}
+
+impl<D: Device<Host>> AnyDevice for Erased<D> {
+    fn open(&self, open: &Open) -> Result<AnyFile, Errno> {
+        Ok(Box::new(self.0.open(open)?))
+    }
+
+    fn metadata(&self) -> Metadata {
+        self.0.metadata()
+    }
+
+    fn mmap(&self, file: &AnyFile, area: &NewArea) -> Result<Plan<HostMemory>, Errno> {
+        self.0.mmap(Self::file(file), area)
+    }
+
+    fn fault(
+        &self,
+        file: &AnyFile,
+        fault: &Fault,
+        page: &mut dyn NewPage,
+    ) -> Result<Supply<HostMemory>, Errno> {
+        self.0.fault(Self::file(file), fault, page)
+    }
+
+    fn read(&self, file: &AnyFile, transfer: &Transfer<'_>) -> Result<usize, Errno> {
+        self.0.read(Self::file(file), transfer)
+    }
+
+    fn write(&self, file: &AnyFile, transfer: &Transfer<'_>) -> Result<usize, Errno> {
+        self.0.write(Self::file(file), transfer)
+    }
+
+    fn llseek(&self, file: &AnyFile, to: SeekFrom) -> Result<u64, Errno> {
+        self.0.llseek(Self::file(file), to)
+    }
+
+    fn ioctl(&self, file: &AnyFile, call: &Ioctl<'_>) -> Result<u32, Errno> {
+        self.0.ioctl(Self::file(file), call)
+    }
+
+    fn poll(&self, file: &AnyFile, table: &mut dyn PollTable<HostWaitQueue>) -> PollEvents {
+        self.0.poll(Self::file(file), table)
+    }
+}

@@ -1,0 +1,115 @@
+//! Which system calls of a client are notified: the seccomp filter.
+//!
+//! Most calls on a device need no filter at all, because its descriptor is an open
+//! FUSE file: read, write, poll, close and their kin are the kernel's own. What is
+//! notified is what FUSE cannot do for a device (`mmap`, `ioctl` with pointers), and
+//! what it would answer differently (`fstat`, `lseek`). Device descriptors are moved
+//! to [`FIRST_DESCRIPTOR`] and up when they are opened, so a number tells them apart;
+//! programs move them by `dup2`, mostly to 0, 1 and 2, so these are looked at too.
+
+use devmap_sys::{
+    arch::{AUDIT_ARCH, nr},
+    seccomp::{Action, AssembleError, Assembler, Filter, Label},
+};
+
+/// The lowest descriptor that a device's open file gets. Below 1024, the most that
+/// `select(2)` takes and the usual soft limit of descriptors.
+pub(crate) const FIRST_DESCRIPTOR: u32 = 960;
+
+/// Descriptors up to this one are always looked at.
+const LAST_STANDARD: u32 = 2;
+
+/// Numbers from here on are negative: `AT_FDCWD`, -1.
+const NEGATIVE: u32 = 0x8000_0000;
+
+/// The ioctl type byte of terminals and of calls that the kernel answers itself for
+/// every file (`FIONBIO`, `FIOCLEX`): `isatty` is asked of every standard descriptor.
+const TERMINAL: u32 = 0x5400;
+
+/// The filter of namespace mode.
+pub(crate) fn namespace() -> Result<Filter, AssembleError> {
+    let mut asm = Assembler::new();
+    let allow = asm.label();
+    let notify = asm.label();
+    asm.load_arch();
+    let native = asm.label();
+    asm.jump_if_eq(AUDIT_ARCH, native);
+    // A program of another architecture meets FUSE alone: see COMPAT.md.
+    asm.jump(allow);
+    asm.bind(native);
+    asm.load_nr();
+    let on = |asm: &mut Assembler, nr: u32| {
+        let label = asm.label();
+        asm.jump_if_eq(nr, label);
+        label
+    };
+    let mmap = on(&mut asm, nr::MMAP);
+    let fstat = on(&mut asm, nr::FSTAT);
+    let newfstatat = on(&mut asm, nr::NEWFSTATAT);
+    let lseek = on(&mut asm, nr::LSEEK);
+    let ioctl = on(&mut asm, nr::IOCTL);
+    let statx = on(&mut asm, nr::STATX);
+    let mremap = on(&mut asm, nr::MREMAP);
+    asm.jump_if_eq(nr::REMAP_FILE_PAGES, notify);
+    asm.jump(allow);
+
+    asm.bind(mmap);
+    asm.load_arg_low(3);
+    asm.jump_if_set(libc::MAP_ANONYMOUS as u32, allow);
+    asm.load_arg_low(4);
+    asm.jump_if_ge(NEGATIVE, allow);
+    device_number(&mut asm, notify);
+    // The dynamic loader maps its libraries with a flag of its own, which the kernel
+    // ignores; so do the maps that devmap injects.
+    asm.load_arg_low(3);
+    asm.jump_if_set(libc::MAP_DENYWRITE as u32, allow);
+    asm.jump(notify);
+
+    asm.bind(ioctl);
+    asm.load_arg_low(0);
+    asm.jump_if_ge(NEGATIVE, allow);
+    asm.jump_if_ge(FIRST_DESCRIPTOR, notify);
+    asm.load_arg_low(1);
+    asm.and(0xff00);
+    asm.jump_if_eq(TERMINAL, allow);
+    asm.jump(notify);
+
+    asm.bind(statx);
+    asm.load_arg_low(2);
+    let empty_path = asm.label();
+    asm.jump_if_set(libc::AT_EMPTY_PATH as u32, empty_path);
+    asm.jump(allow);
+
+    asm.bind(newfstatat);
+    asm.load_arg_low(3);
+    asm.jump_if_set(libc::AT_EMPTY_PATH as u32, empty_path);
+    asm.jump(allow);
+
+    asm.bind(fstat);
+    asm.bind(lseek);
+    asm.bind(empty_path);
+    asm.load_arg_low(0);
+    asm.jump_if_ge(NEGATIVE, allow);
+    device_number(&mut asm, notify);
+    asm.jump(allow);
+
+    // Growth, and old_size 0, which makes a second map: new_size > old_size.
+    asm.bind(mremap);
+    asm.jump_if_arg_greater(2, 1, notify);
+    asm.jump(allow);
+
+    asm.bind(notify);
+    asm.ret(Action::Notify);
+    asm.bind(allow);
+    asm.ret(Action::Allow);
+    asm.finish()
+}
+
+/// Jumps when the descriptor in the accumulator may be a device's.
+fn device_number(asm: &mut Assembler, to: Label) {
+    asm.jump_if_ge(FIRST_DESCRIPTOR, to);
+    let other = asm.label();
+    asm.jump_if_ge(LAST_STANDARD + 1, other);
+    asm.jump(to);
+    asm.bind(other);
+}

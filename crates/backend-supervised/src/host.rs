@@ -1,0 +1,253 @@
+//! What a driver asks of this home: memory that clients can map, locks, wait
+//! queues, a clock.
+//!
+//! What does not live here: how memory gets into a client (`map`), and how a wait is
+//! found to be interrupted (`call`).
+
+use std::{
+    os::fd::AsFd,
+    sync::{Arc, Weak},
+    time::{Duration, Instant},
+};
+
+use devmap_driver::{self as driver, Errno, Interrupted, PageSize, Platform};
+use devmap_sys::{
+    mapping::{Mapping, Protection, Sharing},
+    memfd,
+};
+use parking_lot::Mutex;
+
+use crate::{call, tokens::Tokens};
+
+/// The supervised home's services. Clones are the same home.
+#[derive(Clone)]
+pub struct Host {
+    shared: Arc<Shared>,
+}
+
+struct Shared {
+    page_size: PageSize,
+    started: Instant,
+    /// Every memory that was made, so that the home can lock, watch and count them.
+    memories: Mutex<Vec<Weak<Region>>>,
+}
+
+impl Default for Host {
+    fn default() -> Self {
+        Host::new()
+    }
+}
+
+impl Host {
+    /// A home for this machine.
+    pub fn new() -> Host {
+        let bytes = rustix::param::page_size() as u64;
+        let page_size = PageSize::new(bytes).expect("the kernel's page size is a power of two");
+        let shared = Shared { page_size, started: Instant::now(), memories: Mutex::default() };
+        Host { shared: Arc::new(shared) }
+    }
+
+    fn memory(&self, bytes: u64) -> Result<HostMemory, Errno> {
+        if bytes == 0 {
+            return Err(Errno::EINVAL);
+        }
+        let page = self.shared.page_size;
+        let len = page.offset_of(page.pages_for(bytes)).ok_or(Errno::ENOMEM)?;
+        let region = Region::new(len, page.page_of(len)).map_err(|error| {
+            crate::report(format_args!("cannot make a memory of {len} bytes: {error}"));
+            Errno::ENOMEM
+        })?;
+        let memory = HostMemory(Arc::new(region));
+        let mut memories = self.shared.memories.lock();
+        memories.retain(|weak| weak.strong_count() > 0);
+        memories.push(Arc::downgrade(&memory.0));
+        Ok(memory)
+    }
+
+    /// The memory with this inode number, which is unique among memfds.
+    pub(crate) fn memory_of_inode(&self, inode: u64) -> Option<HostMemory> {
+        let memories = self.shared.memories.lock();
+        memories.iter().filter_map(Weak::upgrade).find(|m| m.tokens.inode() == inode).map(HostMemory)
+    }
+}
+
+impl Platform for Host {
+    type Memory = HostMemory;
+    type Lock<T: Send + 'static> = HostLock<T>;
+    type WaitQueue = HostWaitQueue;
+
+    fn page_size(&self) -> PageSize {
+        self.shared.page_size
+    }
+
+    /// Every memory is one memfd: side by side in its file, which is what contiguous
+    /// means to a program.
+    fn contiguous(&self, bytes: u64) -> Result<HostMemory, Errno> {
+        self.memory(bytes)
+    }
+
+    fn scattered(&self, bytes: u64) -> Result<HostMemory, Errno> {
+        self.memory(bytes)
+    }
+
+    fn lock<T: Send + 'static>(&self, value: T) -> Result<HostLock<T>, Errno> {
+        Ok(HostLock(Mutex::new(value)))
+    }
+
+    fn wait_queue(&self) -> Result<HostWaitQueue, Errno> {
+        Ok(HostWaitQueue::default())
+    }
+
+    fn now(&self) -> Duration {
+        self.shared.started.elapsed()
+    }
+}
+
+/// One sealed memfd of exactly its size, mapped here as a whole.
+struct Region {
+    mapping: Mapping,
+    pages: u64,
+    tokens: Tokens,
+}
+
+impl Region {
+    fn new(len: u64, pages: u64) -> std::io::Result<Region> {
+        let size = usize::try_from(len).map_err(|_| std::io::Error::from_raw_os_error(libc::ENOMEM))?;
+        let file = memfd::create("devmap", len)?;
+        let mapping = Mapping::new(file.as_fd(), 0, size, Protection::ReadWrite, Sharing::Shared)?;
+        Ok(Region { mapping, pages, tokens: Tokens::new(file)? })
+    }
+}
+
+/// Memory of the supervised home: a sealed memfd of exactly its size.
+#[derive(Clone)]
+pub struct HostMemory(Arc<Region>);
+
+impl HostMemory {
+    /// The files through which clients map it.
+    pub(crate) fn tokens(&self) -> &Tokens {
+        &self.0.tokens
+    }
+
+    /// Keeps the pages in memory (`mlock(2)`), as `VM_RESERVED` asks; false where
+    /// the limit forbids it.
+    pub(crate) fn keep_resident(&self) -> bool {
+        self.0.mapping.lock()
+    }
+
+    /// Whether both are handles of one memory.
+    pub(crate) fn is(&self, other: &HostMemory) -> bool {
+        Arc::ptr_eq(&self.0, &other.0)
+    }
+}
+
+impl driver::Memory for HostMemory {
+    fn pages(&self) -> u64 {
+        self.0.pages
+    }
+
+    fn len(&self) -> u64 {
+        self.0.mapping.len() as u64
+    }
+
+    fn is_mapped(&self) -> bool {
+        self.0.tokens.is_mapped()
+    }
+
+    fn read(&self, offset: u64, into: &mut [u8]) -> Result<(), Errno> {
+        let offset = usize::try_from(offset).map_err(|_| Errno::EINVAL)?;
+        self.0.mapping.read(offset, into).map_err(|_| Errno::EINVAL)
+    }
+
+    fn write(&self, offset: u64, from: &[u8]) -> Result<(), Errno> {
+        let offset = usize::try_from(offset).map_err(|_| Errno::EINVAL)?;
+        self.0.mapping.write(offset, from).map_err(|_| Errno::EINVAL)
+    }
+}
+
+/// A lock of the supervised home.
+pub struct HostLock<T>(Mutex<T>);
+
+impl<T: Send> driver::Lock<T> for HostLock<T> {
+    fn with<R>(&self, f: impl FnOnce(&mut T) -> R) -> R {
+        f(&mut self.0.lock())
+    }
+}
+
+/// Something that a wake reaches besides waiting threads: a poller.
+pub(crate) trait Wake: Send + Sync {
+    /// The queue was woken. It is registered no more.
+    fn wake(&self);
+    /// Whether anybody is left to be told.
+    fn is_alive(&self) -> bool;
+    /// Two registrations with one key are one.
+    fn key(&self) -> u64;
+}
+
+/// A wait queue of the supervised home.
+#[derive(Default)]
+pub struct HostWaitQueue {
+    waiters: Mutex<Vec<Arc<call::Waiter>>>,
+    pollers: Mutex<Vec<Arc<dyn Wake>>>,
+}
+
+impl HostWaitQueue {
+    pub(crate) fn register(&self, poller: Arc<dyn Wake>) {
+        let mut pollers = self.pollers.lock();
+        pollers.retain(|other| other.is_alive());
+        if !pollers.iter().any(|other| other.key() == poller.key()) {
+            pollers.push(poller);
+        }
+    }
+}
+
+impl driver::WaitQueue for HostWaitQueue {
+    fn wake_all(&self) {
+        for waiter in self.waiters.lock().iter() {
+            waiter.wake();
+        }
+        let woken = std::mem::take(&mut *self.pollers.lock());
+        woken.iter().for_each(|poller| poller.wake());
+    }
+
+    fn wait<T>(&self, mut condition: impl FnMut() -> Option<T>) -> Result<T, Interrupted> {
+        if let Some(value) = condition() {
+            return Ok(value);
+        }
+        let waiter = call::Waiter::current();
+        let _listed = Listed::new(&self.waiters, waiter.clone());
+        let _waiting = call::begin_wait(&waiter);
+        loop {
+            // Listed before asking, so a wake after the question is not lost.
+            if let Some(value) = condition() {
+                return Ok(value);
+            }
+            if waiter.is_interrupted() {
+                return Err(Interrupted);
+            }
+            waiter.park();
+        }
+    }
+}
+
+/// A waiter's place in a queue: left when dropped, also by a panicking condition.
+struct Listed<'a> {
+    waiters: &'a Mutex<Vec<Arc<call::Waiter>>>,
+    waiter: Arc<call::Waiter>,
+}
+
+impl<'a> Listed<'a> {
+    fn new(waiters: &'a Mutex<Vec<Arc<call::Waiter>>>, waiter: Arc<call::Waiter>) -> Listed<'a> {
+        waiters.lock().push(waiter.clone());
+        Listed { waiters, waiter }
+    }
+}
+
+impl Drop for Listed<'_> {
+    fn drop(&mut self) {
+        let mut waiters = self.waiters.lock();
+        if let Some(at) = waiters.iter().position(|other| Arc::ptr_eq(other, &self.waiter)) {
+            waiters.swap_remove(at);
+        }
+    }
+}

@@ -1,0 +1,332 @@
+//! `mmap` of a device: Linux's checks in Linux's order, the driver's plan, and
+//! carrying it out in the client.
+//!
+//! What does not live here: telling which calls are a device's (`notify`).
+
+use std::{io, sync::Arc};
+
+use devmap_driver::{
+    AreaFlags, Errno, Memory, NewArea, Plan, Platform, Protection, Sharing, Source,
+};
+use devmap_sys::{arch::nr, seccomp::Reply};
+use serde_json::Value;
+
+use crate::{
+    Core,
+    attach::{self, Held, NotHeld},
+    faulted,
+    host::HostMemory,
+    notify::Call,
+    opens::OpenFile,
+    tokens::Token,
+};
+
+/// The arguments of `mmap(2)`.
+struct Request {
+    addr: u64,
+    len: u64,
+    prot: i32,
+    flags: i32,
+    offset: u64,
+}
+
+/// Part of the area, and the pages of a memfd that go there.
+struct Piece {
+    /// Bytes from the area's start.
+    at: u64,
+    /// Bytes.
+    len: u64,
+    memory: HostMemory,
+    /// Bytes from the memfd's start.
+    offset: u64,
+}
+
+/// Serves an `mmap` of `file`: answers the notification, and tells what came of it and
+/// the plan, if it came to one.
+pub(crate) fn mmap(
+    core: &Core,
+    call: &Call<'_>,
+    file: &Arc<OpenFile>,
+) -> (Result<u64, Errno>, Option<Plan<HostMemory>>) {
+    let args = call.notification.args;
+    let request = Request {
+        addr: args[0],
+        len: args[1],
+        prot: args[2] as i32,
+        flags: args[3] as i32,
+        offset: args[5],
+    };
+    let planned =
+        area_of(core, file, &request).and_then(|area| Ok((area, plan_of(file, &area)?)));
+    let (result, plan) = match planned {
+        Ok((area, plan)) => {
+            let mapped = pieces(core, file, &area, &plan).and_then(|pieces| {
+                if plan.area_flags().contains(AreaFlags::RESERVED) {
+                    keep_resident(file, &pieces);
+                }
+                carry_out(core, call, file, &request, &plan, &pieces)
+            });
+            (mapped, Some(plan))
+        }
+        Err(errno) => (Err(errno), None),
+    };
+    // If the thread was held, the call has been answered, and this finds nobody.
+    if let Err(errno) = result {
+        call.answer(Reply::Error(errno.raw()));
+    }
+    (result, plan)
+}
+
+/// For the trace: the area that was asked for.
+pub(crate) fn describe(core: &Core, args: &[u64; 6]) -> Vec<(&'static str, Value)> {
+    let page = core.host.page_size();
+    let (prot, flags) = (args[2] as i32, args[3] as i32);
+    let letter = |bit, letter| if prot & bit != 0 { letter } else { '-' };
+    let mode: String = [
+        letter(libc::PROT_READ, 'r'),
+        letter(libc::PROT_WRITE, 'w'),
+        letter(libc::PROT_EXEC, 'x'),
+        if flags & libc::MAP_TYPE == libc::MAP_PRIVATE { 'p' } else { 's' },
+    ]
+    .iter()
+    .collect();
+    vec![
+        ("pages", page.pages_for(args[1]).into()),
+        ("offset_pages", page.page_of(args[5]).into()),
+        ("mode", mode.into()),
+    ]
+}
+
+/// For the trace: what the driver answered.
+pub(crate) fn describe_plan(plan: &Plan<HostMemory>) -> String {
+    let extents: Vec<String> = plan
+        .extents()
+        .map(|extent| {
+            let end = extent.at + extent.pages;
+            match &extent.source {
+                Source::Remap { first_page, .. } => {
+                    format!("remap {}..{end} from page {first_page}", extent.at)
+                }
+                Source::Fault => format!("fault {}..{end}", extent.at),
+            }
+        })
+        .collect();
+    let flags = plan.area_flags().to_string();
+    if flags.is_empty() { extents.join(" + ") } else { format!("{} [{flags}]", extents.join(" + ")) }
+}
+
+/// The checks of `sys_mmap`, `do_mmap` and `file_mmap_ok`, in their order, up to the
+/// driver's method.
+fn area_of(core: &Core, file: &OpenFile, request: &Request) -> Result<NewArea, Errno> {
+    let page = core.host.page_size();
+    if !page.is_aligned(request.offset) || request.len == 0 {
+        return Err(Errno::EINVAL);
+    }
+    let pages = page.pages_for(request.len);
+    if page.offset_of(pages).is_none_or(|len| i64::try_from(len).is_err()) {
+        return Err(Errno::ENOMEM);
+    }
+    let first_page = page.page_of(request.offset);
+    let fixed = request.flags & (libc::MAP_FIXED | libc::MAP_FIXED_NOREPLACE) != 0;
+    if fixed && !page.is_aligned(request.addr) {
+        return Err(Errno::EINVAL);
+    }
+    let sharing = match request.flags & libc::MAP_TYPE {
+        libc::MAP_SHARED | libc::MAP_SHARED_VALIDATE => Sharing::Shared,
+        libc::MAP_PRIVATE => Sharing::Private,
+        _ => return Err(Errno::EINVAL),
+    };
+    let has = |bit| request.prot & bit != 0;
+    if sharing == Sharing::Shared && has(libc::PROT_WRITE) && !file.flags.write {
+        return Err(Errno::EACCES);
+    }
+    if !file.flags.read {
+        return Err(Errno::EACCES);
+    }
+    let protection = Protection {
+        read: has(libc::PROT_READ),
+        write: has(libc::PROT_WRITE),
+        execute: has(libc::PROT_EXEC),
+    };
+    NewArea::new(page, first_page, pages, protection, sharing).ok_or(Errno::EOVERFLOW)
+}
+
+/// The driver's plan, checked.
+fn plan_of(file: &OpenFile, area: &NewArea) -> Result<Plan<HostMemory>, Errno> {
+    let device = &file.device;
+    let plan = device.call("mmap", |driver| driver.mmap(file.state(), area))?;
+    plan.validate(area, HostMemory::pages).map_err(|error| {
+        crate::report(format_args!(
+            "{}: refused the plan of driver {:?}: it {error}; the program's mmap gets EIO",
+            device.path.display(),
+            device.name
+        ));
+        Errno::EIO
+    })?;
+    Ok(plan)
+}
+
+/// The plan as pieces of memfds, in the order of the area.
+fn pieces(
+    core: &Core,
+    file: &Arc<OpenFile>,
+    area: &NewArea,
+    plan: &Plan<HostMemory>,
+) -> Result<Vec<Piece>, Errno> {
+    let page = area.page_size().bytes();
+    let mut pieces = Vec::new();
+    for extent in plan.extents() {
+        match &extent.source {
+            Source::Remap { memory, first_page } => pieces.push(Piece {
+                at: extent.at * page,
+                len: extent.pages * page,
+                memory: memory.clone(),
+                offset: first_page * page,
+            }),
+            Source::Fault => {
+                let supplied = faulted::supply(core, file, area, extent.at..extent.at + extent.pages)?;
+                pieces.extend(supplied.into_iter().map(|run| Piece {
+                    at: run.at * page,
+                    len: run.pages * page,
+                    memory: run.memory,
+                    offset: run.first_page * page,
+                }));
+            }
+        }
+    }
+    pieces.sort_by_key(|piece| piece.at);
+    Ok(pieces)
+}
+
+/// `VM_RESERVED` was never swapped.
+fn keep_resident(file: &OpenFile, pieces: &[Piece]) {
+    if pieces.iter().any(|piece| !piece.memory.keep_resident()) {
+        crate::report_once(format_args!(
+            "{}: its memory may be swapped out: RLIMIT_MEMLOCK is too small to lock it",
+            file.device.path.display()
+        ));
+    }
+}
+
+/// Makes the maps in the client and answers its call with the address.
+fn carry_out(
+    core: &Core,
+    call: &Call<'_>,
+    file: &Arc<OpenFile>,
+    request: &Request,
+    plan: &Plan<HostMemory>,
+    pieces: &[Piece],
+) -> Result<u64, Errno> {
+    let mut tokens = Vec::with_capacity(pieces.len());
+    for piece in pieces {
+        // Noted first: a map that fails leaves a note that the next look removes,
+        // a map without a note would lose its memory.
+        tokens.push(token(core, file, &piece.memory).map_err(|error| {
+            crate::report(format_args!(
+                "{}: cannot open its memory for a map: {error}",
+                file.device.path.display()
+            ));
+            Errno::ENOMEM
+        })?);
+    }
+    let mut scratch = Vec::new();
+    let mut added = Ok(());
+    let held = attach::hold(call.notification.tid, || {
+        // Descriptors can be given only before the answer.
+        added = tokens.iter().try_for_each(|token| {
+            let number = call.add_scratch(&token.file)?;
+            scratch.push(number);
+            Ok(())
+        });
+        // Not 0: should devmap die now, the program must not take 0 for an address.
+        call.send(Reply::Error(Errno::EIO.raw()))
+    });
+    let mut held = match held {
+        Ok(held) => held,
+        Err(NotHeld::Refused) => return Err(refused(call, file)),
+        Err(NotHeld::Gone) => return Err(Errno::EINTR),
+    };
+    let mapped = added.and_then(|()| {
+        let numbered: Vec<_> = pieces.iter().zip(&scratch).collect();
+        inject(&mut held, core, request, plan, &numbered)
+    });
+    let closed = scratch
+        .iter()
+        .try_for_each(|number| held.inject(nr::CLOSE, [u64::from(*number), 0, 0, 0, 0, 0]).map(drop));
+    match mapped.as_ref().and_then(|address| closed.as_ref().map(|()| address)) {
+        Ok(address) => held.set_result(*address),
+        Err(error) => held.set_result(-i64::from(error.raw_os_error().unwrap_or(libc::EIO))),
+    }
+    let _ = held.release();
+    drop(tokens);
+    core.opens.after_map(file);
+    mapped
+        .map(i64::cast_unsigned)
+        .map_err(|error| error.raw_os_error().and_then(Errno::from_raw).unwrap_or(Errno::EIO))
+}
+
+fn refused(call: &Call<'_>, file: &OpenFile) -> Errno {
+    crate::report(format_args!(
+        "{}: mmap by thread {} fails with EBUSY: devmap may not attach to it, because a debugger \
+         traces it; let the program map before attaching, or detach while it maps",
+        file.device.path.display(),
+        call.notification.tid
+    ));
+    Errno::EBUSY
+}
+
+fn token(core: &Core, file: &OpenFile, memory: &HostMemory) -> io::Result<Arc<Token>> {
+    core.reaper.watch(memory)?;
+    core.set_mapped();
+    let token = memory.tokens().get((file.id, file.flags.write))?;
+    file.note_map(memory, token.id);
+    Ok(token)
+}
+
+/// One map for one piece; several pieces within a reservation of the whole area.
+/// Each piece comes with the descriptor that its memory has in the client.
+fn inject(
+    held: &mut Held,
+    core: &Core,
+    request: &Request,
+    plan: &Plan<HostMemory>,
+    pieces: &[(&Piece, &u32)],
+) -> io::Result<i64> {
+    let prot = request.prot as u64;
+    let page = core.host.page_size();
+    let whole = page.pages_for(request.len) * page.bytes();
+    // The filter lets maps with this flag pass; the kernel ignores it.
+    let flags = request.flags | libc::MAP_DENYWRITE;
+    let address = if let [(piece, scratch)] = pieces {
+        let fd = u64::from(**scratch);
+        let args = [request.addr, request.len, prot, flags as u64, fd, piece.offset];
+        check(held.inject(nr::MMAP, args)?)?
+    } else {
+        let reserve = request.flags & !libc::MAP_TYPE | libc::MAP_PRIVATE | libc::MAP_ANONYMOUS;
+        let none = libc::PROT_NONE as u64;
+        let args = [request.addr, request.len, none, reserve as u64, u64::MAX, 0];
+        let start = check(held.inject(nr::MMAP, args)?)?;
+        let flags = (flags & !libc::MAP_FIXED_NOREPLACE | libc::MAP_FIXED) as u64;
+        for (piece, scratch) in pieces {
+            let at = start.cast_unsigned() + piece.at;
+            let args = [at, piece.len, prot, flags, u64::from(**scratch), piece.offset];
+            if let Err(error) = check(held.inject(nr::MMAP, args)?) {
+                held.inject(nr::MUNMAP, [start.cast_unsigned(), whole, 0, 0, 0, 0])?;
+                return Err(error);
+            }
+        }
+        start
+    };
+    if plan.area_flags().is_dump_excluded() {
+        let advice = libc::MADV_DONTDUMP as u64;
+        check(held.inject(nr::MADVISE, [address.cast_unsigned(), whole, advice, 0, 0, 0])?)?;
+    }
+    Ok(address)
+}
+
+fn check(result: i64) -> io::Result<i64> {
+    if (-i64::from(Errno::MAX)..0).contains(&result) {
+        return Err(io::Error::from_raw_os_error(-result as i32));
+    }
+    Ok(result)
+}

@@ -1,0 +1,185 @@
+//! The nodes of the device file system: a fixed tree of directories, placeholders,
+//! links and devices, and one node for each open of a device.
+//!
+//! What does not live here: answering requests (`devfs`).
+
+use std::{
+    collections::{BTreeMap, HashMap},
+    ffi::{OsStr, OsString},
+    os::unix::ffi::OsStrExt,
+    path::{Path, PathBuf},
+    sync::Arc,
+};
+
+use devmap_driver::Kind;
+use parking_lot::Mutex;
+
+use crate::{
+    namespace::{self, DevEntries, EntryKind},
+    opens::DeviceEntry,
+};
+
+/// Nodes of opens have numbers from here on: past any fixed node.
+pub(crate) const FIRST_OPEN: u64 = 1 << 32;
+
+/// What a fixed node is.
+pub(crate) enum Content {
+    Directory(BTreeMap<OsString, u64>),
+    /// Something that the old entry is mounted on.
+    Placeholder,
+    Symlink(PathBuf),
+    Text(String),
+    /// A device, by its index.
+    Device(usize),
+}
+
+struct OpenNode {
+    device: usize,
+    /// References that the kernel holds.
+    lookups: u64,
+    /// Open files of it now.
+    opens: u64,
+    /// Open files that it ever had.
+    ever: u64,
+}
+
+/// All nodes.
+pub(crate) struct Nodes {
+    /// By node number, less [`devmap_fuse::ROOT_ID`].
+    fixed: Vec<Content>,
+    open: Mutex<HashMap<u64, OpenNode>>,
+}
+
+impl Nodes {
+    pub(crate) fn new(devices: &[Arc<DeviceEntry>], entries: &DevEntries) -> Nodes {
+        let mut nodes = Nodes { fixed: Vec::new(), open: Mutex::default() };
+        let root = nodes.add(Content::Directory(BTreeMap::new()));
+        let dev = nodes.directory(root, OsStr::new(namespace::DEV));
+        let char = nodes.directory(root, OsStr::new(namespace::CHAR));
+        for (path, kind) in &entries.dev {
+            let content = match kind {
+                EntryKind::Directory => Content::Directory(BTreeMap::new()),
+                EntryKind::File => Content::Placeholder,
+                EntryKind::Symlink(target) => Content::Symlink(target.clone()),
+            };
+            nodes.insert(dev, path, content);
+        }
+        for (name, target) in &entries.char {
+            nodes.insert(char, Path::new(name), Content::Symlink(target.clone()));
+        }
+        for (index, device) in devices.iter().enumerate() {
+            let Ok(path) = device.path.strip_prefix("/dev") else { continue };
+            nodes.insert(dev, path, Content::Device(index));
+            if let Kind::Character(_) = device.metadata.kind {
+                let (major, minor) = device.number;
+                let directory = PathBuf::from(format!("{major}:{minor}"));
+                nodes.insert(
+                    char,
+                    &directory.join("dev"),
+                    Content::Text(format!("{major}:{minor}\n")),
+                );
+                let name = path.display();
+                let text = format!("MAJOR={major}\nMINOR={minor}\nDEVNAME={name}\n");
+                nodes.insert(char, &directory.join("uevent"), Content::Text(text));
+            }
+        }
+        nodes
+    }
+
+    fn add(&mut self, content: Content) -> u64 {
+        self.fixed.push(content);
+        self.fixed.len() as u64 - 1 + devmap_fuse::ROOT_ID
+    }
+
+    /// Puts `content` at `path` below `directory`, making the directories between.
+    fn insert(&mut self, directory: u64, path: &Path, content: Content) {
+        let Some(name) = path.file_name() else { return };
+        let parents = path.parent().into_iter().flat_map(Path::iter);
+        let mut directory = directory;
+        for parent in parents {
+            directory = self.directory(directory, parent);
+        }
+        let node = self.add(content);
+        if let Some(Content::Directory(children)) = self.content_mut(directory) {
+            children.insert(name.to_owned(), node);
+        }
+    }
+
+    fn directory(&mut self, parent: u64, name: &OsStr) -> u64 {
+        if let Some(node) = self.lookup(parent, name.as_bytes()) {
+            return node;
+        }
+        let node = self.add(Content::Directory(BTreeMap::new()));
+        if let Some(Content::Directory(children)) = self.content_mut(parent) {
+            children.insert(name.to_owned(), node);
+        }
+        node
+    }
+
+    fn content_mut(&mut self, node: u64) -> Option<&mut Content> {
+        self.fixed.get_mut(usize::try_from(node.checked_sub(devmap_fuse::ROOT_ID)?).ok()?)
+    }
+
+    /// What a fixed node is.
+    pub(crate) fn content(&self, node: u64) -> Option<&Content> {
+        self.fixed.get(usize::try_from(node.checked_sub(devmap_fuse::ROOT_ID)?).ok()?)
+    }
+
+    /// The node of a name in a directory.
+    pub(crate) fn lookup(&self, directory: u64, name: &[u8]) -> Option<u64> {
+        match self.content(directory)? {
+            Content::Directory(children) => children.get(OsStr::from_bytes(name)).copied(),
+            _ => None,
+        }
+    }
+
+    /// The node that shows a device to `stat`.
+    pub(crate) fn node_of(&self, device: u64) -> Option<u64> {
+        let shows = |content: &Content| matches!(content, Content::Device(at) if *at as u64 == device);
+        Some(self.fixed.iter().position(shows)? as u64 + devmap_fuse::ROOT_ID)
+    }
+
+    /// Makes a node for an open that may follow its lookup.
+    pub(crate) fn add_open(&self, id: u64, device: usize) {
+        let node = OpenNode { device, lookups: 1, opens: 0, ever: 0 };
+        self.open.lock().insert(id, node);
+    }
+
+    /// The device of a node of an open.
+    pub(crate) fn device_of(&self, node: u64) -> Option<usize> {
+        Some(self.open.lock().get(&node)?.device)
+    }
+
+    /// Counts an open of a node; true for its first.
+    pub(crate) fn opened(&self, node: u64) -> bool {
+        let mut open = self.open.lock();
+        let Some(node) = open.get_mut(&node) else { return false };
+        node.opens += 1;
+        node.ever += 1;
+        node.ever == 1
+    }
+
+    /// An open file of the node is no more.
+    pub(crate) fn closed(&self, node: u64) {
+        if let Some(node) = self.open.lock().get_mut(&node) {
+            node.opens -= 1;
+        }
+    }
+
+    /// How many open files a node has had: more than one, and its number does not
+    /// tell which.
+    pub(crate) fn opens_of(&self, node: u64) -> u64 {
+        self.open.lock().get(&node).map_or(0, |node| node.ever)
+    }
+
+    /// The kernel gives back references.
+    pub(crate) fn forget(&self, node: u64, count: u64) {
+        let mut open = self.open.lock();
+        if let Some(entry) = open.get_mut(&node) {
+            entry.lookups = entry.lookups.saturating_sub(count);
+            if entry.lookups == 0 {
+                open.remove(&node);
+            }
+        }
+    }
+}

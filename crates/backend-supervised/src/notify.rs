@@ -1,0 +1,411 @@
+//! System calls of clients that arrive as seccomp notifications.
+//!
+//! A notification says a descriptor; whether it is a device's is looked up in /proc at
+//! that moment. Anything else goes on as if devmap were not there. Should a hostile
+//! client change its descriptors in between, the call reaches what FUSE answers by
+//! itself: no map of a device's memory is made but here, by its open file.
+
+use std::{
+    io,
+    os::fd::{AsFd, BorrowedFd, OwnedFd},
+    sync::{
+        Arc, Weak,
+        atomic::{AtomicU64, Ordering},
+    },
+    time::{Duration, Instant},
+};
+
+use devmap_driver::{Command, Errno, Ioctl, Kind, SeekFrom};
+use devmap_sys::{
+    arch::nr,
+    descriptor, process,
+    seccomp::{Listener, Notification, Reply},
+    stat::{self, FileStatus},
+};
+use parking_lot::{Condvar, Mutex};
+use rustix::process::{Pid, PidfdFlags, PidfdGetfdFlags};
+
+use crate::{
+    Core,
+    attach::{self, NotHeld},
+    call::{self, WaitHook, Waiter},
+    client, devfs, map,
+    nodes::FIRST_OPEN,
+    opens::OpenFile,
+    trace::Event,
+};
+
+/// A notified call, to be answered once.
+pub(crate) struct Call<'a> {
+    pub(crate) notification: &'a Notification,
+    listener: &'a Listener,
+}
+
+impl Call<'_> {
+    /// Answers the call. A caller that is gone needs no answer.
+    pub(crate) fn answer(&self, reply: Reply) {
+        let _ = self.send(reply);
+    }
+
+    /// Answers the call, and says whether it was there to be answered.
+    pub(crate) fn send(&self, reply: Reply) -> io::Result<()> {
+        self.listener.reply(self.notification.id, reply)
+    }
+
+    /// Gives the caller a descriptor for a moment, at the lowest free number.
+    pub(crate) fn add_scratch(&self, file: &OwnedFd) -> io::Result<u32> {
+        self.listener.add_fd(self.notification.id, file.as_fd(), None, true)
+    }
+}
+
+/// Serves one notification.
+pub(crate) fn serve(core: &Arc<Core>, listener: &Arc<Listener>, notification: &Notification) {
+    let call = Call { notification, listener };
+    let args = notification.args;
+    match notification.nr {
+        nr::MMAP => on_device(core, &call, args[4], |file| {
+            let started = Instant::now();
+            let (result, plan) = map::mmap(core, &call, file);
+            core.trace_call(started, || {
+                let mut details = map::describe(core, &args);
+                details.extend(plan.map(|plan| ("plan", map::describe_plan(&plan).into())));
+                Event {
+                    device: &file.device.path,
+                    tid: notification.tid,
+                    call: "mmap",
+                    details,
+                    result,
+                }
+            });
+        }),
+        nr::IOCTL => on_device(core, &call, args[0], |file| ioctl(core, listener, &call, file)),
+        nr::FSTAT => on_device(core, &call, args[0], |file| {
+            fstat(core, &call, file, args[1], stat::stat_bytes);
+        }),
+        nr::NEWFSTATAT => {
+            if !is_empty_path(notification.tid, args[1]) {
+                return call.answer(Reply::Continue);
+            }
+            on_device(core, &call, args[0], |file| {
+                fstat(core, &call, file, args[2], stat::stat_bytes);
+            });
+        }
+        nr::STATX => {
+            if !is_empty_path(notification.tid, args[1]) {
+                return call.answer(Reply::Continue);
+            }
+            on_device(core, &call, args[0], |file| {
+                fstat(core, &call, file, args[4], stat::statx_bytes);
+            });
+        }
+        nr::LSEEK => on_device(core, &call, args[0], |file| lseek(core, &call, file)),
+        // Growing a device's map, or doubling it by old_size 0, would reach pages that
+        // the plan did not give. The kernel refuses it by VM_DONTEXPAND.
+        nr::MREMAP => refuse_on_memory(core, &call, Errno::EFAULT),
+        nr::REMAP_FILE_PAGES => refuse_on_memory(core, &call, Errno::EINVAL),
+        _ => call.answer(Reply::Continue),
+    }
+}
+
+/// Runs `serve` for the open device behind a descriptor; other calls go on.
+fn on_device(core: &Core, call: &Call<'_>, fd: u64, serve: impl FnOnce(&Arc<OpenFile>)) {
+    // Descriptors are ints: the kernel looks at the low half.
+    match open_file(core, call.notification.tid, fd as u32) {
+        Some(file) => serve(&file),
+        None => call.answer(Reply::Continue),
+    }
+}
+
+/// The open device behind a descriptor of a client.
+fn open_file(core: &Core, tid: u32, fd: u32) -> Option<Arc<OpenFile>> {
+    let (device, inode) = client::identity(tid, fd)?;
+    if inode < FIRST_OPEN || core.mount_device.get() != Some(&device) {
+        return None;
+    }
+    let devfs = core.devfs.get()?;
+    if !devfs.is_shared(inode) {
+        return core.opens.get(inode);
+    }
+    // Opened again through /proc/self/fd: ask the file itself, by a call that comes
+    // back to the server.
+    static TICKETS: AtomicU64 = AtomicU64::new(0);
+    let ticket = TICKETS.fetch_add(1, Ordering::Relaxed);
+    let file = take_descriptor(tid, fd).ok()?;
+    descriptor::ioctl_value(file.as_fd(), devfs::WHICH.0, ticket).ok()?;
+    core.opens.get(devfs.which(ticket)?)
+}
+
+/// The client's open file, as a descriptor of this process.
+fn take_descriptor(tid: u32, fd: u32) -> io::Result<OwnedFd> {
+    let pid = client::process_of(tid)
+        .and_then(|pid| Pid::from_raw(pid.cast_signed()))
+        .ok_or(io::ErrorKind::NotFound)?;
+    let pidfd = rustix::process::pidfd_open(pid, PidfdFlags::empty())?;
+    Ok(rustix::process::pidfd_getfd(pidfd, fd.cast_signed(), PidfdGetfdFlags::empty())?)
+}
+
+/// Whether a path in the client is the empty string (or NULL, which statx takes since
+/// Linux 6.11).
+fn is_empty_path(tid: u32, address: u64) -> bool {
+    let mut first = [0];
+    address == 0 || process::read_memory(tid, address, &mut first).is_ok_and(|()| first == [0])
+}
+
+/// Commands that the kernel answers for every file before a driver sees them
+/// (`do_vfs_ioctl`).
+fn is_vfs_ioctl(command: Command) -> bool {
+    const FIOQSIZE: u32 = 0x5460;
+    const FIGETBSZ: u32 = 2;
+    const FIFREEZE: u32 = 0xc004_5877;
+    const FITHAW: u32 = 0xc004_5878;
+    const FIEMAP: u32 = 0xc020_660b;
+    const FICLONE: u32 = 0x4004_9409;
+    const FICLONERANGE: u32 = 0x4020_940d;
+    const FIDEDUPERANGE: u32 = 0xc018_9436;
+    let number = command.0;
+    [libc::FIOCLEX, libc::FIONCLEX, libc::FIONBIO, libc::FIOASYNC]
+        .iter()
+        .any(|known| *known == libc::Ioctl::from(number))
+        || [
+            FIOQSIZE,
+            FIGETBSZ,
+            FIFREEZE,
+            FITHAW,
+            FIEMAP,
+            FICLONE,
+            FICLONERANGE,
+            FIDEDUPERANGE,
+        ]
+        .contains(&number)
+}
+
+fn ioctl(core: &Arc<Core>, listener: &Arc<Listener>, call: &Call<'_>, file: &Arc<OpenFile>) {
+    let notification = call.notification;
+    let [fd, command, argument, ..] = notification.args;
+    let command = Command(command as u32);
+    if is_vfs_ioctl(command) {
+        return call.answer(Reply::Continue);
+    }
+    let started = Instant::now();
+    let caller =
+        client::Notified { tid: notification.tid, fd: fd as u32, opened: file.flags };
+    let waiter = Arc::<Waiter>::default();
+    let hook = Arc::new(Watched {
+        core: Arc::downgrade(core),
+        listener: listener.clone(),
+        id: notification.id,
+        tid: notification.tid,
+    });
+    let result = call::within(waiter, hook, || {
+        file.device.call("ioctl", |driver| {
+            driver.ioctl(file.state(), &Ioctl::new(command, argument, &caller))
+        })
+    });
+    match result {
+        Ok(value) => call.answer(Reply::Value(i64::from(value))),
+        Err(Errno::ERESTARTSYS) => restart(call),
+        Err(errno) => call.answer(Reply::Error(errno.raw())),
+    }
+    core.trace_call(started, || Event {
+        device: &file.device.path,
+        tid: notification.tid,
+        call: "ioctl",
+        details: vec![
+            ("open", file.id.into()),
+            ("command", format!("{:#x}", command.0).into()),
+            ("argument", format!("{argument:#x}").into()),
+        ],
+        result: result.map(u64::from),
+    });
+}
+
+/// Ends a call as a signal ends it. The code must not reach the program itself, which
+/// it would if another thread of it had taken the signal meanwhile; a thread that is
+/// held on its way out always handles it.
+fn restart(call: &Call<'_>) {
+    let reply = || call.send(Reply::Error(Errno::ERESTARTSYS.raw()));
+    match attach::hold(call.notification.tid, reply) {
+        Ok(held) => {
+            let _ = held.release();
+        }
+        Err(NotHeld::Refused) => call.answer(Reply::Error(Errno::EINTR.raw())),
+        Err(NotHeld::Gone) => {}
+    }
+}
+
+fn fstat(
+    core: &Core,
+    call: &Call<'_>,
+    file: &OpenFile,
+    address: u64,
+    encode: fn(&FileStatus) -> Vec<u8>,
+) {
+    if let Kind::Regular { .. } = file.device.metadata.kind {
+        return call.answer(Reply::Continue);
+    }
+    let status = core.status_of(&file.device);
+    let written = process::write_memory(call.notification.tid, address, &encode(&status));
+    call.answer(match written {
+        Ok(()) => Reply::Value(0),
+        Err(_) => Reply::Error(libc::EFAULT),
+    });
+}
+
+fn lseek(core: &Core, call: &Call<'_>, file: &Arc<OpenFile>) {
+    let [fd, offset, whence, ..] = call.notification.args;
+    if let Kind::Regular { .. } = file.device.metadata.kind {
+        return call.answer(Reply::Continue);
+    }
+    let started = Instant::now();
+    let offset = offset.cast_signed();
+    let result = seek(call.notification.tid, fd as u32, file, offset, whence as i32);
+    call.answer(match result {
+        Ok(position) => Reply::Value(position.cast_signed()),
+        Err(errno) => Reply::Error(errno.raw()),
+    });
+    core.trace_call(started, || Event {
+        device: &file.device.path,
+        tid: call.notification.tid,
+        call: "lseek",
+        details: vec![
+            ("open", file.id.into()),
+            ("offset", offset.into()),
+            ("whence", whence.into()),
+        ],
+        result,
+    });
+}
+
+fn seek(tid: u32, fd: u32, file: &OpenFile, offset: i64, whence: i32) -> Result<u64, Errno> {
+    if file.device.metadata.stream {
+        return Err(Errno::ESPIPE);
+    }
+    let position = || {
+        take_descriptor(tid, fd)
+            .and_then(|file| Ok((rustix::fs::tell(&file)?, file)))
+            .map_err(|_| Errno::EIO)
+    };
+    let to = match whence {
+        libc::SEEK_SET => SeekFrom::Start(offset),
+        libc::SEEK_CUR => SeekFrom::Current { position: position()?.0, by: offset },
+        libc::SEEK_END => SeekFrom::End(offset),
+        _ => return Err(Errno::EINVAL),
+    };
+    let at = file.device.call("llseek", |driver| driver.llseek(file.state(), to))?;
+    rustix::fs::seek(position()?.1, rustix::fs::SeekFrom::Start(at)).map_err(|_| Errno::EIO)?;
+    Ok(at)
+}
+
+/// Refuses a call whose first argument is in memory of a device.
+fn refuse_on_memory(core: &Core, call: &Call<'_>, errno: Errno) {
+    let notification = call.notification;
+    let inode = core
+        .has_mapped()
+        .then(|| client::mapped_inode(notification.tid, notification.args[0]))
+        .flatten();
+    let device = inode.is_some_and(|inode| core.host.memory_of_inode(inode).is_some());
+    call.answer(if device { Reply::Error(errno.raw()) } else { Reply::Continue });
+}
+
+/// Watches over notified calls whose driver waits: the kernel tells nobody that their
+/// caller has a signal, so somebody has to look.
+#[derive(Default)]
+pub(crate) struct Watcher {
+    calls: Mutex<Vec<Watch>>,
+    some: Condvar,
+}
+
+struct Watch {
+    id: u64,
+    tid: u32,
+    listener: Arc<Listener>,
+    waiter: Arc<Waiter>,
+}
+
+impl Watcher {
+    /// How often it looks while anybody waits.
+    const PERIOD: Duration = Duration::from_millis(1);
+
+    /// Looks for ever; for a thread of its own.
+    pub(crate) fn run(&self) {
+        loop {
+            let mut calls = self.calls.lock();
+            while calls.is_empty() {
+                self.some.wait(&mut calls);
+            }
+            for watch in calls.iter() {
+                let pending = client::has_pending_signal(watch.tid).unwrap_or(true);
+                if pending || !watch.listener.is_valid(watch.id) {
+                    watch.waiter.interrupt();
+                }
+            }
+            drop(calls);
+            std::thread::sleep(Self::PERIOD);
+        }
+    }
+}
+
+/// Puts a notified call under the watcher while it waits.
+struct Watched {
+    core: Weak<Core>,
+    listener: Arc<Listener>,
+    id: u64,
+    tid: u32,
+}
+
+impl WaitHook for Watched {
+    fn begin(&self, waiter: &Arc<Waiter>) {
+        if let Some(core) = self.core.upgrade() {
+            let watch = Watch {
+                id: self.id,
+                tid: self.tid,
+                listener: self.listener.clone(),
+                waiter: waiter.clone(),
+            };
+            core.watcher.calls.lock().push(watch);
+            core.watcher.some.notify_one();
+        }
+    }
+
+    fn end(&self, _waiter: &Arc<Waiter>) {
+        if let Some(core) = self.core.upgrade() {
+            core.watcher.calls.lock().retain(|watch| watch.id != self.id);
+        }
+    }
+}
+
+/// Watches for the close of memory files that clients mapped.
+pub(crate) struct Reaper(OwnedFd);
+
+impl Reaper {
+    pub(crate) fn new() -> io::Result<Reaper> {
+        Ok(Reaper(rustix::fs::inotify::init(rustix::fs::inotify::CreateFlags::CLOEXEC)?))
+    }
+
+    pub(crate) fn watch(&self, memory: &crate::host::HostMemory) -> io::Result<()> {
+        memory.tokens().watch(self.0.as_fd())
+    }
+
+    /// Releases open files as their last maps go, for ever; for a thread of its own.
+    pub(crate) fn run(&self, core: &Core) -> io::Result<()> {
+        let mut events = [0; 4096];
+        loop {
+            rustix::io::retry_on_intr(|| rustix::io::read(&self.0, &mut events))?;
+            // The event comes a moment before the file's lock goes: look again for a
+            // while, in which a new event may come.
+            for pause in [0, 1, 4, 16, 64, 256] {
+                std::thread::sleep(Duration::from_millis(pause));
+                if !core.opens.sweep() || is_readable(self.0.as_fd()) {
+                    break;
+                }
+            }
+        }
+    }
+}
+
+/// Whether a read would not wait.
+pub(crate) fn is_readable(fd: BorrowedFd<'_>) -> bool {
+    use rustix::event::{PollFd, PollFlags, Timespec, poll};
+    let mut fds = [PollFd::from_borrowed_fd(fd, PollFlags::IN)];
+    poll(&mut fds, Some(&Timespec::default())).is_ok_and(|ready| ready > 0)
+}

@@ -1,0 +1,209 @@
+//! Devices and their open files: who opened what, what is mapped through it, and
+//! when it is released.
+//!
+//! Every call into a driver goes through here, so that a driver's panic ends only
+//! the call in which it happens.
+
+use std::{
+    collections::HashMap,
+    panic::{AssertUnwindSafe, catch_unwind},
+    path::PathBuf,
+    sync::{
+        Arc,
+        atomic::{AtomicU64, Ordering},
+    },
+    time::Duration,
+};
+
+use devmap_driver::{Errno, Metadata, Open, OpenFlags};
+use parking_lot::Mutex;
+
+use crate::{
+    erase::{AnyDevice, AnyFile},
+    host::HostMemory,
+    trace::{Event, Trace},
+};
+
+/// A device at its path.
+pub(crate) struct DeviceEntry {
+    pub(crate) path: PathBuf,
+    pub(crate) name: String,
+    /// Its place among the devices of the run.
+    pub(crate) index: u64,
+    pub(crate) device: Box<dyn AnyDevice>,
+    pub(crate) metadata: Metadata,
+    /// Major and minor; 0:0 for a regular file.
+    pub(crate) number: (u32, u32),
+}
+
+impl DeviceEntry {
+    /// Runs a driver's method. A panic is reported and answered with `EIO`.
+    pub(crate) fn call<T>(
+        &self,
+        method: &'static str,
+        call: impl FnOnce(&dyn AnyDevice) -> Result<T, Errno>,
+    ) -> Result<T, Errno> {
+        catch_unwind(AssertUnwindSafe(|| call(&*self.device))).unwrap_or_else(|panic| {
+            let what = panic
+                .downcast_ref::<&str>()
+                .map(|text| (*text).to_owned())
+                .or_else(|| panic.downcast_ref::<String>().cloned())
+                .unwrap_or_else(|| "no message".to_owned());
+            crate::report(format_args!(
+                "{}: the driver {:?} panicked in {method}: {what}; the program gets EIO",
+                self.path.display(),
+                self.name
+            ));
+            Err(Errno::EIO)
+        })
+    }
+}
+
+/// One open file of a device (`struct file`).
+pub(crate) struct OpenFile {
+    pub(crate) id: u64,
+    pub(crate) device: Arc<DeviceEntry>,
+    pub(crate) flags: OpenFlags,
+    state: Option<AnyFile>,
+    /// The memories that were mapped through it, each with the token that tells
+    /// whether it still is. They are held here, so a driver that lets go of its
+    /// memory does not take it from under a program.
+    maps: Mutex<Vec<(HostMemory, u64)>>,
+    trace: Arc<Trace>,
+}
+
+impl OpenFile {
+    /// The driver's state.
+    pub(crate) fn state(&self) -> &AnyFile {
+        self.state.as_ref().expect("there until drop")
+    }
+
+    /// Notes a map through the token `id` of `memory`.
+    pub(crate) fn note_map(&self, memory: &HostMemory, id: u64) {
+        let mut maps = self.maps.lock();
+        if !maps.iter().any(|(other, other_id)| *other_id == id && other.is(memory)) {
+            maps.push((memory.clone(), id));
+        }
+    }
+
+    fn forget_tokens(&self) {
+        for (memory, _) in self.maps.lock().iter() {
+            memory.tokens().forget(self.id);
+        }
+    }
+
+    fn is_mapped(&self) -> bool {
+        let mut maps = self.maps.lock();
+        maps.retain(|(memory, id)| memory.tokens().is_live(*id));
+        !maps.is_empty()
+    }
+}
+
+impl Drop for OpenFile {
+    /// The driver's release.
+    fn drop(&mut self) {
+        let state = self.state.take();
+        let _ = self.device.call("release", |_| {
+            drop(state);
+            Ok(())
+        });
+        let event = Event {
+            device: &self.device.path,
+            tid: 0,
+            call: "release",
+            details: vec![("open", self.id.into())],
+            result: Ok(0),
+        };
+        self.trace.write(&event, Duration::ZERO);
+    }
+}
+
+/// The open files of a run.
+pub(crate) struct Opens {
+    next: AtomicU64,
+    files: Mutex<HashMap<u64, Arc<OpenFile>>>,
+    /// Closed by the program, still mapped by it.
+    closed: Mutex<HashMap<u64, Arc<OpenFile>>>,
+    trace: Arc<Trace>,
+}
+
+impl Opens {
+    /// Open files are numbered from `first` on.
+    pub(crate) fn new(first: u64, trace: Arc<Trace>) -> Opens {
+        Opens {
+            next: AtomicU64::new(first),
+            files: Mutex::default(),
+            closed: Mutex::default(),
+            trace,
+        }
+    }
+
+    /// A number for an open file that may come.
+    pub(crate) fn reserve(&self) -> u64 {
+        self.next.fetch_add(1, Ordering::Relaxed)
+    }
+
+    /// Calls the driver's open and keeps the file under `id`.
+    pub(crate) fn open(
+        &self,
+        id: u64,
+        device: &Arc<DeviceEntry>,
+        open: &Open,
+    ) -> Result<Arc<OpenFile>, Errno> {
+        let state = device.call("open", |driver| driver.open(open))?;
+        let file = Arc::new(OpenFile {
+            id,
+            device: device.clone(),
+            flags: open.flags,
+            state: Some(state),
+            maps: Mutex::default(),
+            trace: self.trace.clone(),
+        });
+        self.files.lock().insert(id, file.clone());
+        Ok(file)
+    }
+
+    pub(crate) fn get(&self, id: u64) -> Option<Arc<OpenFile>> {
+        self.files.lock().get(&id).cloned()
+    }
+
+    /// The last descriptor is gone. The driver's release follows when nothing is
+    /// mapped through the file any more.
+    pub(crate) fn close(&self, id: u64) {
+        let Some(file) = self.files.lock().remove(&id) else { return };
+        file.forget_tokens();
+        if file.is_mapped() {
+            self.closed.lock().insert(id, file);
+        }
+    }
+
+    /// A map through `file` has been made: had the file been closed meanwhile, its
+    /// tokens must not stay at hand, and its release waits for the unmap.
+    pub(crate) fn after_map(&self, file: &Arc<OpenFile>) {
+        if self.get(file.id).is_none() {
+            file.forget_tokens();
+            if file.is_mapped() {
+                self.closed.lock().insert(file.id, file.clone());
+            }
+        }
+    }
+
+    /// Releases closed files whose last map is gone. True when some still wait.
+    pub(crate) fn sweep(&self) -> bool {
+        let mut closed = self.closed.lock();
+        let gone: Vec<u64> =
+            closed.iter().filter(|(_, file)| !file.is_mapped()).map(|(id, _)| *id).collect();
+        let files: Vec<_> = gone.iter().filter_map(|id| closed.remove(id)).collect();
+        let waiting = !closed.is_empty();
+        drop(closed);
+        drop(files);
+        waiting
+    }
+
+    /// Releases everything: no program is left.
+    pub(crate) fn release_all(&self) {
+        let files = std::mem::take(&mut *self.files.lock());
+        let closed = std::mem::take(&mut *self.closed.lock());
+        drop((files, closed));
+    }
+}

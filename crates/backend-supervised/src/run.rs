@@ -1,0 +1,358 @@
+//! A run from its settings to its end: what each process of the tree does.
+
+use std::{
+    collections::BTreeSet,
+    ffi::OsString,
+    os::{
+        fd::AsFd,
+        linux::fs::MetadataExt,
+        unix::net::UnixStream,
+    },
+    path::{Path, PathBuf},
+    sync::{
+        Arc, OnceLock,
+        atomic::{AtomicBool, AtomicUsize, Ordering},
+    },
+    time::{Duration, Instant, SystemTime},
+};
+
+use devmap_driver::{Kind, Number};
+use devmap_fuse::RequestBuffer;
+use devmap_sys::{seccomp::{self, Listener}, stat::FileStatus};
+
+use crate::{
+    Core,
+    call::{WaitHook, Waiter},
+    devfs::Devfs,
+    erase::AnyDevice,
+    filter, handover,
+    host::Host,
+    namespace::{self, Prepared},
+    nodes::FIRST_OPEN,
+    notify::{self, Reaper, Watcher, is_readable},
+    opens::{DeviceEntry, Opens},
+    pool::{Pool, Turn},
+    trace::{Trace, TraceFormat},
+    tree::{self, Program, Role, SupervisorSide},
+};
+
+/// A device and the path at which the program finds it.
+pub struct Node {
+    /// An absolute path.
+    pub path: PathBuf,
+    /// The driver's name, for messages.
+    pub name: String,
+    /// The device.
+    pub device: Box<dyn AnyDevice>,
+}
+
+/// How devices come to be at their paths.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Mode {
+    /// By a namespace where the machine permits it, else trapped.
+    Auto,
+    /// By a private mount namespace.
+    Namespace,
+    /// By answering the system calls that take a path.
+    Trapped,
+}
+
+/// Makes the devices of a run.
+pub type MakeNodes = Box<dyn FnOnce(&Host) -> Result<Vec<Node>, String>>;
+
+/// What a run shall be.
+pub struct Settings {
+    /// Makes the devices, in the supervisor. An error is told to the user.
+    pub nodes: MakeNodes,
+    /// Where events are written, and how.
+    pub trace: Option<(PathBuf, TraceFormat)>,
+    /// Counts of calls at the end, on standard error.
+    pub stats: bool,
+    /// How devices come to be at their paths.
+    pub mode: Mode,
+}
+
+/// Runs a program with devices. Returns its exit status, or 125, 126 or 127 (see
+/// [`tree::run`]); does not return when the program died by a signal.
+///
+/// Must be called while the process has one thread: it forks.
+pub fn run(settings: Settings, program: OsString, args: Vec<OsString>) -> i32 {
+    let program = Program { file: program, args };
+    tree::run(&program, Supervised { settings: Some(settings), prepared: None })
+}
+
+/// The role of this home in the process tree.
+struct Supervised {
+    settings: Option<Settings>,
+    prepared: Option<(Core, Prepared)>,
+}
+
+impl Role for Supervised {
+    fn prepare(&mut self) -> Result<(), String> {
+        let settings = self.settings.take().ok_or("prepared twice")?;
+        let host = Host::new();
+        let nodes = (settings.nodes)(&host)?;
+        let trace = settings.trace.as_ref().map(|(path, format)| (path.as_path(), *format));
+        let trace = Trace::new(trace, settings.stats).map_err(|error| {
+            let path = settings.trace.as_ref().map(|(path, _)| path.display().to_string());
+            format!("cannot create the trace {}: {error}", path.unwrap_or_default())
+        })?;
+        let paths: Vec<PathBuf> = nodes
+            .iter()
+            .map(|node| {
+                node.path.strip_prefix("/dev").map(Path::to_owned).map_err(|_| {
+                    format!(
+                        "{}: a device has to be below /dev, where a private mount can hold it",
+                        node.path.display()
+                    )
+                })
+            })
+            .collect::<Result<_, _>>()?;
+        let prepared = namespace::prepare(&paths)
+            .map_err(|error| format!("cannot make a private /dev: {error}; see `devmap doctor`"))?;
+        let trace = Arc::new(trace);
+        let core = Core {
+            host,
+            devices: entries(nodes, &prepared),
+            opens: Opens::new(FIRST_OPEN, trace.clone()),
+            trace,
+            filled: Default::default(),
+            reaper: Reaper::new().map_err(|error| format!("cannot use inotify: {error}"))?,
+            watcher: Watcher::default(),
+            fuse_hook: Arc::new(Waits(AtomicUsize::new(0))),
+            devfs: OnceLock::new(),
+            mount_device: OnceLock::new(),
+            mapped: AtomicBool::new(false),
+            started: SystemTime::UNIX_EPOCH.elapsed().unwrap_or_default(),
+        };
+        self.prepared = Some((core, prepared));
+        Ok(())
+    }
+
+    fn enter(&mut self, channel: &UnixStream) -> Result<(), String> {
+        let (_, prepared) = self.prepared.take().ok_or("entered before prepared")?;
+        let Prepared { program, supervisor, .. } = prepared;
+        // Not this process's: dropping it here would unmount.
+        std::mem::forget(supervisor);
+        program.enter().map_err(|error| format!("cannot enter a private /dev: {error}"))?;
+        let device = std::fs::metadata("/dev")
+            .map_err(|error| format!("cannot look at the private /dev: {error}"))?
+            .st_dev();
+        let filter = filter::namespace().map_err(|error| error.to_string())?;
+        // Root may do without, and then setuid programs work as ever.
+        let listener = seccomp::install(&filter, !rustix::process::geteuid().is_root())
+            .or_else(|_| seccomp::install(&filter, true))
+            .map_err(|error| format!("cannot install the seccomp filter: {error}"))?;
+        handover::send(channel, device, &listener)
+            .map_err(|error| format!("cannot reach the supervisor: {error}"))
+    }
+
+    fn supervise(self, channel: UnixStream, tree: SupervisorSide) -> Result<(), String> {
+        let (core, prepared) = self.prepared.ok_or("supervising before prepared")?;
+        let Prepared { entries, mut supervisor, program, owner, .. } = prepared;
+        // The program's process has its own copy.
+        drop(program);
+        let core = Arc::new(core);
+        let Ok(fuse) = supervisor.channel() else {
+            // The program's process has told why.
+            tree.settled();
+            return Ok(());
+        };
+        let _ = core.devfs.set(Devfs::new(&core, fuse, &entries, owner));
+        let requests = serve_requests(&core);
+        let entered = supervisor.wait();
+        let listener = handover::receive(&channel)
+            .map_err(|error| format!("cannot receive the seccomp listener: {error}"))?;
+        let (Ok(_), Some((device, listener))) = (entered, listener) else {
+            tree.settled();
+            return Ok(());
+        };
+        let _ = core.mount_device.set(device);
+        let listener = Arc::new(Listener::from(listener));
+        // Only faster, and only since Linux 6.6.
+        let _ = listener.set_sync_wake();
+        let ended = serve_notifications(&core, &listener);
+        watch(&core);
+        wait_for_program(&core, &requests, &tree);
+        tree.settled();
+        // Others of its processes may live on.
+        let _ = ended.recv();
+        settle(&core, &requests);
+        core.opens.release_all();
+        Ok(())
+    }
+}
+
+/// The devices with their numbers: a number that the driver leaves to its home is the
+/// next free one of the majors for local use (240, Documentation/admin-guide/devices).
+fn entries(nodes: Vec<Node>, prepared: &Prepared) -> Vec<Arc<DeviceEntry>> {
+    const LOCAL_MAJOR: u32 = 240;
+    let mut taken: BTreeSet<String> = prepared
+        .entries
+        .char
+        .iter()
+        .map(|(name, _)| name.to_string_lossy().into_owned())
+        .collect();
+    let metadata: Vec<_> = nodes.iter().map(|node| node.device.metadata()).collect();
+    taken.extend(metadata.iter().filter_map(|metadata| match metadata.kind {
+        Kind::Character(Number::Fixed { major, minor }) => Some(format!("{major}:{minor}")),
+        _ => None,
+    }));
+    let mut minors = 0..;
+    nodes
+        .into_iter()
+        .zip(metadata)
+        .zip(0..)
+        .map(|((node, metadata), index)| {
+            let number = match metadata.kind {
+                Kind::Character(Number::Fixed { major, minor }) => (major, minor),
+                Kind::Character(Number::Dynamic) => {
+                    let free = minors.by_ref().find(|minor| {
+                        !taken.contains(&format!("{LOCAL_MAJOR}:{minor}"))
+                    });
+                    (LOCAL_MAJOR, free.unwrap_or(0))
+                }
+                Kind::Regular { .. } => (0, 0),
+            };
+            let Node { path, name, device } = node;
+            Arc::new(DeviceEntry { path, name, index, device, metadata, number })
+        })
+        .collect()
+}
+
+impl Core {
+    /// What `stat` shows of a device.
+    pub(crate) fn status_of(&self, device: &DeviceEntry) -> FileStatus {
+        let node = self.devfs.get().map(|devfs| (devfs.node_of(device.index), devfs.owner()));
+        let (inode, (uid, gid)) = node.unwrap_or((0, (0, 0)));
+        FileStatus {
+            device: self.mount_device.get().copied().unwrap_or(0),
+            inode,
+            mode: libc::S_IFCHR | u32::from(device.metadata.mode),
+            links: 1,
+            uid,
+            gid,
+            number: device.number,
+            size: 0,
+            block_size: 4096,
+            time: self.started,
+        }
+    }
+}
+
+/// Counts FUSE requests whose driver waits.
+struct Waits(AtomicUsize);
+
+impl WaitHook for Waits {
+    fn begin(&self, _waiter: &Arc<Waiter>) {
+        self.0.fetch_add(1, Ordering::SeqCst);
+    }
+
+    fn end(&self, _waiter: &Arc<Waiter>) {
+        self.0.fetch_sub(1, Ordering::SeqCst);
+    }
+
+    fn waiting(&self) -> usize {
+        self.0.load(Ordering::SeqCst)
+    }
+}
+
+fn serve_requests(core: &Arc<Core>) -> Arc<Pool> {
+    let core = core.clone();
+    Pool::start("devmap-fuse", move || {
+        let core = core.clone();
+        let mut buffer = RequestBuffer::new();
+        let turn: Turn = Box::new(move |received| {
+            let Some(devfs) = core.devfs.get() else { return false };
+            match devfs.receive(&mut buffer) {
+                Ok(Some(request)) => {
+                    received();
+                    devfs.serve(&core, request);
+                    true
+                }
+                Ok(None) => false,
+                Err(error) => {
+                    crate::report_once(format_args!("cannot receive FUSE requests: {error}"));
+                    false
+                }
+            }
+        });
+        turn
+    })
+}
+
+/// Serves notifications; the receiver hears when no process is left to send any.
+fn serve_notifications(
+    core: &Arc<Core>,
+    listener: &Arc<Listener>,
+) -> std::sync::mpsc::Receiver<()> {
+    let (ended, hears) = std::sync::mpsc::channel();
+    let (core, listener) = (core.clone(), listener.clone());
+    Pool::start("devmap-notify", move || {
+        let (core, listener, ended) = (core.clone(), listener.clone(), ended.clone());
+        let turn: Turn = Box::new(move |received| match listener.recv() {
+            Ok(Some(notification)) => {
+                received();
+                notify::serve(&core, &listener, &notification);
+                true
+            }
+            Ok(None) => {
+                let _ = ended.send(());
+                false
+            }
+            Err(error) => {
+                crate::report_once(format_args!("cannot receive notifications: {error}"));
+                let _ = ended.send(());
+                false
+            }
+        });
+        turn
+    });
+    hears
+}
+
+/// Starts the threads that watch.
+fn watch(core: &Arc<Core>) {
+    let watching = core.clone();
+    let reaping = core.clone();
+    let spawn = |name: &str, run: Box<dyn FnOnce() + Send>| {
+        if let Err(error) = std::thread::Builder::new().name(name.into()).spawn(run) {
+            crate::report(format_args!("cannot start the thread {name}: {error}"));
+        }
+    };
+    spawn("devmap-signals", Box::new(move || watching.watcher.run()));
+    spawn(
+        "devmap-reaper",
+        Box::new(move || {
+            if let Err(error) = reaping.reaper.run(&reaping) {
+                crate::report(format_args!("cannot read inotify events: {error}"));
+            }
+        }),
+    );
+}
+
+/// Waits for the program's end, and until all that it did is accounted for.
+fn wait_for_program(core: &Core, requests: &Pool, tree: &SupervisorSide) {
+    use rustix::event::{PollFd, PollFlags, poll};
+    let mut fds = [PollFd::new(&tree.program_ended, PollFlags::IN)];
+    let _ = rustix::io::retry_on_intr(|| poll(&mut fds, None));
+    settle(core, requests);
+    if let Some(table) = core.trace.stats_table() {
+        crate::report(format_args!("what was served:\n{table}"));
+    }
+}
+
+/// The kernel queues the closes of a process before its parent can reap it, so what is
+/// left is to serve the queue. A driver that blocks without telling its home is not
+/// waited for beyond a while.
+fn settle(core: &Core, requests: &Pool) {
+    let deadline = Instant::now() + Duration::from_secs(2);
+    let quiet = || {
+        let queue = core.devfs.get().is_some_and(|devfs| is_readable(devfs.channel().as_fd()));
+        !queue && requests.is_quiet(core.fuse_hook.waiting())
+    };
+    while !quiet() && Instant::now() < deadline {
+        std::thread::sleep(Duration::from_micros(200));
+    }
+    core.opens.sweep();
+}

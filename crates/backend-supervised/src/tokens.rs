@@ -1,0 +1,121 @@
+//! The files through which clients map a memory, and whether any client still does.
+//!
+//! A client maps a memory through an open file of its memfd that lives in no
+//! descriptor of the client: only its maps hold it, over fork and partial unmap
+//! alike. Each such file, a token, holds an open-file-description lock on a byte of
+//! its own, which the kernel drops with the last map. So the lock table of the memfd
+//! says who maps, and an inotify event of the file's close says when to look.
+
+use std::{
+    collections::HashMap,
+    io,
+    os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd},
+    sync::{
+        Arc,
+        atomic::{AtomicU64, Ordering},
+    },
+};
+
+use devmap_sys::memfd;
+use nix::fcntl::{FcntlArg, fcntl};
+use parking_lot::Mutex;
+
+/// One file through which clients map.
+pub(crate) struct Token {
+    pub(crate) file: OwnedFd,
+    pub(crate) id: u64,
+}
+
+/// Who asked for a token: an open file of the device, and whether it may write.
+pub(crate) type Holder = (u64, bool);
+
+/// The tokens of one memory.
+pub(crate) struct Tokens {
+    memfd: OwnedFd,
+    inode: u64,
+    next: AtomicU64,
+    /// Tokens kept at hand while their open file is open, so that its next map costs
+    /// no reopening.
+    cached: Mutex<HashMap<Holder, Arc<Token>>>,
+    watched: Mutex<bool>,
+}
+
+impl Tokens {
+    pub(crate) fn new(memfd: OwnedFd) -> io::Result<Tokens> {
+        let inode = rustix::fs::fstat(&memfd)?.st_ino;
+        Ok(Tokens {
+            memfd,
+            inode,
+            next: AtomicU64::new(0),
+            cached: Mutex::default(),
+            watched: Mutex::new(false),
+        })
+    }
+
+    pub(crate) fn inode(&self) -> u64 {
+        self.inode
+    }
+
+    /// The token of `holder`.
+    pub(crate) fn get(&self, holder: Holder) -> io::Result<Arc<Token>> {
+        let mut cached = self.cached.lock();
+        if let Some(token) = cached.get(&holder) {
+            return Ok(token.clone());
+        }
+        let file = memfd::reopen(self.memfd.as_fd(), !holder.1)?;
+        let id = self.next.fetch_add(1, Ordering::Relaxed);
+        let lock = lock_of(id, libc::F_RDLCK);
+        fcntl(&file, FcntlArg::F_OFD_SETLK(&lock))?;
+        let token = Arc::new(Token { file, id });
+        cached.insert(holder, token.clone());
+        Ok(token)
+    }
+
+    /// Forgets the cached tokens of an open file: from here on only maps hold them.
+    pub(crate) fn forget(&self, open: u64) {
+        self.cached.lock().retain(|holder, _| holder.0 != open);
+    }
+
+    /// Whether a client, or a map being made, holds the token.
+    pub(crate) fn is_live(&self, id: u64) -> bool {
+        self.is_locked(lock_of(id, libc::F_WRLCK))
+    }
+
+    /// Whether any client maps the memory.
+    pub(crate) fn is_mapped(&self) -> bool {
+        self.cached.lock().clear();
+        let all = libc::flock { l_start: 0, l_len: 0, ..lock_of(0, libc::F_WRLCK) };
+        self.is_locked(all)
+    }
+
+    /// A lock that cannot be asked for counts as held: what a client maps is never
+    /// taken for free.
+    fn is_locked(&self, mut lock: libc::flock) -> bool {
+        let asked = fcntl(&self.memfd, FcntlArg::F_OFD_GETLK(&mut lock));
+        asked.is_err() || i32::from(lock.l_type) != libc::F_UNLCK
+    }
+
+    /// Has `inotify` report each close of a file of this memory, from the first map
+    /// on.
+    pub(crate) fn watch(&self, inotify: BorrowedFd<'_>) -> io::Result<()> {
+        let mut watched = self.watched.lock();
+        if !*watched {
+            let flags = rustix::fs::inotify::WatchFlags::CLOSE_WRITE
+                | rustix::fs::inotify::WatchFlags::CLOSE_NOWRITE;
+            let path = format!("/proc/self/fd/{}", self.memfd.as_raw_fd());
+            rustix::fs::inotify::add_watch(inotify, path, flags)?;
+            *watched = true;
+        }
+        Ok(())
+    }
+}
+
+fn lock_of(id: u64, kind: i32) -> libc::flock {
+    libc::flock {
+        l_type: kind as libc::c_short,
+        l_whence: libc::SEEK_SET as libc::c_short,
+        l_start: id as libc::off_t,
+        l_len: 1,
+        l_pid: 0,
+    }
+}
