@@ -216,6 +216,7 @@ fn run(
     drop(program);
     let entered = match supervisor.channel() {
         Ok(channel) => {
+            let channel = channel.with_readdirplus();
             let server = std::thread::spawn(move || tree.serve(&channel));
             let entered = supervisor.wait();
             (entered, Some(server))
@@ -372,6 +373,11 @@ impl Tree {
         Attr { uid: self.owner.0, gid: self.owner.1, ..Attr::new(id, mode) }
     }
 
+    fn entry(&self, nodeid: u64) -> Entry {
+        let (entry_valid, attr_valid) = (Duration::MAX, Duration::MAX);
+        Entry { nodeid, generation: 0, entry_valid, attr_valid, attr: self.attr(nodeid) }
+    }
+
     fn serve(&self, channel: &Channel) {
         let mut buffer = RequestBuffer::new();
         while let Some(request) = channel.receive(&mut buffer).expect("receive") {
@@ -380,14 +386,7 @@ impl Tree {
             let sent = match (request.operation, self.node(id.max(1))) {
                 (Operation::Lookup { name }, Node::Directory(children)) => {
                     match children.get(name) {
-                        Some(&nodeid) => {
-                            let valid = Duration::MAX;
-                            let attr = self.attr(nodeid);
-                            let (entry_valid, attr_valid) = (valid, valid);
-                            let entry =
-                                Entry { nodeid, generation: 0, entry_valid, attr_valid, attr };
-                            channel.reply_entry(unique, &entry)
-                        }
+                        Some(&id) => channel.reply_entry(unique, &self.entry(id)),
                         None => error(Errno::NOENT),
                     }
                 }
@@ -397,10 +396,12 @@ impl Tree {
                 (Operation::Open { .. } | Operation::Opendir { .. }, _) => {
                     channel.reply_open(unique, 0, open_flags::DIRECT_IO)
                 }
-                (Operation::Readdir { offset, size, .. }, Node::Directory(children)) => {
+                (Operation::Readdirplus { offset, size, .. }, Node::Directory(children)) => {
                     let mut list = DirBuffer::new(size);
                     for (at, (name, &id)) in children.iter().enumerate().skip(offset as usize) {
-                        if !list.push(id, at as u64 + 1, self.attr(id).mode, name) {
+                        let entry = self.entry(id);
+                        let (next, mode) = (at as u64 + 1, entry.attr.mode);
+                        if !list.push_plus(Some(&entry), id, next, mode, name) {
                             break;
                         }
                     }

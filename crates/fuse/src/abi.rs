@@ -13,6 +13,7 @@ pub(crate) const MINOR_MAX: u32 = 38;
 pub(crate) const ASYNC_READ: u32 = 1 << 0;
 pub(crate) const ATOMIC_O_TRUNC: u32 = 1 << 3;
 pub(crate) const BIG_WRITES: u32 = 1 << 5;
+pub(crate) const DO_READDIRPLUS: u32 = 1 << 13;
 pub(crate) const PARALLEL_DIROPS: u32 = 1 << 18;
 pub(crate) const MAX_PAGES: u32 = 1 << 22;
 
@@ -62,6 +63,7 @@ pub(crate) mod opcode {
     pub(crate) const IOCTL: u32 = 39;
     pub(crate) const POLL: u32 = 40;
     pub(crate) const BATCH_FORGET: u32 = 42;
+    pub(crate) const READDIRPLUS: u32 = 44;
     pub(crate) const RENAME2: u32 = 45;
     pub(crate) const LSEEK: u32 = 46;
     pub(crate) const TMPFILE: u32 = 51;

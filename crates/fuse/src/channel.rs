@@ -2,7 +2,7 @@
 //! negotiation. What requests mean is the caller's.
 
 use crate::abi;
-use crate::reply::{Attr, Entry, Statfs};
+use crate::reply::{Attr, Entry, Statfs, seconds};
 use crate::request::{self, Malformed, Request};
 use rustix::event::{PollFd, PollFlags, poll};
 use rustix::io::Errno;
@@ -47,6 +47,8 @@ impl Default for RequestBuffer {
 #[derive(Debug)]
 pub struct Channel {
     fd: OwnedFd,
+    /// Flags of `FUSE_INIT` to be agreed on, if the kernel offers them.
+    wanted: u32,
 }
 
 impl AsFd for Channel {
@@ -58,7 +60,18 @@ impl AsFd for Channel {
 impl Channel {
     /// Serves `fd`, an open `/dev/fuse` that is the `fd` option of a mount.
     pub fn new(fd: OwnedFd) -> Channel {
-        Channel { fd }
+        let wanted = abi::ASYNC_READ
+            | abi::ATOMIC_O_TRUNC
+            | abi::BIG_WRITES
+            | abi::PARALLEL_DIROPS
+            | abi::MAX_PAGES;
+        Channel { fd, wanted }
+    }
+
+    /// Asks the kernel to list directories by `Readdirplus` always, so that no lookups follow.
+    /// To be said before the first [`Channel::receive`].
+    pub fn with_readdirplus(self) -> Channel {
+        Channel { wanted: self.wanted | abi::DO_READDIRPLUS, ..self }
     }
 
     /// Waits for the next request; `None` when the file system is unmounted or aborted.
@@ -128,7 +141,7 @@ impl Channel {
     fn init(&self, unique: u64, body: &[u8]) -> io::Result<()> {
         let answer = abi::InitIn::read_from_prefix(body)
             .map_err(|_| Errno::PROTO)
-            .and_then(|(offer, _)| negotiate(&offer));
+            .and_then(|(offer, _)| negotiate(&offer, self.wanted));
         match answer {
             Ok(answer) => self.reply(unique, Ok(answer.as_bytes())),
             Err(error) => {
@@ -198,7 +211,7 @@ impl Channel {
     /// See [`Channel`].
     pub fn reply_attr(&self, unique: u64, attr: &Attr, valid: Duration) -> io::Result<()> {
         let answer = abi::AttrOut {
-            attr_valid: valid.as_secs(),
+            attr_valid: seconds(valid),
             attr_valid_nsec: valid.subsec_nanos(),
             dummy: 0,
             attr: attr.raw(),
@@ -325,7 +338,7 @@ impl Channel {
 }
 
 /// Our answer to the kernel's `FUSE_INIT`.
-fn negotiate(offer: &abi::InitIn) -> Result<abi::InitOut, Errno> {
+fn negotiate(offer: &abi::InitIn, wanted: u32) -> Result<abi::InitOut, Errno> {
     if offer.major > abi::KERNEL_VERSION {
         // The kernel reads the major number only, and asks again with that.
         return Ok(abi::InitOut {
@@ -337,11 +350,6 @@ fn negotiate(offer: &abi::InitIn) -> Result<abi::InitOut, Errno> {
     if offer.major < abi::KERNEL_VERSION || offer.minor < abi::MINOR_MIN {
         return Err(Errno::PROTO);
     }
-    let wanted = abi::ASYNC_READ
-        | abi::ATOMIC_O_TRUNC
-        | abi::BIG_WRITES
-        | abi::PARALLEL_DIROPS
-        | abi::MAX_PAGES;
     Ok(abi::InitOut {
         major: abi::KERNEL_VERSION,
         minor: offer.minor.min(abi::MINOR_MAX),

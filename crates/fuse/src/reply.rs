@@ -93,13 +93,18 @@ impl Entry {
         abi::EntryOut {
             nodeid: self.nodeid,
             generation: self.generation,
-            entry_valid: self.entry_valid.as_secs(),
-            attr_valid: self.attr_valid.as_secs(),
+            entry_valid: seconds(self.entry_valid),
+            attr_valid: seconds(self.attr_valid),
             entry_valid_nsec: self.entry_valid.subsec_nanos(),
             attr_valid_nsec: self.attr_valid.subsec_nanos(),
             attr: self.attr.raw(),
         }
     }
+}
+
+/// The seconds of a validity, at most 68 years: the kernel adds them to its clock.
+pub(crate) fn seconds(valid: Duration) -> u64 {
+    valid.as_secs().min(u64::from(u32::MAX >> 1))
 }
 
 /// The numbers of a device node as [`Attr::rdev`] wants them (the kernel's `new_encode_dev`:
@@ -144,7 +149,7 @@ impl Statfs {
     }
 }
 
-/// The answer to a `FUSE_READDIR`, filled entry by entry until it is full.
+/// The answer to a `FUSE_READDIR` or `FUSE_READDIRPLUS`, filled entry by entry until it is full.
 #[derive(Clone, Debug)]
 pub struct DirBuffer {
     bytes: Vec<u8>,
@@ -163,14 +168,37 @@ impl DirBuffer {
     /// not be 0. `mode` has the type of the node (`S_IFDIR`, ...); its permissions do not count.
     #[must_use]
     pub fn push(&mut self, ino: u64, next: u64, mode: u32, name: &[u8]) -> bool {
+        self.append(&[], ino, next, mode, name)
+    }
+
+    /// Adds an entry to the answer to a `FUSE_READDIRPLUS`, as [`DirBuffer::push`].
+    ///
+    /// `entry` is what a lookup of the name would answer, and counts one reference to its node
+    /// just so, when this gives true. With `None`, and for `.` and `..`, the kernel takes the
+    /// name alone and looks it up when it needs to.
+    #[must_use]
+    pub fn push_plus(
+        &mut self,
+        entry: Option<&Entry>,
+        ino: u64,
+        next: u64,
+        mode: u32,
+        name: &[u8],
+    ) -> bool {
+        let entry = entry.map_or_else(abi::EntryOut::default, Entry::raw);
+        self.append(entry.as_bytes(), ino, next, mode, name)
+    }
+
+    fn append(&mut self, entry: &[u8], ino: u64, next: u64, mode: u32, name: &[u8]) -> bool {
         let Ok(namelen) = u32::try_from(name.len()) else { return false };
-        let end = self.bytes.len() + size_of::<abi::Dirent>() + name.len();
+        let end = self.bytes.len() + entry.len() + size_of::<abi::Dirent>() + name.len();
         let padded = end.next_multiple_of(8);
         if padded > self.limit {
             return false;
         }
         let kind = (mode & 0o170000) >> 12;
         let head = abi::Dirent { ino, off: next, namelen, kind };
+        self.bytes.extend_from_slice(entry);
         self.bytes.extend_from_slice(head.as_bytes());
         self.bytes.extend_from_slice(name);
         self.bytes.resize(padded, 0);

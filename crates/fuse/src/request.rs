@@ -74,6 +74,17 @@ pub enum Operation<'a> {
         /// Most bytes of an answer.
         size: u32,
     },
+    /// `getdents`, by which the kernel takes the place of lookups too: answer as to
+    /// [`Operation::Readdir`], but with [`crate::DirBuffer::push_plus`]. Sent instead of that
+    /// one if [`crate::Channel::with_readdirplus`] was asked for.
+    Readdirplus {
+        /// The open directory.
+        fh: u64,
+        /// 0, or the offset that the last entry taken carries.
+        offset: u64,
+        /// Most bytes of an answer.
+        size: u32,
+    },
     /// Last close of a directory: answer `reply_empty`.
     Releasedir {
         /// The directory.
@@ -299,6 +310,10 @@ fn operation(code: u32, body: &[u8]) -> Option<Operation<'_>> {
         opcode::READDIR => {
             let (args, _) = take::<abi::ReadIn>(body)?;
             Operation::Readdir { fh: args.fh, offset: args.offset, size: args.size }
+        }
+        opcode::READDIRPLUS => {
+            let (args, _) = take::<abi::ReadIn>(body)?;
+            Operation::Readdirplus { fh: args.fh, offset: args.offset, size: args.size }
         }
         opcode::RELEASEDIR => Operation::Releasedir { fh: take::<abi::ReleaseIn>(body)?.0.fh },
         opcode::OPEN => Operation::Open { flags: take::<abi::OpenIn>(body)?.0.flags },
