@@ -67,7 +67,7 @@ impl Devfs {
         owner: (u32, u32),
     ) -> Devfs {
         Devfs {
-            channel: Arc::new(channel),
+            channel: Arc::new(channel.with_readdirplus()),
             nodes: Nodes::new(&core.devices, entries),
             owner,
             in_progress: Mutex::default(),
@@ -139,7 +139,9 @@ impl Devfs {
                 _ => channel.reply_error(unique, libc::EINVAL),
             },
             Operation::Opendir { .. } => channel.reply_open(unique, 0, open_flags::CACHE_DIR),
-            Operation::Readdir { offset, size, .. } => self.readdir(unique, nodeid, offset, size),
+            Operation::Readdirplus { offset, size, .. } => {
+                self.readdir(core, unique, nodeid, offset, size)
+            }
             Operation::Open { flags } => self.open(core, &request.header, flags),
             Operation::Read { fh, offset, size, flags } => {
                 self.read(core, &request.header, fh, offset, size, flags)
@@ -176,11 +178,15 @@ impl Devfs {
             // A device without fsync.
             Operation::Fsync { .. } => channel.reply_error(unique, libc::EINVAL),
             Operation::Lseek { .. } => channel.reply_error(unique, libc::EINVAL),
+            // Only regular files have fallocate (vfs_fallocate).
+            Operation::Other { opcode: devmap_fuse::FALLOCATE } => {
+                channel.reply_error(unique, libc::ENODEV)
+            }
             Operation::ChangeTree { .. } => channel.reply_error(unique, libc::EROFS),
             Operation::Access { .. }
             | Operation::Getxattr { .. }
             | Operation::Listxattr { .. }
-            | Operation::Readdirplus { .. }
+            | Operation::Readdir { .. }
             | Operation::Other { .. } => channel.reply_error(unique, libc::ENOSYS),
         };
     }
@@ -246,7 +252,16 @@ impl Devfs {
         Some(attr)
     }
 
-    fn readdir(&self, unique: u64, node: u64, offset: u64, size: u32) -> io::Result<()> {
+    /// Lists a directory, with the nodes of everything but devices: the binds of a new name
+    /// space then need no lookups. Devices have to be looked up by whoever wants them.
+    fn readdir(
+        &self,
+        core: &Core,
+        unique: u64,
+        node: u64,
+        offset: u64,
+        size: u32,
+    ) -> io::Result<()> {
         let Some(Content::Directory(children)) = self.nodes.content(node) else {
             return self.channel.reply_error(unique, libc::ENOTDIR);
         };
@@ -263,7 +278,17 @@ impl Devfs {
                 Some(Content::Placeholder) | None => 0,
                 Some(Content::Text(_)) => libc::S_IFREG,
             };
-            if !buffer.push(child, next, mode, name) {
+            let entry = match self.nodes.content(child) {
+                Some(Content::Device(_)) | None => None,
+                Some(_) => self.attr(core, child).map(|attr| Entry {
+                    nodeid: child,
+                    generation: 0,
+                    entry_valid: FOR_EVER,
+                    attr_valid: FOR_EVER,
+                    attr,
+                }),
+            };
+            if !buffer.push_plus(entry.as_ref(), child, next, mode, name) {
                 break;
             }
         }
