@@ -65,6 +65,8 @@ fn be_first() -> io::Result<ExitCode> {
     ] {
         let line = line_of(&maps, mapping.address()).unwrap_or("(no line)");
         right &= line.contains(" rw-s ");
+        // The kernel pads the name to a column of its own.
+        let line = line.split_whitespace().collect::<Vec<_>>().join(" ");
         writeln!(out, "  {line}\n    {QUIET}{what}{QUIET:#}")?;
     }
 
@@ -91,7 +93,7 @@ fn be_first() -> io::Result<ExitCode> {
         let (errno, name) = documented;
         let answer = map(file, offset, length).err().and_then(|error| error.raw_os_error());
         let (pages, at) = (length / page, offset / page);
-        write!(out, "  {path}: {pages:>2} pages from page {at:>2}  ")?;
+        write!(out, "  {path}: length {pages:>2}, offset {at:>2} (pages)  ")?;
         match answer {
             Some(answer) if answer == errno.raw_os_error() => {
                 writeln!(out, "{GOOD}{name}{GOOD:#}")?
