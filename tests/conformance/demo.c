@@ -102,6 +102,8 @@ static void refusals(void)
 	MAPS("no_descriptor", EBADF, mmap(NULL, page, RW, MAP_SHARED, -1, 0));
 	MAPS("path_descriptor", EBADF, mmap(NULL, page, RW, MAP_SHARED, path_only, 0));
 	close(path_only);
+	MAPS("high_half_of_the_descriptor", 0,
+	     syscall(SYS_mmap, 0, page, RW, MAP_SHARED, (1L << 32) | (unsigned)fd, 0L));
 }
 
 static void rights(void)

@@ -50,6 +50,7 @@ pub(crate) fn namespace() -> Result<Filter, AssembleError> {
     let ioctl = on(&mut asm, nr::IOCTL);
     let statx = on(&mut asm, nr::STATX);
     let mremap = on(&mut asm, nr::MREMAP);
+    let madvise = on(&mut asm, nr::MADVISE);
     asm.jump_if_eq(nr::REMAP_FILE_PAGES, notify);
     asm.jump(allow);
 
@@ -96,6 +97,11 @@ pub(crate) fn namespace() -> Result<Filter, AssembleError> {
     // Growth, and old_size 0, which makes a second map: new_size > old_size.
     asm.bind(mremap);
     asm.jump_if_arg_greater(2, 1, notify);
+    asm.jump(allow);
+
+    asm.bind(madvise);
+    asm.load_arg_low(2);
+    asm.jump_if_eq(libc::MADV_REMOVE as u32, notify);
     asm.jump(allow);
 
     asm.bind(notify);

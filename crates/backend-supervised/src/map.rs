@@ -8,7 +8,10 @@ use std::{io, sync::Arc};
 use devmap_driver::{
     AreaFlags, Errno, Memory, NewArea, Plan, Platform, Protection, Sharing, Source,
 };
-use devmap_sys::{arch::nr, seccomp::Reply};
+use devmap_sys::{
+    arch::{ADDRESS_SPACE, nr},
+    seccomp::Reply,
+};
 use serde_json::Value;
 
 use crate::{
@@ -123,7 +126,7 @@ fn area_of(core: &Core, file: &OpenFile, request: &Request) -> Result<NewArea, E
         return Err(Errno::EINVAL);
     }
     let pages = page.pages_for(request.len);
-    if page.offset_of(pages).is_none_or(|len| i64::try_from(len).is_err()) {
+    if page.offset_of(pages).is_none_or(|len| len > ADDRESS_SPACE) {
         return Err(Errno::ENOMEM);
     }
     let first_page = page.page_of(request.offset);

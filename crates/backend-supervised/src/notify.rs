@@ -102,6 +102,8 @@ pub(crate) fn serve(core: &Arc<Core>, listener: &Arc<Listener>, notification: &N
         // Growing a device's map, or doubling it by old_size 0, would reach pages that
         // the plan did not give. The kernel refuses it by VM_DONTEXPAND.
         nr::MREMAP => refuse_on_memory(core, &call, Errno::EFAULT),
+        // MADV_REMOVE: a device has no holes to punch (no fallocate method).
+        nr::MADVISE => refuse_on_memory(core, &call, Errno::EOPNOTSUPP),
         nr::REMAP_FILE_PAGES => refuse_on_memory(core, &call, Errno::EINVAL),
         _ => call.answer(Reply::Continue),
     }
@@ -403,9 +405,9 @@ impl Reaper {
     }
 }
 
-/// Whether a read would not wait.
+/// Whether there is something to read. A source at its end has nothing.
 pub(crate) fn is_readable(fd: BorrowedFd<'_>) -> bool {
     use rustix::event::{PollFd, PollFlags, Timespec, poll};
     let mut fds = [PollFd::from_borrowed_fd(fd, PollFlags::IN)];
-    poll(&mut fds, Some(&Timespec::default())).is_ok_and(|ready| ready > 0)
+    poll(&mut fds, Some(&Timespec::default())).is_ok() && fds[0].revents().contains(PollFlags::IN)
 }

@@ -6,7 +6,7 @@
 
 use std::sync::{
     Arc,
-    atomic::{AtomicUsize, Ordering},
+    atomic::{AtomicBool, AtomicUsize, Ordering},
 };
 
 use devmap_sys::arch::nr;
@@ -27,6 +27,7 @@ pub(crate) struct Pool {
     idle: AtomicUsize,
     /// All threads, by number.
     threads: Mutex<Vec<u32>>,
+    over: AtomicBool,
 }
 
 /// More threads than this do not stay when there is nothing to do.
@@ -42,6 +43,7 @@ impl Pool {
             make: Box::new(make),
             idle: AtomicUsize::new(0),
             threads: Mutex::default(),
+            over: AtomicBool::new(false),
         });
         pool.spawn();
         pool
@@ -53,6 +55,11 @@ impl Pool {
         let threads = self.threads.lock();
         let receiving = threads.iter().filter(|tid| client::blocked_in(**tid).is_some_and(|(call, _)| call == nr::READ));
         receiving.count() + waiting >= threads.len()
+    }
+
+    /// Whether the source is at its end.
+    pub(crate) fn is_over(&self) -> bool {
+        self.over.load(Ordering::SeqCst)
     }
 
     fn spawn(self: &Arc<Pool>) {
@@ -78,6 +85,9 @@ impl Pool {
                 }
             };
             let more = turn(&received);
+            if !more {
+                self.over.store(true, Ordering::SeqCst);
+            }
             // At its end the source gave no request, so this thread is idle still.
             let idle = if more { self.idle.fetch_add(1, Ordering::SeqCst) } else { usize::MAX };
             if idle >= KEEP_IDLE {

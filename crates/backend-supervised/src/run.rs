@@ -132,8 +132,8 @@ impl Role for Supervised {
     fn enter(&mut self, channel: &UnixStream) -> Result<(), String> {
         let (_, prepared) = self.prepared.take().ok_or("entered before prepared")?;
         let Prepared { program, supervisor, .. } = prepared;
-        // Not this process's: dropping it here would unmount.
-        std::mem::forget(supervisor);
+        // Only the supervisor may hold the file system's descriptor: its death has to end it.
+        drop(supervisor);
         program.enter().map_err(|error| format!("cannot enter a private /dev: {error}"))?;
         let device = std::fs::metadata("/dev")
             .map_err(|error| format!("cannot look at the private /dev: {error}"))?
@@ -177,7 +177,6 @@ impl Role for Supervised {
         tree.settled();
         // Others of its processes may live on.
         let _ = ended.recv();
-        settle(&core, &requests);
         core.opens.release_all();
         Ok(())
     }
@@ -355,4 +354,9 @@ fn settle(core: &Core, requests: &Pool) {
         std::thread::sleep(Duration::from_micros(200));
     }
     core.opens.sweep();
+    if requests.is_over() {
+        // The last process that could see the devices is gone, and the kernel may have
+        // thrown away what it still had to say.
+        core.opens.release_all();
+    }
 }

@@ -61,6 +61,9 @@ pub const ROOT_ID: u64 = 1;
 /// 4 KiB: `max_write` and 256 `max_pages`.
 pub const MAX_WRITE: usize = 1 << 20;
 
+/// The opcode of `fallocate`, which comes as [`Operation::Other`].
+pub const FALLOCATE: u32 = 43;
+
 /// Flags of [`Channel::reply_open`]. A kernel that does not know one ignores it.
 pub mod open_flags {
     /// Reads and writes go to the server one by one, past the page cache (`FOPEN_DIRECT_IO`).

@@ -85,7 +85,7 @@ use aarch64 as current;
 #[cfg(target_arch = "x86_64")]
 use x86_64 as current;
 
-pub use current::{AUDIT_ARCH, Registers, SYSCALL_INSTRUCTION_LEN, nr};
+pub use current::{ADDRESS_SPACE, AUDIT_ARCH, Registers, SYSCALL_INSTRUCTION_LEN, nr};
 pub(crate) use current::{copy_from_shared, copy_to_shared};
 
 #[cfg(test)]

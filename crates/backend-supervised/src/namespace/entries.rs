@@ -96,7 +96,8 @@ impl DevEntries {
 /// Opening `ptmx` looks for `pts` in the same directory of the same file system
 /// (`devpts_acquire`), so a bind of the node alone gives `ENOENT`. The node in `pts` serves as
 /// well, but hosts (other than containers) close it to ordinary users; there the old `/dev` as a
-/// whole has to have a place.
+/// whole has to have a place. Terminals made there are the same, and can be opened in `/dev/pts`;
+/// but `ttyname` says `/dev/.devmap/pts/0`.
 fn terminals() -> Option<PathBuf> {
     let node = std::fs::metadata("/dev/pts/ptmx").ok()?;
     let open = node.permissions().mode() & 0o666 == 0o666;

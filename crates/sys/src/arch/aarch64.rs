@@ -5,6 +5,10 @@ use std::ptr;
 /// `AUDIT_ARCH_AARCH64`: what a filter must find in `seccomp_data.arch`.
 pub const AUDIT_ARCH: u32 = 0xc000_00b7;
 
+/// The most bytes that one map can have: the address space of a program
+/// (`TASK_SIZE`, with addresses of 48 bits).
+pub const ADDRESS_SPACE: u64 = 1 << 48;
+
 /// Bytes of the `svc` instruction.
 pub const SYSCALL_INSTRUCTION_LEN: u64 = 4;
 

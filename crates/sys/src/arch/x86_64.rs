@@ -5,6 +5,10 @@ use std::arch::asm;
 /// `AUDIT_ARCH_X86_64`: what a filter must find in `seccomp_data.arch`.
 pub const AUDIT_ARCH: u32 = 0xc000_003e;
 
+/// The most bytes that one map can have: the address space of a program
+/// (`TASK_SIZE`, with four levels of page tables).
+pub const ADDRESS_SPACE: u64 = (1 << 47) - 4096;
+
 /// Bytes of the `syscall` instruction.
 pub const SYSCALL_INSTRUCTION_LEN: u64 = 2;
 
