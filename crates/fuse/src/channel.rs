@@ -159,7 +159,7 @@ impl Channel {
     pub fn reply(&self, unique: u64, result: Result<&[u8], i32>) -> io::Result<()> {
         match result {
             Ok(data) => self.send(unique, 0, &[data]),
-            Err(errno) => self.send(unique, -errno.abs(), &[]),
+            Err(errno) => self.send(unique, -errno.saturating_abs(), &[]),
         }
     }
 
@@ -362,4 +362,114 @@ fn negotiate(offer: &abi::InitIn, wanted: u32) -> Result<abi::InitOut, Errno> {
         max_pages: (crate::MAX_WRITE / 4096) as u16,
         ..Default::default()
     })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn offer(major: u32, minor: u32, flags: u32) -> abi::InitIn {
+        abi::InitIn { major, minor, max_readahead: 131072, flags }
+    }
+
+    #[test]
+    fn the_smaller_protocol_is_spoken() {
+        let wanted = abi::MAX_PAGES | abi::ASYNC_READ;
+        let answer = negotiate(&offer(7, 45, u32::MAX), wanted).unwrap();
+        assert_eq!((answer.major, answer.minor), (7, abi::MINOR_MAX));
+        assert_eq!(answer.flags, wanted);
+        assert_eq!((answer.max_write, answer.max_pages), (1 << 20, 256));
+        let answer = negotiate(&offer(7, 31, abi::ASYNC_READ), wanted).unwrap();
+        assert_eq!((answer.minor, answer.flags), (31, abi::ASYNC_READ));
+    }
+
+    #[test]
+    fn strangers_are_refused() {
+        assert_eq!(negotiate(&offer(7, 30, 0), 0).err(), Some(Errno::PROTO));
+        assert_eq!(negotiate(&offer(6, 99, 0), 0).err(), Some(Errno::PROTO));
+        // A newer kernel asks again.
+        assert_eq!(negotiate(&offer(8, 0, u32::MAX), 0).unwrap().major, 7);
+    }
+
+    /// A socket stands for the kernel: one message for each read and write.
+    fn channel() -> (Channel, OwnedFd) {
+        use rustix::net::{AddressFamily, SocketFlags, SocketType, socketpair};
+        let flags = SocketFlags::CLOEXEC | SocketFlags::NONBLOCK;
+        let (ours, kernel) =
+            socketpair(AddressFamily::UNIX, SocketType::SEQPACKET, flags, None).unwrap();
+        (Channel::new(ours), kernel)
+    }
+
+    fn ask(kernel: &OwnedFd, opcode: u32, body: &[u8]) {
+        let header = abi::InHeader {
+            len: (size_of::<abi::InHeader>() + body.len()) as u32,
+            opcode,
+            unique: 8,
+            nodeid: 1,
+            uid: 0,
+            gid: 0,
+            pid: 1,
+            total_extlen: 0,
+            padding: 0,
+        };
+        rustix::io::write(kernel, &[header.as_bytes(), body].concat()).unwrap();
+    }
+
+    fn answer(kernel: &OwnedFd) -> (abi::OutHeader, Vec<u8>) {
+        let mut bytes = vec![0; 4096];
+        let len = rustix::io::read(kernel, &mut bytes).unwrap();
+        bytes.truncate(len);
+        let (header, body) = abi::OutHeader::read_from_prefix(&bytes).unwrap();
+        assert_eq!(header.len as usize, len);
+        (header, body.to_vec())
+    }
+
+    #[test]
+    fn the_negotiation_and_malformed_requests_are_not_shown() {
+        let (channel, kernel) = channel();
+        ask(&kernel, abi::opcode::INIT, offer(7, 40, u32::MAX).as_bytes());
+        // A lookup without a name, a forget without a number, then something right.
+        ask(&kernel, abi::opcode::LOOKUP, b"");
+        ask(&kernel, abi::opcode::FORGET, b"");
+        ask(&kernel, abi::opcode::STATFS, b"");
+        let mut buffer = RequestBuffer::new();
+        let request = channel.receive(&mut buffer).unwrap().unwrap();
+        assert!(matches!(request.operation, crate::Operation::Statfs));
+
+        let (header, body) = answer(&kernel);
+        assert_eq!((header.error, header.unique, body.len()), (0, 8, 64));
+        let (header, body) = answer(&kernel);
+        assert_eq!((header.error, body.len()), (-Errno::IO.raw_os_error(), 0));
+        let nothing = rustix::io::read(&kernel, &mut [0; 64]);
+        assert_eq!(nothing, Err(Errno::AGAIN), "a forget was answered");
+    }
+
+    #[test]
+    fn what_is_no_message_is_an_error() {
+        let (channel, kernel) = channel();
+        rustix::io::write(&kernel, b"GET / HTTP/1.1").unwrap();
+        let error = channel.receive(&mut RequestBuffer::new()).unwrap_err();
+        assert_eq!(error.kind(), io::ErrorKind::InvalidData);
+    }
+
+    #[test]
+    fn answers_are_one_message() {
+        let (channel, kernel) = channel();
+        channel.reply_ioctl(3, 5, b"out").unwrap();
+        let (header, body) = answer(&kernel);
+        assert_eq!((header.unique, header.error), (3, 0));
+        assert_eq!(
+            (body.len(), &body[..4], &body[16..]),
+            (19, &5i32.to_ne_bytes()[..], &b"out"[..])
+        );
+        channel.reply_error(3, -19).unwrap();
+        assert_eq!(answer(&kernel).0.error, -19);
+        channel.notify_poll(0x1234).unwrap();
+        let (header, body) = answer(&kernel);
+        assert_eq!((header.unique, header.error), (0, abi::NOTIFY_POLL));
+        assert_eq!(body, 0x1234u64.to_ne_bytes());
+        channel.notify_inval_entry(1, b"video0").unwrap();
+        let (header, body) = answer(&kernel);
+        assert_eq!((header.error, &body[16..]), (abi::NOTIFY_INVAL_ENTRY, &b"video0\0"[..]));
+    }
 }

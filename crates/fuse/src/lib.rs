@@ -12,7 +12,7 @@
 //!   another one. A device that blocks in `read` must see them, or no signal could end the read;
 //! - its session owns the loop that receives and the threads that serve. A supervisor wants to
 //!   choose which of its threads takes a request, and to keep requests unanswered for long;
-//! - it holds about thirty `unsafe` spots and a dozen dependencies, for a protocol of which a
+//! - it holds about thirty `unsafe` spots and about a dozen dependencies, for a protocol of which a
 //!   device needs two dozen fixed structures.
 //!
 //! What it could give is a full file system's worth of operations, none of which a device has.

@@ -210,3 +210,57 @@ impl DirBuffer {
         &self.bytes
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn device_numbers_are_the_kernels() {
+        assert_eq!(device_number(81, 0), 0x5100);
+        assert_eq!(device_number(1, 3), 0x103);
+        // Minors past 255 lie above the major.
+        assert_eq!(device_number(0xfff, 0xfffff), u32::MAX);
+        assert_eq!(device_number(4, 0x100), 0x10_0400);
+    }
+
+    #[test]
+    fn a_validity_fits_the_kernels_clock() {
+        assert_eq!(seconds(Duration::from_millis(1500)), 1);
+        assert_eq!(seconds(Duration::MAX), 0x7fff_ffff);
+        let attr = Attr::new(1, 0o040755);
+        let entry = Entry {
+            nodeid: 1,
+            generation: 0,
+            entry_valid: Duration::from_millis(1500),
+            attr_valid: Duration::ZERO,
+            attr,
+        };
+        let raw = entry.raw();
+        assert_eq!((raw.entry_valid, raw.entry_valid_nsec), (1, 500_000_000));
+        assert_eq!((raw.attr_valid, raw.attr_valid_nsec), (0, 0));
+    }
+
+    #[test]
+    fn a_listing_is_padded_and_never_longer_than_asked() {
+        // 24 bytes of header, the name, padding to 8.
+        let mut list = DirBuffer::new(64);
+        assert!(list.push(9, 1, 0o020666, b"null"));
+        assert_eq!(list.as_bytes().len(), 32);
+        assert_eq!(&list.as_bytes()[..8], 9u64.to_ne_bytes());
+        assert_eq!(&list.as_bytes()[16..20], 4u32.to_ne_bytes());
+        // DT_CHR
+        assert_eq!(&list.as_bytes()[20..24], 2u32.to_ne_bytes());
+        assert_eq!(&list.as_bytes()[24..], b"null\0\0\0\0");
+        assert!(!list.push(9, 2, 0o020666, b"ninebytes"));
+        assert_eq!(list.as_bytes().len(), 32);
+        assert!(list.push(9, 2, 0o020666, b"eightbyt"));
+        assert_eq!(list.as_bytes().len(), 64);
+        assert!(!list.push(9, 3, 0, b""));
+
+        let mut list = DirBuffer::new(4096);
+        assert!(list.push_plus(None, 9, 1, 0o020666, b"null"));
+        assert_eq!(list.as_bytes().len(), 128 + 32);
+        assert_eq!(list.as_bytes()[..128], [0; 128]);
+    }
+}

@@ -389,3 +389,174 @@ fn setattr(args: &abi::SetattrIn) -> Setattr {
         size: (valid & abi::FATTR_SIZE != 0).then_some(args.size),
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::abi;
+    use zerocopy::IntoBytes;
+
+    const UNIQUE: u64 = 42;
+
+    /// A message as the kernel makes them.
+    fn message(opcode: u32, parts: &[&[u8]]) -> Vec<u8> {
+        let body: Vec<u8> = parts.concat();
+        let header = abi::InHeader {
+            len: (size_of::<abi::InHeader>() + body.len()) as u32,
+            opcode,
+            unique: UNIQUE,
+            nodeid: 3,
+            uid: 1000,
+            gid: 100,
+            pid: 4711,
+            total_extlen: 0,
+            padding: 0,
+        };
+        [header.as_bytes(), &body].concat()
+    }
+
+    fn decoded(message: &[u8]) -> Result<Request<'_>, Malformed> {
+        let (header, body) = split(message)?;
+        decode(&header, body)
+    }
+
+    #[test]
+    fn a_header_says_who_asks() {
+        let message = message(opcode::READLINK, &[]);
+        let header = decoded(&message).unwrap().header;
+        assert_eq!(header, Header { unique: UNIQUE, nodeid: 3, uid: 1000, gid: 100, pid: 4711 });
+    }
+
+    #[test]
+    fn names_end_at_their_nul() {
+        let lookup = message(opcode::LOOKUP, &[b"video0\0"]);
+        let Ok(Request { operation: Operation::Lookup { name }, .. }) = decoded(&lookup) else {
+            panic!("no lookup")
+        };
+        assert_eq!(name, b"video0");
+        for wrong in [&b"video0"[..], b"\0", b""] {
+            assert!(decoded(&message(opcode::LOOKUP, &[wrong])).is_err(), "{wrong:?}");
+        }
+    }
+
+    #[test]
+    fn data_are_as_long_as_they_say() {
+        let args = abi::WriteIn {
+            fh: 7,
+            offset: 9,
+            size: 4,
+            write_flags: 0,
+            lock_owner: 0,
+            flags: 0o4002,
+            padding: 0,
+        };
+        let write = message(opcode::WRITE, &[args.as_bytes(), b"abcd"]);
+        let Ok(Request { operation, .. }) = decoded(&write) else { panic!("no write") };
+        let Operation::Write { fh: 7, offset: 9, flags: 0o4002, data: b"abcd" } = operation else {
+            panic!("{operation:?}")
+        };
+        let short = message(opcode::WRITE, &[args.as_bytes(), b"abc"]);
+        let error = Malformed::Request { unique: UNIQUE, opcode: opcode::WRITE };
+        assert_eq!(decoded(&short).err(), Some(error));
+
+        let args = abi::IoctlIn { fh: 7, flags: 0, cmd: 5, arg: 0x1000, in_size: 2, out_size: 8 };
+        let ioctl = message(opcode::IOCTL, &[args.as_bytes(), b"xy"]);
+        let Ok(Request { operation, .. }) = decoded(&ioctl) else { panic!("no ioctl") };
+        assert!(
+            matches!(
+                operation,
+                Operation::Ioctl { cmd: 5, arg: 0x1000, in_data: b"xy", out_size: 8, .. }
+            ),
+            "{operation:?}"
+        );
+    }
+
+    #[test]
+    fn forgets_come_in_batches() {
+        let head = abi::BatchForgetIn { count: 2, dummy: 0 };
+        let one = |nodeid, nlookup| abi::ForgetOne { nodeid, nlookup };
+        let list = [one(5, 1), one(6, 3)];
+        let forget = message(opcode::BATCH_FORGET, &[head.as_bytes(), list.as_bytes()]);
+        let Ok(Request { operation: Operation::BatchForget(forgets), .. }) = decoded(&forget)
+        else {
+            panic!("no batch")
+        };
+        assert_eq!(forgets.collect::<Vec<_>>(), [(5, 1), (6, 3)]);
+        let head = abi::BatchForgetIn { count: u32::MAX, dummy: 0 };
+        let wrong = message(opcode::BATCH_FORGET, &[head.as_bytes(), list.as_bytes()]);
+        assert!(decoded(&wrong).is_err());
+    }
+
+    #[test]
+    fn only_valid_attributes_are_to_change() {
+        let args = abi::SetattrIn {
+            valid: abi::FATTR_SIZE | abi::FATTR_FH,
+            padding: 0,
+            fh: 8,
+            size: 4096,
+            lock_owner: 0,
+            atime: 1,
+            mtime: 1,
+            ctime: 1,
+            atimensec: 0,
+            mtimensec: 0,
+            ctimensec: 0,
+            mode: 0o777,
+            unused4: 0,
+            uid: 1,
+            gid: 1,
+            unused5: 0,
+        };
+        let message = message(opcode::SETATTR, &[args.as_bytes()]);
+        let Ok(Request { operation: Operation::Setattr(change), .. }) = decoded(&message) else {
+            panic!("no setattr")
+        };
+        let expected = Setattr {
+            valid: args.valid,
+            fh: Some(8),
+            mode: None,
+            uid: None,
+            gid: None,
+            size: Some(4096),
+        };
+        assert_eq!(change, expected);
+    }
+
+    #[test]
+    fn unknown_operations_are_shown_as_such() {
+        for code in [0, 7, 49, 4096, u32::MAX] {
+            let message = message(code, &[b"whatever"]);
+            let Ok(Request { operation, .. }) = decoded(&message) else { panic!("{code}") };
+            assert!(matches!(operation, Operation::Other { opcode } if opcode == code));
+        }
+    }
+
+    /// Every operation, cut off after every byte: an error or a shorter request, never a panic.
+    #[test]
+    fn no_length_is_trusted() {
+        for code in 0..64 {
+            for len in 0..128 {
+                for fill in [0, 1, 0xff] {
+                    let body = vec![fill; len];
+                    match decoded(&message(code, &[&body])) {
+                        Ok(Request { operation: Operation::Write { data, .. }, .. }) => {
+                            assert!(data.len() <= len);
+                        }
+                        Ok(Request { operation: Operation::BatchForget(list), .. }) => {
+                            assert!(list.count() * 16 <= len);
+                        }
+                        Ok(_) => {}
+                        Err(error) => {
+                            assert_eq!(error, Malformed::Request { unique: UNIQUE, opcode: code })
+                        }
+                    }
+                }
+            }
+        }
+        let message = message(opcode::READLINK, &[]);
+        for len in 0..message.len() {
+            assert_eq!(decoded(&message[..len]).err(), Some(Malformed::Header));
+        }
+        assert_eq!(decoded(&[&message[..], b"x"].concat()).err(), Some(Malformed::Header));
+    }
+}
