@@ -1,8 +1,9 @@
 //! `cargo xtask test`: the gate, in the order in which things fail soonest.
 
 use std::{
+    env,
     io::{BufRead, BufReader, Read},
-    process::Stdio,
+    process::{Command, Stdio},
     time::Instant,
 };
 
@@ -32,7 +33,11 @@ pub fn run() -> Result {
         cargo(&["doc", "--workspace", "--no-deps", "--locked"])
             .env("RUSTDOCFLAGS", "--deny warnings"),
     )?;
+    crate::aarch64::run()?;
     let count = tests()?;
+    if count.failed == 0 {
+        check(Command::new(env::current_exe()?).args(["kernel", "--test"]))?;
+    }
     eprintln!("\nAll of it took {} s.", start.elapsed().as_secs());
     println!("{} passed, {} failed", count.passed, count.failed);
     if count.failed > 0 { Err("tests failed".into()) } else { Ok(()) }
