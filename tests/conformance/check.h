@@ -87,7 +87,7 @@ UNUSED static int check_text(const char *name, const char *expected, const char 
 }
 
 /* A call's errno: 0 when it shall succeed. `result` is -1 where it failed. */
-static int check_error(const char *name, int expected, int result_is_error)
+UNUSED static int check_error(const char *name, int expected, int result_is_error)
 {
 	int got = result_is_error ? errno : 0;
 	char text[16];
@@ -151,7 +151,7 @@ static void on_fault(int signal)
 }
 
 /* Loads (or stores `*byte` to) one byte: 0, or the signal that it raised. */
-static int touch(volatile void *address, int store, unsigned char *byte)
+UNUSED static int touch(volatile void *address, int store, unsigned char *byte)
 {
 	struct sigaction fault = { .sa_handler = on_fault }, old_segv, old_bus;
 	int caught;
@@ -203,7 +203,7 @@ UNUSED static int in_child(int (*body)(void *), void *argument)
 	return WIFEXITED(status) ? WEXITSTATUS(status) : 1000 + WTERMSIG(status);
 }
 
-static double seconds(void)
+UNUSED static double seconds(void)
 {
 	struct timespec now;
 
