@@ -544,6 +544,7 @@ static const struct file_operations devmap_file_operations = {
 
 /* The module */
 
+/* The mode of /dev/MODULE-NAME. */
 #if LINUX_VERSION_CODE < KERNEL_VERSION(6, 2, 0)
 static char *devmap_devnode(struct device *device, umode_t *mode)
 #else
@@ -554,7 +555,7 @@ static char *devmap_devnode(const struct device *device, umode_t *mode)
 
 	if (mode)
 		*mode = node->mode;
-	return kasprintf(GFP_KERNEL, "%s/%s", KBUILD_MODNAME, node->name);
+	return NULL;
 }
 
 static int devmap_publish(struct devmap_node *node)
@@ -575,7 +576,8 @@ static int devmap_publish(struct devmap_node *node)
 	err = cdev_add(&node->cdev, node->number, 1);
 	if (err)
 		goto region;
-	device = device_create(devmap_class, NULL, node->number, node, "%s", node->name);
+	device = device_create(devmap_class, NULL, node->number, node, "%s-%s",
+			       KBUILD_MODNAME, node->name);
 	err = PTR_ERR_OR_ZERO(device);
 	if (err)
 		goto cdev;

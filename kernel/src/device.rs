@@ -318,7 +318,7 @@ pub fn options(
     Ok(())
 }
 
-/// Adds a device, which appears as `/dev/MODULE/NAME` when all have been added.
+/// Adds a device, which appears as `/dev/MODULE-NAME` when all have been added.
 ///
 /// # Errors
 /// `EINVAL` for one that is no character device; `ENOMEM`.

@@ -5,6 +5,8 @@
 
 #![forbid(unsafe_code)]
 
+mod aarch64;
+mod kernel;
 mod packages;
 mod run;
 mod test;
@@ -28,8 +30,12 @@ struct Arguments {
 
 #[derive(Subcommand)]
 enum Task {
-    /// Everything that CI checks: format, lints, documentation, all tests
+    /// Everything that CI checks: format, lints, documentation, all tests, the kernel module
     Test,
+    /// Builds the drivers as a kernel module; boots and tests it in QEMU
+    Kernel(kernel::KernelArgs),
+    /// Type-checks everything for aarch64
+    Aarch64,
     /// Installs what the tests need from the system, or prints how
     Packages,
 }
@@ -37,6 +43,8 @@ enum Task {
 fn main() -> ExitCode {
     let done = match Arguments::parse().task {
         Task::Test => test::run(),
+        Task::Kernel(arguments) => kernel::run(&arguments),
+        Task::Aarch64 => aarch64::run(),
         Task::Packages => packages::ensure(),
     };
     match done {

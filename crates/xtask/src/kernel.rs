@@ -1,0 +1,221 @@
+//! `cargo xtask kernel`: the drivers as a module for the newest installed Debian
+//! kernel, the gates on its object, and with `--test` a boot in QEMU in which
+//! unmodified programs use it. Everything is left in `target/kernel`.
+//!
+//! What does not live here: the module's build rules (`kernel/Kbuild`).
+
+mod boot;
+mod compare;
+mod gates;
+
+use std::{
+    env, fs,
+    path::{Path, PathBuf},
+    process::{Command, Stdio},
+    time::Instant,
+};
+
+use crate::{
+    Result, packages,
+    run::{check, command, root},
+};
+
+/// The modules: the devices, and a driver that tries the kernel home.
+const MODULES: [&str; 2] = ["devmap", "devmap_checks"];
+
+/// The oldest compiler that the drivers build with.
+const OLDEST_RUSTC: (u32, u32) = (1, 88);
+
+/// Options of the task
+#[derive(clap::Args)]
+pub struct KernelArgs {
+    /// Boots the kernel in QEMU and runs the programs of tests/conformance there
+    #[arg(long)]
+    test: bool,
+    /// Counts instructions in QEMU, against a C module that does the same
+    #[arg(long)]
+    figures: bool,
+}
+
+/// Builds, checks, and as asked boots.
+///
+/// # Errors
+/// What is missing and which package has it; the first step that failed.
+pub fn run(arguments: &KernelArgs) -> Result {
+    let mut steps = Steps::new();
+    packages::ensure()?;
+    let tools = Tools::find()?;
+    let target = target().join("kernel");
+    let build = target.join("build");
+    steps.done("packages");
+
+    let mut modules = MODULES.join(" ");
+    if arguments.figures {
+        modules.push_str(" peer");
+    }
+    check(
+        command("make", &["-C", "kernel", "--no-print-directory"])
+            .arg(format!("BUILD={}", build.display()))
+            .arg(format!("KDIR={}", tools.headers.display()))
+            .arg(format!("RUSTC={}", tools.rustc.display()))
+            .arg(format!("RUST_SOURCE={}", tools.rust_source.display()))
+            .arg(format!("MODULES={modules}")),
+    )?;
+    steps.done("build");
+    for module in MODULES {
+        gates::check(&build.join(module).join("rust.o"))?;
+    }
+    steps.done("gates");
+    if arguments.test || arguments.figures {
+        let kernel = tools.image(&target.join("image"))?;
+        steps.done("kernel image");
+        let guest = boot::Guest::new(kernel, &target, &build)?;
+        steps.done("programs");
+        if arguments.test {
+            guest.test()?;
+            steps.done("boot and test");
+            guest.panic()?;
+            steps.done("boot and panic");
+            compare::run(&target)?;
+            steps.done("the same under devmap run");
+        }
+        if arguments.figures {
+            guest.figures()?;
+            steps.done("figures");
+        }
+    }
+    eprintln!("\nThe module is {}", build.join("devmap.ko").display());
+    Ok(())
+}
+
+/// Says how long each step took.
+struct Steps(Instant);
+
+impl Steps {
+    fn new() -> Steps {
+        Steps(Instant::now())
+    }
+
+    fn done(&mut self, what: &str) {
+        eprintln!("{what}: {:.1} s", self.0.elapsed().as_secs_f64());
+        self.0 = Instant::now();
+    }
+}
+
+/// Where cargo leaves what it builds.
+fn target() -> PathBuf {
+    env::var_os("CARGO_TARGET_DIR").map_or_else(|| root().join("target"), |dir| root().join(dir))
+}
+
+/// What the build needs from the system.
+struct Tools {
+    /// The headers of the newest kernel, in a directory named for its version.
+    headers: PathBuf,
+    rustc: PathBuf,
+    /// The library directory of the same release.
+    rust_source: PathBuf,
+}
+
+impl Tools {
+    fn find() -> Result<Tools> {
+        let rustc = PathBuf::from("/usr/bin/rustc");
+        let version = Command::new(&rustc)
+            .arg("--version")
+            .output()
+            .map_err(|error| format!("{}: {error}; package rustc-web has it", rustc.display()))?;
+        let version = String::from_utf8_lossy(&version.stdout).into_owned();
+        let version = version.split(' ').nth(1).unwrap_or_default();
+        if numbers(version) < vec![OLDEST_RUSTC.0, OLDEST_RUSTC.1] {
+            let (major, minor) = OLDEST_RUSTC;
+            return Err(format!(
+                "{} is {version}, older than {major}.{minor}; package rustc-web has a newer one",
+                rustc.display()
+            )
+            .into());
+        }
+        let rust_source = PathBuf::from(format!("/usr/src/rustc-{version}/library"));
+        if !rust_source.join("core/src/lib.rs").exists() {
+            return Err(format!(
+                "no {}: the library's source of the same release is in package rust-web-src",
+                rust_source.display()
+            )
+            .into());
+        }
+        let headers = newest_headers(Path::new("/usr/src"))?
+            .ok_or("no /usr/src/linux-headers-*-amd64: package linux-headers-amd64 has it")?;
+        Ok(Tools { headers, rustc, rust_source })
+    }
+
+    /// The kernel that the headers are of: installed, or downloaded to `cache`.
+    fn image(&self, cache: &Path) -> Result<PathBuf> {
+        let headers = self.headers.file_name().unwrap_or_default().to_string_lossy().into_owned();
+        let release = headers.trim_start_matches("linux-headers-");
+        let name = format!("vmlinuz-{release}");
+        let places = [Path::new("/boot").join(&name), cache.join("boot").join(&name)];
+        if let Some(there) = places.iter().find(|place| place.exists()) {
+            return Ok(there.clone());
+        }
+        fs::create_dir_all(cache)?;
+        let package = format!("linux-image-{release}");
+        check(Command::new("apt-get").args(["download", "-q", &package]).current_dir(cache))?;
+        let archive = fs::read_dir(cache)?
+            .filter_map(|entry| Some(entry.ok()?.path()))
+            .find(|path| path.to_string_lossy().contains(&format!("{package}_")))
+            .ok_or_else(|| format!("apt-get download left no {package}"))?;
+        let mut contents = Command::new("dpkg-deb")
+            .arg("--fsys-tarfile")
+            .arg(&archive)
+            .stdout(Stdio::piped())
+            .spawn()?;
+        let stream = contents.stdout.take().ok_or("dpkg-deb gives no output")?;
+        check(
+            Command::new("tar")
+                .args(["-x", "-C"])
+                .arg(cache)
+                .arg(format!("./boot/{name}"))
+                .stdin(stream),
+        )?;
+        contents.wait()?;
+        fs::remove_file(archive)?;
+        Ok(cache.join("boot").join(name))
+    }
+}
+
+/// The numbers of a version, for comparison: `6.1.0-56-amd64` is 6, 1, 0, 56.
+fn numbers(version: &str) -> Vec<u32> {
+    version.split(['.', '-', '+']).map_while(|part| part.parse().ok()).collect()
+}
+
+fn newest_headers(place: &Path) -> Result<Option<PathBuf>> {
+    let mut found = Vec::new();
+    for entry in fs::read_dir(place)? {
+        let name = entry?.file_name().to_string_lossy().into_owned();
+        let version = name.strip_prefix("linux-headers-").filter(|rest| rest.ends_with("-amd64"));
+        if let Some(version) = version {
+            found.push((numbers(version), place.join(&name)));
+        }
+    }
+    Ok(found.into_iter().max().map(|(_, path)| path))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_newest_headers_are_taken() {
+        let place = env::temp_dir().join(format!("xtask-headers-{}", std::process::id()));
+        for name in ["6.1.0-9-amd64", "6.1.0-56-amd64", "6.1.0-56-common", "6.1.0-57-arm64"] {
+            fs::create_dir_all(place.join(format!("linux-headers-{name}"))).unwrap();
+        }
+        let newest = newest_headers(&place).unwrap().unwrap();
+        fs::remove_dir_all(&place).unwrap();
+        assert!(newest.ends_with("linux-headers-6.1.0-56-amd64"), "{}", newest.display());
+    }
+
+    #[test]
+    fn versions_compare_by_number() {
+        assert!(numbers("1.96.0+dfsg1") > vec![1, 88]);
+        assert!(numbers("1.63.0") < vec![1, 88]);
+    }
+}

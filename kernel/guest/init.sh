@@ -1,0 +1,54 @@
+#!/bin/sh
+# The first process in QEMU: what `cargo xtask kernel` runs there. The results go to
+# the second serial line, so that the kernel's own lines do not come in between.
+#
+# On the kernel's command line: devmap=test, panic or figures.
+export PATH=/bin
+/bin/busybox mkdir -p /proc /sys /dev /tmp
+/bin/busybox --install -s /bin
+mount -t proc proc /proc
+mount -t sysfs sys /sys
+mount -t devtmpfs dev /dev
+mount -t tmpfs tmp /tmp
+ln -s /proc/self/fd /dev/fd
+stty -F /dev/ttyS1 -onlcr
+exec </dev/null >/dev/ttyS1 2>&1
+
+run() {
+	echo "== run $*"
+	"$@"
+	echo "== exit $?"
+}
+
+taint() {
+	echo "== taint $(cat /proc/sys/kernel/tainted)"
+}
+
+task=$(sed 's/.*devmap=\([a-z]*\).*/\1/' /proc/cmdline)
+case $task in
+test)
+	run insmod /devmap.ko
+	run insmod /devmap_checks.ko
+	# One program a line, with its arguments.
+	while read -r line; do
+		# shellcheck disable=SC2086 # words are what is wanted
+		run $line
+	done </programs
+	run plans /dev/devmap_checks-plans
+	run removal /devmap.ko /dev/devmap-
+	run rmmod devmap_checks
+	taint
+	;;
+panic)
+	run insmod /devmap_checks.ko
+	run panic /dev/devmap_checks-plans
+	;;
+figures)
+	run insmod /devmap.ko
+	run insmod /peer.ko
+	run figures
+	taint
+	;;
+esac
+echo "== done"
+poweroff -f
