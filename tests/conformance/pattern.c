@@ -121,10 +121,13 @@ static void changes(void)
 	check("faulted_again", 0, wrong(at, 8 * page, 200 * page));
 	MAPS("mremap_shrink", 0, mremap(at, 8 * page, 4 * page, 0));
 	check("shrunk", 0, wrong(at, 4 * page, 200 * page));
-	check("moved", 0, (char *)mremap(at, 4 * page, 4 * page, MREMAP_MAYMOVE | MREMAP_FIXED, to) - to);
-	check("moved_content", 0, wrong(to, 4 * page, 200 * page));
+	/* Without the first page: an area of its own, and moves across areas are new in 6.17. */
+	at += page;
+	check("moved", 0, (char *)mremap(at, 3 * page, 3 * page, MREMAP_MAYMOVE | MREMAP_FIXED, to) - to);
+	check("moved_content", 0, wrong(to, 3 * page, 201 * page));
 	check("moved_from", SIGSEGV, loads(at));
-	munmap(to, 4 * page);
+	munmap(at - page, page);
+	munmap(to, 3 * page);
 	at = map(2 * page, PROT_READ, MAP_SHARED, 300 * page);
 	munmap(at, 2 * page);
 	check("never_touched_and_gone", SIGSEGV, loads(at));
