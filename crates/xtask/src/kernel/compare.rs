@@ -1,10 +1,11 @@
 //! The same programs under `devmap run`, their output held against the guest's, line
-//! by line. What differs by nature has a row in COMPAT.md.
+//! by line. What differs by nature is a row of a table in COMPAT.md, with the rule
+//! behind it; a row that no longer holds is an error too.
 //!
 //! What does not live here: the runs in the guest (`boot`).
 
 use std::{
-    collections::BTreeSet,
+    collections::{BTreeMap, BTreeSet},
     fs,
     path::Path,
     process::{Command, Stdio},
@@ -16,16 +17,27 @@ use crate::{
     run::{cargo, check, root},
 };
 
+/// The heading in COMPAT.md under which the table stands.
+const HEADING: &str = "## The kernel module";
+
+/// The table's word for a check or a note that one side does not print.
+const ABSENT: &str = "-";
+
+/// Program and name of a line, then what the kernel and `devmap run` say there.
+type Differences = BTreeMap<(String, String), (String, String)>;
+
 /// Runs each program under `devmap run` and compares.
 ///
 /// # Errors
-/// Every line that differs and that COMPAT.md does not name.
+/// Every check that fails; every line that differs and has no row; every row that
+/// does not hold.
 pub fn run(target: &Path) -> Result {
     check(&mut cargo(&["build", "--quiet", "--package", "devmap-cli"]))?;
     let devmap = super::target().join("debug/devmap");
     let guest = fs::read_to_string(target.join("test.results"))?;
-    let compat = fs::read_to_string(root().join("COMPAT.md")).unwrap_or_default();
-    let mut unnamed = Vec::new();
+    let compat = fs::read_to_string(root().join("COMPAT.md"))?;
+    let mut found = Differences::new();
+    let mut problems = Vec::new();
     for program in programs()? {
         let path = program.path();
         let output = Command::new(&devmap)
@@ -37,24 +49,24 @@ pub fn run(target: &Path) -> Result {
             .output()?;
         let here = String::from_utf8_lossy(&output.stdout).into_owned();
         fs::write(target.join(format!("{}.supervised", program.name)), &here)?;
-        let there = section(&guest, &program.line());
-        for difference in differences(&there, &here) {
-            let name = difference.split(' ').nth(2).unwrap_or_default().trim_end_matches(':');
-            if compat.contains(&format!("`{name}`")) {
-                println!("{}: {difference}: in COMPAT.md", program.name);
-            } else {
-                unnamed.push(format!("{}: {difference}", program.name));
+        if !output.status.success() {
+            problems.push(format!("{} under devmap run: {}", program.name, output.status));
+        }
+        let failed = here.lines().filter(|line| line.starts_with("FAIL"));
+        problems.extend(failed.map(|line| format!("{} under devmap run: {line}", program.name)));
+        for (name, sides) in differences(&section(&guest, &program.line()), &here) {
+            // A check that fails is named already.
+            if !here.contains(&format!("FAIL {name}:")) {
+                found.insert((program.name.clone(), name), sides);
             }
         }
     }
-    if unnamed.is_empty() {
+    problems.extend(judge(&found, &table(&compat)));
+    if problems.is_empty() {
+        println!("{} lines differ from the kernel's as COMPAT.md says", found.len());
         return Ok(());
     }
-    Err(format!(
-        "the kernel and `devmap run` differ, and COMPAT.md does not say why:\n  {}",
-        unnamed.join("\n  ")
-    )
-    .into())
+    Err(format!("the kernel and devmap run:\n  {}", problems.join("\n  ")).into())
 }
 
 /// What one program printed in the guest.
@@ -66,16 +78,74 @@ fn section(results: &str, program: &str) -> String {
     lines.fold(String::new(), |text, line| text + line + "\n")
 }
 
-/// The lines that only one of the two has: `kernel: LINE` or `supervised: LINE`.
-fn differences(kernel: &str, supervised: &str) -> Vec<String> {
-    let lines = |text: &str| text.lines().map(str::to_owned).collect::<BTreeSet<String>>();
-    let (kernel, supervised) = (lines(kernel), lines(supervised));
-    let only = |a: &BTreeSet<String>, b: &BTreeSet<String>, who: &str| {
-        a.difference(b).map(|line| format!("{who}: {line}")).collect::<Vec<_>>()
+/// What each line says: the name of a check or note, and `ok` or the note's value. A
+/// failed check is reported by itself, and so is the last line.
+fn said(output: &str) -> BTreeMap<String, String> {
+    let lines = output.lines().filter(|line| *line != "ok all");
+    lines
+        .filter_map(|line| match line.split_once(' ')? {
+            ("ok", name) => Some((name.to_owned(), "ok".to_owned())),
+            ("note", note) => {
+                let (name, value) = note.split_once(' ').unwrap_or((note, ""));
+                Some((name.to_owned(), value.to_owned()))
+            }
+            _ => None,
+        })
+        .collect()
+}
+
+/// The names of which the two do not say the same, with what they say.
+fn differences(kernel: &str, supervised: &str) -> Vec<(String, (String, String))> {
+    let (kernel, supervised) = (said(kernel), said(supervised));
+    let names: BTreeSet<&String> = kernel.keys().chain(supervised.keys()).collect();
+    let of = |side: &BTreeMap<String, String>, name| {
+        side.get(name).cloned().unwrap_or_else(|| ABSENT.to_owned())
     };
-    let mut all = only(&kernel, &supervised, "kernel");
-    all.extend(only(&supervised, &kernel, "supervised"));
-    all
+    names
+        .into_iter()
+        .map(|name| (name.clone(), (of(&kernel, name), of(&supervised, name))))
+        .filter(|(_, (kernel, supervised))| kernel != supervised)
+        .collect()
+}
+
+/// The rows of COMPAT.md: program, name, kernel's value, supervised value, the rule.
+fn table(compat: &str) -> Differences {
+    let mut lines = compat.lines().skip_while(|line| *line != HEADING);
+    lines.next();
+    let lines = lines.take_while(|line| !line.starts_with("## "));
+    lines
+        .filter_map(|line| {
+            let cells: Vec<&str> =
+                line.split('|').map(|cell| cell.trim().trim_matches('`')).collect();
+            match cells[..] {
+                ["", program, name, kernel, supervised, rule, ""]
+                    if !rule.is_empty() && !rule.starts_with('-') && name != "line" =>
+                {
+                    let sides = (kernel.to_owned(), supervised.to_owned());
+                    Some(((program.to_owned(), name.to_owned()), sides))
+                }
+                _ => None,
+            }
+        })
+        .collect()
+}
+
+/// What does not agree between what was found and what the table says.
+fn judge(found: &Differences, table: &Differences) -> Vec<String> {
+    let mut problems = Vec::new();
+    for ((program, name), (kernel, supervised)) in found {
+        if table.get(&(program.clone(), name.clone()))
+            != Some(&(kernel.clone(), supervised.clone()))
+        {
+            problems.push(format!(
+                "COMPAT.md has no row: | {program} | `{name}` | {kernel} | {supervised} | WHY |"
+            ));
+        }
+    }
+    for (program, name) in table.keys().filter(|key| !found.contains_key(*key)) {
+        problems.push(format!("COMPAT.md has a row for {program} {name}, which does not differ"));
+    }
+    problems
 }
 
 #[cfg(test)]
@@ -89,10 +159,28 @@ mod tests {
         assert_eq!(section(results, "c"), "");
     }
 
+    const COMPAT: &str = "## Other\n| `x` | same | | |\n## The kernel module\n\n\
+        | program | line | kernel | `devmap run` | the rule |\n|---|---|---|---|---|\n\
+        | a | `msync` | EINVAL | 0 | no `fsync` |\n| a | `extra` | - | ok | follows |\n\
+        ## More\n| a | `no` | 1 | 2 | 3 |\n";
+
+    fn judged(kernel: &str, supervised: &str) -> Vec<String> {
+        let found = differences(kernel, supervised).into_iter();
+        judge(&found.map(|(name, sides)| (("a".into(), name), sides)).collect(), &table(COMPAT))
+    }
+
     #[test]
-    fn differences_are_named_by_side() {
-        let found = differences("ok a\nnote msync EINVAL\n", "ok a\nnote msync 0\n");
-        assert_eq!(found, ["kernel: note msync EINVAL", "supervised: note msync 0"]);
-        assert!(differences("ok a\n", "ok a\n").is_empty());
+    fn what_the_table_says_may_differ_and_nothing_else() {
+        let (kernel, supervised) = ("ok b\nnote msync EINVAL\n", "ok b\nnote msync 0\nok extra\n");
+        assert_eq!(judged(kernel, supervised), Vec::<String>::new());
+        assert!(judged(kernel, &supervised.replace("msync 0", "msync EIO"))[0].contains("no row"));
+        assert!(
+            judged(kernel, &supervised.replace("ok b\n", ""))[0].contains("| a | `b` | ok | - |")
+        );
+        let same = judged(kernel, kernel);
+        assert!(
+            same.iter().any(|text| text.contains("a msync, which does not differ")),
+            "{same:?}"
+        );
     }
 }
