@@ -12,6 +12,7 @@ mod run;
 mod test;
 #[cfg(test)]
 mod tidy;
+mod user;
 
 use std::{error::Error, process::ExitCode};
 

@@ -10,6 +10,7 @@ use std::{
 use crate::{
     Result, packages,
     run::{cargo, check, text},
+    user,
 };
 
 /// Runs everything. The last line counts the tests.
@@ -64,21 +65,31 @@ impl Count {
     }
 }
 
-/// All tests, those in documentation too. Goes on after a failure, to count them all.
+/// All tests, those in documentation too, and some again as an ordinary user. Goes on
+/// after a failure, to count them all.
 fn tests() -> Result<Count> {
-    let mut command = cargo(&["test", "--workspace", "--locked", "--no-fail-fast"]);
-    let text = text(&command);
-    eprintln!("\n$ {text}");
-    let mut child = command.stdout(Stdio::piped()).spawn()?;
     let mut count = Count::default();
-    if let Some(output) = child.stdout.take() {
-        copy_counting(output, &mut count)?;
-    }
-    let status = child.wait()?;
-    if !status.success() && count.failed == 0 {
-        return Err(format!("{text}: {status}").into());
+    let mut all = cargo(&["test", "--workspace", "--locked", "--no-fail-fast"]);
+    counted(&text(&all), &mut all, &mut count)?;
+    for (text, mut command) in user::commands()? {
+        counted(&text, &mut command, &mut count)?;
     }
     Ok(count)
+}
+
+/// Runs a command that reads as `text`, and adds what it counted.
+fn counted(text: &str, command: &mut Command, count: &mut Count) -> Result {
+    eprintln!("\n$ {text}");
+    let failed_before = count.failed;
+    let mut child = command.stdout(Stdio::piped()).spawn()?;
+    if let Some(output) = child.stdout.take() {
+        copy_counting(output, count)?;
+    }
+    let status = child.wait()?;
+    if !status.success() && count.failed == failed_before {
+        return Err(format!("{text}: {status}").into());
+    }
+    Ok(())
 }
 
 fn copy_counting(output: impl Read, count: &mut Count) -> Result {
