@@ -44,7 +44,8 @@ static void whole(void)
 	long bad = 0;
 	char *at = map(size, PROT_READ, MAP_SHARED, 0);
 
-	MAPS("whole", 0, at);
+	if (!MAPS("whole", 0, at))
+		exit(finish());
 	for (int i = 0; i < 200; i++) {
 		unsigned long long offset = next(&state) % (size / page) * page;
 
