@@ -25,7 +25,7 @@ use crate::namespace::{self, Access};
 pub enum Need {
     /// Without it no program can be run with devices.
     Run,
-    /// Without it programs are run in trapped mode.
+    /// Namespace mode, which is the only one so far, needs it.
     Namespace,
     /// Without it something is slower or less exact.
     Better,
@@ -66,12 +66,7 @@ pub struct Report {
 impl Report {
     /// Whether `devmap run` can do its main job.
     pub fn can_run(&self) -> bool {
-        self.permits(Need::Run)
-    }
-
-    /// Whether it can do so in namespace mode.
-    pub fn can_use_namespace(&self) -> bool {
-        self.can_run() && self.permits(Need::Namespace)
+        self.permits(Need::Run) && self.permits(Need::Namespace)
     }
 
     fn permits(&self, need: Need) -> bool {
@@ -175,7 +170,7 @@ fn namespaces() -> Finding {
     finding(
         "mount namespace",
         Need::Namespace,
-        "time: every open and stat of any file is answered by devmap (trapped mode)",
+        "everything: devices have no place where a program could find them",
         "sysctl kernel.apparmor_restrict_unprivileged_userns=0, or user.max_user_namespaces; \
          in a container, allow unshare(2)",
         in_child(move || {
@@ -206,8 +201,7 @@ fn fuse() -> Finding {
         permitted,
         found,
         need: Need::Namespace,
-        cost: "trapped mode: the descriptor of a device is a socket, which says fewer poll masks, \
-               and no page can be supplied at first access",
+        cost: "everything: a device cannot be opened",
         remedy: "modprobe fuse; chmod 666 /dev/fuse; in a container, --device /dev/fuse",
     }
 }
