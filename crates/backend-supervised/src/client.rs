@@ -3,11 +3,14 @@
 //! Every answer may be out of date by the time it is used; callers that act on it
 //! say why that is safe.
 
-use std::{fs, io};
+use std::{fs, io, os::fd::OwnedFd};
 
 use devmap_driver::{Caller, Errno, OpenFlags};
 use devmap_sys::process;
-use rustix::fs::{AtFlags, CWD, StatxFlags};
+use rustix::{
+    fs::{AtFlags, CWD, StatxFlags},
+    process::{Pid, PidfdFlags, PidfdGetfdFlags},
+};
 
 /// The process (thread group) of a thread.
 pub(crate) fn process_of(tid: u32) -> Option<u32> {
@@ -73,6 +76,15 @@ pub(crate) fn open_flags(raw: u32) -> OpenFlags {
         nonblocking: raw & libc::O_NONBLOCK != 0,
         append: raw & libc::O_APPEND != 0,
     }
+}
+
+/// The client's open file, as a descriptor of this process.
+pub(crate) fn take_descriptor(tid: u32, fd: u32) -> io::Result<OwnedFd> {
+    let pid = process_of(tid)
+        .and_then(|pid| Pid::from_raw(pid.cast_signed()))
+        .ok_or(io::ErrorKind::NotFound)?;
+    let pidfd = rustix::process::pidfd_open(pid, PidfdFlags::empty())?;
+    Ok(rustix::process::pidfd_getfd(pidfd, fd.cast_signed(), PidfdGetfdFlags::empty())?)
 }
 
 /// The caller of a notified system call on a descriptor.

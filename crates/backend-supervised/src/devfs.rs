@@ -348,7 +348,7 @@ impl Devfs {
             tid: header.pid,
             call: "open",
             details: vec![("flags", format!("{flags:#o}").into()), ("open", id.into())],
-            result: opened.as_ref().map(|_| 0).map_err(|errno| *errno),
+            result: opened.as_ref().map(|_| Some(0)).map_err(|errno| *errno),
         });
         if let Err(errno) = opened {
             self.nodes.closed(header.nodeid);
@@ -456,7 +456,7 @@ impl Devfs {
                 ("offset", offset.into()),
                 ("size", size.into()),
             ],
-            result: result.map(|count| count as u64),
+            result: result.map(|count| Some(count as u64)),
         });
     }
 
@@ -485,7 +485,7 @@ impl Devfs {
             tid: header.pid,
             call: "poll",
             details: vec![("open", file.id.into()), ("events", events.to_string().into())],
-            result: Ok(u64::from(events.bits())),
+            result: Ok(Some(u64::from(events.bits()))),
         });
         self.channel.reply_poll(header.unique, events.bits())
     }

@@ -6,7 +6,7 @@
 
 use std::{
     os::fd::AsFd,
-    sync::{Arc, Weak},
+    sync::{Arc, OnceLock, Weak},
     time::{Duration, Instant},
 };
 
@@ -108,6 +108,7 @@ struct Region {
     mapping: Mapping,
     pages: u64,
     tokens: Tokens,
+    resident: OnceLock<bool>,
 }
 
 impl Region {
@@ -115,7 +116,7 @@ impl Region {
         let size = usize::try_from(len).map_err(|_| std::io::Error::from_raw_os_error(libc::ENOMEM))?;
         let file = memfd::create("devmap", len)?;
         let mapping = Mapping::new(file.as_fd(), 0, size, Protection::ReadWrite, Sharing::Shared)?;
-        Ok(Region { mapping, pages, tokens: Tokens::new(file)? })
+        Ok(Region { mapping, pages, tokens: Tokens::new(file)?, resident: OnceLock::new() })
     }
 }
 
@@ -130,9 +131,9 @@ impl HostMemory {
     }
 
     /// Keeps the pages in memory (`mlock(2)`), as `VM_RESERVED` asks; false where
-    /// the limit forbids it.
+    /// the limit forbids it. Tried once.
     pub(crate) fn keep_resident(&self) -> bool {
-        self.0.mapping.lock()
+        *self.0.resident.get_or_init(|| self.0.mapping.lock())
     }
 
     /// Whether both are handles of one memory.

@@ -19,6 +19,7 @@ mod call;
 mod client;
 mod devfs;
 mod erase;
+mod exchange;
 mod faulted;
 mod filter;
 mod handover;
@@ -67,6 +68,7 @@ struct Core {
     opens: Opens,
     trace: Arc<Trace>,
     filled: faulted::Filled,
+    exchanged: exchange::Exchanged,
     reaper: Reaper,
     watcher: Watcher,
     /// What a wait in a FUSE request does.

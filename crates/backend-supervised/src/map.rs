@@ -50,7 +50,7 @@ pub(crate) fn mmap(
     core: &Core,
     call: &Call<'_>,
     file: &Arc<OpenFile>,
-) -> (Result<u64, Errno>, Option<Plan<HostMemory>>) {
+) -> (Result<Option<u64>, Errno>, Option<Plan<HostMemory>>) {
     let args = call.notification.args;
     let request = Request {
         addr: args[0],
@@ -219,7 +219,7 @@ fn carry_out(
     request: &Request,
     plan: &Plan<HostMemory>,
     pieces: &[Piece],
-) -> Result<u64, Errno> {
+) -> Result<Option<u64>, Errno> {
     let mut tokens = Vec::with_capacity(pieces.len());
     for piece in pieces {
         // Noted first: a map that fails leaves a note that the next look removes,
@@ -246,7 +246,9 @@ fn carry_out(
     });
     let mut held = match held {
         Ok(held) => held,
-        Err(NotHeld::Refused) => return Err(refused(call, file)),
+        Err(NotHeld::Refused) => {
+            return without_attaching(core, call, file, request, pieces, &tokens);
+        }
         Err(NotHeld::Gone) => return Err(Errno::EINTR),
     };
     let mapped = added.and_then(|()| {
@@ -264,18 +266,35 @@ fn carry_out(
     drop(tokens);
     core.opens.after_map(file);
     mapped
-        .map(i64::cast_unsigned)
+        .map(|address| Some(address.cast_unsigned()))
         .map_err(|error| error.raw_os_error().and_then(Errno::from_raw).unwrap_or(Errno::EIO))
 }
 
-fn refused(call: &Call<'_>, file: &OpenFile) -> Errno {
-    crate::report(format_args!(
-        "{}: mmap by thread {} fails with EBUSY: devmap may not attach to it, because a debugger \
-         traces it; let the program map before attaching, or detach while it maps",
-        file.device.path.display(),
-        call.notification.tid
-    ));
-    Errno::EBUSY
+/// A debugger holds the thread.
+fn without_attaching(
+    core: &Core,
+    call: &Call<'_>,
+    file: &OpenFile,
+    request: &Request,
+    pieces: &[Piece],
+    tokens: &[Arc<Token>],
+) -> Result<Option<u64>, Errno> {
+    let exchanged = match (pieces, tokens) {
+        ([piece], [token]) if piece.offset == request.offset => {
+            core.exchanged.map(call, token).map_err(|error| error.to_string())
+        }
+        _ => Err("it is not one run of pages at its own offset in the memory".to_owned()),
+    };
+    exchanged.map(|()| None).map_err(|why| {
+        crate::report(format_args!(
+            "{}: mmap by thread {} fails with EBUSY: a debugger traces it, so devmap cannot \
+             attach, and the map cannot be left to the kernel ({why}); let the program map \
+             before attaching",
+            file.device.path.display(),
+            call.notification.tid
+        ));
+        Errno::EBUSY
+    })
 }
 
 fn token(core: &Core, file: &OpenFile, memory: &HostMemory) -> io::Result<Arc<Token>> {

@@ -23,7 +23,6 @@ use devmap_sys::{
     stat::{self, FileStatus},
 };
 use parking_lot::{Condvar, Mutex};
-use rustix::process::{Pid, PidfdFlags, PidfdGetfdFlags};
 
 use crate::{
     Core,
@@ -56,11 +55,23 @@ impl Call<'_> {
     pub(crate) fn add_scratch(&self, file: &OwnedFd) -> io::Result<u32> {
         self.listener.add_fd(self.notification.id, file.as_fd(), None, true)
     }
+
+    /// Replaces a descriptor of the caller.
+    pub(crate) fn replace_descriptor(
+        &self,
+        file: &OwnedFd,
+        at: u32,
+        close_on_exec: bool,
+    ) -> io::Result<()> {
+        let id = self.notification.id;
+        self.listener.add_fd(id, file.as_fd(), Some(at), close_on_exec).map(drop)
+    }
 }
 
 /// Serves one notification.
 pub(crate) fn serve(core: &Arc<Core>, listener: &Arc<Listener>, notification: &Notification) {
     let call = Call { notification, listener };
+    core.exchanged.put_back(&call);
     let args = notification.args;
     match notification.nr {
         nr::MMAP => on_device(core, &call, args[4], |file| {
@@ -132,18 +143,9 @@ fn open_file(core: &Core, tid: u32, fd: u32) -> Option<Arc<OpenFile>> {
     // back to the server.
     static TICKETS: AtomicU64 = AtomicU64::new(0);
     let ticket = TICKETS.fetch_add(1, Ordering::Relaxed);
-    let file = take_descriptor(tid, fd).ok()?;
+    let file = client::take_descriptor(tid, fd).ok()?;
     descriptor::ioctl_value(file.as_fd(), devfs::WHICH.0, ticket).ok()?;
     core.opens.get(devfs.which(ticket)?)
-}
-
-/// The client's open file, as a descriptor of this process.
-fn take_descriptor(tid: u32, fd: u32) -> io::Result<OwnedFd> {
-    let pid = client::process_of(tid)
-        .and_then(|pid| Pid::from_raw(pid.cast_signed()))
-        .ok_or(io::ErrorKind::NotFound)?;
-    let pidfd = rustix::process::pidfd_open(pid, PidfdFlags::empty())?;
-    Ok(rustix::process::pidfd_getfd(pidfd, fd.cast_signed(), PidfdGetfdFlags::empty())?)
 }
 
 /// Whether a path in the client is the empty string (or NULL, which statx takes since
@@ -217,7 +219,7 @@ fn ioctl(core: &Arc<Core>, listener: &Arc<Listener>, call: &Call<'_>, file: &Arc
             ("command", format!("{:#x}", command.0).into()),
             ("argument", format!("{argument:#x}").into()),
         ],
-        result: result.map(u64::from),
+        result: result.map(|value| Some(u64::from(value))),
     });
 }
 
@@ -274,7 +276,7 @@ fn lseek(core: &Core, call: &Call<'_>, file: &Arc<OpenFile>) {
             ("offset", offset.into()),
             ("whence", whence.into()),
         ],
-        result,
+        result: result.map(Some),
     });
 }
 
@@ -283,7 +285,7 @@ fn seek(tid: u32, fd: u32, file: &OpenFile, offset: i64, whence: i32) -> Result<
         return Err(Errno::ESPIPE);
     }
     let position = || {
-        take_descriptor(tid, fd)
+        client::take_descriptor(tid, fd)
             .and_then(|file| Ok((rustix::fs::tell(&file)?, file)))
             .map_err(|_| Errno::EIO)
     };

@@ -112,7 +112,7 @@ impl Drop for OpenFile {
             tid: 0,
             call: "release",
             details: vec![("open", self.id.into())],
-            result: Ok(0),
+            result: Ok(Some(0)),
         };
         self.trace.write(&event, Duration::ZERO);
     }

@@ -117,6 +117,7 @@ impl Role for Supervised {
             opens: Opens::new(FIRST_OPEN, trace.clone()),
             trace,
             filled: Default::default(),
+            exchanged: Default::default(),
             reaper: Reaper::new().map_err(|error| format!("cannot use inotify: {error}"))?,
             watcher: Watcher::default(),
             fuse_hook: Arc::new(Waits(AtomicUsize::new(0))),

@@ -35,8 +35,8 @@ pub(crate) struct Event<'a> {
     pub(crate) call: &'static str,
     /// The arguments, in the order of the call.
     pub(crate) details: Vec<(&'static str, Value)>,
-    /// What the program got.
-    pub(crate) result: Result<u64, Errno>,
+    /// What the program got; `Ok(None)` when the kernel answered and devmap did not see.
+    pub(crate) result: Result<Option<u64>, Errno>,
 }
 
 /// Takes the events of a run.
@@ -147,8 +147,9 @@ fn text(event: &Event<'_>, at: Duration, pid: u32) -> String {
         };
     }
     let _ = match event.result {
-        Ok(value) if event.call == "mmap" => writeln!(line, ") = {value:#x}"),
-        Ok(value) => writeln!(line, ") = {value}"),
+        Ok(None) => writeln!(line, ") = ?"),
+        Ok(Some(value)) if event.call == "mmap" => writeln!(line, ") = {value:#x}"),
+        Ok(Some(value)) => writeln!(line, ") = {value}"),
         Err(errno) => writeln!(line, ") = -{errno}"),
     };
     line

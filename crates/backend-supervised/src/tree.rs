@@ -44,6 +44,7 @@ mod inherited;
 mod launcher;
 mod program;
 mod report;
+mod state;
 
 use std::ffi::OsString;
 use std::fmt::Display;
@@ -147,7 +148,10 @@ fn start(program: &Program, role: impl Role) -> io::Result<i32> {
     let inherited = Inherited::take()?;
     SigSet::all().thread_block()?;
     set_default(&[libc::SIGCHLD])?;
-    let this = pidfd_open(getpid(), PidfdFlags::empty())?;
+    let this = FrontProcess {
+        pid: getpid().as_raw_pid(),
+        pidfd: pidfd_open(getpid(), PidfdFlags::empty())?,
+    };
     let (reports, reporter) = report::pair()?;
     let (settled, settler) = pipe()?;
     // What is buffered would be written once by each process.
@@ -168,10 +172,15 @@ fn start(program: &Program, role: impl Role) -> io::Result<i32> {
 
 /// What the supervisor and the launcher get from the front.
 struct Links {
-    /// A pidfd of the front.
-    front: OwnedFd,
+    front: FrontProcess,
     reporter: report::Reporter,
     settler: OwnedFd,
+}
+
+/// The front as the launcher sees it.
+struct FrontProcess {
+    pid: i32,
+    pidfd: OwnedFd,
 }
 
 fn supervise(program: &Program, mut role: impl Role, inherited: &Inherited, links: Links) -> i32 {

@@ -30,6 +30,7 @@ use rustix::process::{
 };
 
 use super::report::{Ending, Report, Reports};
+use super::state::is_stopped;
 use super::{FAILED, Program, complain, ready};
 
 /// `SI_USER`: in siginfo, this code and those below it say that a process sent
@@ -228,7 +229,7 @@ impl Started {
         let sent = info.ssi_code <= SI_USER;
         let sender = info.ssi_pid as i32;
         let wanted = match signal {
-            libc::SIGCONT => sender != self.launcher && self.is_stopped(),
+            libc::SIGCONT => sender != self.launcher && is_stopped(self.program),
             libc::SIGCHLD => sent,
             _ if sent => sender != self.program,
             libc::SIGHUP
@@ -248,14 +249,6 @@ impl Started {
 
     fn left_the_group(&self) -> bool {
         getpgid(Pid::from_raw(self.program)).is_ok_and(|group| Ok(group) != getpgid(None))
-    }
-
-    /// Whether it is stopped by job control; see proc_pid_stat(5).
-    fn is_stopped(&self) -> bool {
-        std::fs::read_to_string(format!("/proc/{}/stat", self.program))
-            .ok()
-            .and_then(|stat| stat.rsplit_once(") ").map(|(_, fields)| fields.starts_with('T')))
-            .unwrap_or(false)
     }
 }
 

@@ -15,7 +15,8 @@ use rustix::process::{
 
 use super::inherited::Inherited;
 use super::report::{Ending, Reporter};
-use super::{FAILED, Program, Role, complain, exit_with, null, program, ready};
+use super::state::is_stopping;
+use super::{FAILED, FrontProcess, Program, Role, complain, exit_with, null, program, ready};
 
 pub(super) struct Launch<'a, R> {
     pub(super) program: &'a Program,
@@ -23,8 +24,7 @@ pub(super) struct Launch<'a, R> {
     pub(super) inherited: &'a Inherited,
     /// The program's end of the channel.
     pub(super) channel: UnixStream,
-    /// A pidfd of the front.
-    pub(super) front: OwnedFd,
+    pub(super) front: FrontProcess,
     pub(super) reporter: Reporter,
     /// Closed when the program ends.
     pub(super) ending: OwnedFd,
@@ -49,7 +49,7 @@ struct Launcher {
     children: SignalFd,
     program: Pid,
     pidfd: OwnedFd,
-    front: OwnedFd,
+    front: FrontProcess,
     /// `None` when the program has ended, or the front.
     reporter: Option<Reporter>,
     /// `None` when the program has ended.
@@ -85,7 +85,7 @@ fn begin(launch: Launch<'_, impl Role>) -> io::Result<Launcher> {
     keep_descriptors(&[
         children.as_fd(),
         pidfd.as_fd(),
-        front.as_fd(),
+        front.pidfd.as_fd(),
         reporter.as_fd(),
         ending.as_fd(),
     ])?;
@@ -129,10 +129,7 @@ impl Launcher {
             match wait(options) {
                 Ok(Some((pid, status))) if pid == self.program => {
                     ending = ending_of(status);
-                    // It fails only when the front is dead. A stopped front must
-                    // run to see that the program has been killed.
-                    let signal = if status.stopped() { libc::SIGSTOP } else { libc::SIGCONT };
-                    let _ = send_signal(self.front.as_fd(), signal);
+                    self.lead_front(status);
                 }
                 Ok(Some(_)) | Err(Errno::INTR) => {}
                 Ok(None) => break false,
@@ -147,6 +144,21 @@ impl Launcher {
             self.ending = None;
         }
         Ok(alone)
+    }
+
+    /// Stops or continues the front as the program did.
+    fn lead_front(&self, status: WaitStatus) {
+        let signal = if status.stopped() {
+            libc::SIGSTOP
+        } else if is_stopping(self.front.pid) {
+            // Also when the program was killed: the front must run to see it.
+            libc::SIGCONT
+        } else {
+            // A SIGCONT more would cancel a SIGTSTP that waits in the front.
+            return;
+        };
+        // It fails only when the front is dead.
+        let _ = send_signal(self.front.pidfd.as_fd(), signal);
     }
 }
 
