@@ -6,8 +6,8 @@
 //! processes; that is the business of the crates above.
 
 pub mod arch;
-pub mod mapping;
 pub mod descriptor;
+pub mod mapping;
 pub mod memfd;
 pub mod namespace;
 pub mod probe;

@@ -177,3 +177,25 @@ fn a_filter_can_refuse_and_kill() {
     .finish();
     assert_eq!(libc::WTERMSIG(status), libc::SIGSYS);
 }
+
+#[test]
+fn arguments_are_compared_as_64_bit_numbers() {
+    // Of (3, 0xd0d0, 0x1234_5678_9abc): low words alone, high words, and itself.
+    for (a, b, greater) in
+        [(1, 0, true), (0, 1, false), (2, 1, true), (1, 2, false), (1, 1, false), (2, 2, false)]
+    {
+        let mut asm = Assembler::new();
+        let (ioctl_call, yes) = (asm.label(), asm.label());
+        asm.load_nr();
+        asm.jump_if_eq(nr::IOCTL, ioctl_call);
+        asm.ret(Action::Allow);
+        asm.bind(ioctl_call);
+        asm.jump_if_arg_greater(a, b, yes);
+        asm.ret(Action::Errno(libc::EDOM as u16));
+        asm.bind(yes);
+        asm.ret(Action::Errno(libc::ERANGE as u16));
+        let errno = if greater { libc::ERANGE } else { libc::EDOM };
+        let status = Client::start(&asm.finish().unwrap(), ioctl).finish();
+        assert_eq!(status, errno << 8, "argument {a} against {b}");
+    }
+}
