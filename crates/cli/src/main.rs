@@ -60,9 +60,12 @@ enum Command {
         #[arg(long)]
         second: bool,
     },
-    /// Prints the manual page
+    /// Prints the manual page, or that of a subcommand
     #[command(hide = true)]
-    Man,
+    Man {
+        /// The subcommand
+        subcommand: Option<String>,
+    },
     /// Prints the completions of a shell
     #[command(hide = true)]
     Completions {
@@ -82,7 +85,7 @@ fn main() -> ExitCode {
         Command::Doctor { json } => doctor::print(json),
         Command::Demo => demo::run(),
         Command::DemoClient { second } => demo_client::run(second),
-        Command::Man => man(),
+        Command::Man { subcommand } => man(subcommand.as_deref()),
         Command::Completions { shell } => completions(shell),
     };
     match done {
@@ -96,14 +99,18 @@ fn main() -> ExitCode {
     }
 }
 
-/// The manual pages of the command and all its subcommands, as one text.
-fn man() -> io::Result<ExitCode> {
+/// The manual page of the command, or of one of its subcommands.
+fn man(subcommand: Option<&str>) -> io::Result<ExitCode> {
+    let mut command = Cli::command();
+    command.build();
+    let command = match subcommand {
+        None => &command,
+        Some(name) => command.find_subcommand(name).ok_or_else(|| {
+            io::Error::other(format!("there is no subcommand {name:?}; see `devmap --help`"))
+        })?,
+    };
     let mut text = Vec::new();
-    clap_mangen::Man::new(Cli::command()).render(&mut text)?;
-    for command in Cli::command().get_subcommands().filter(|command| !command.is_hide_set()) {
-        let page = clap_mangen::Man::new(command.clone().display_name(format!("devmap {command}")));
-        page.render_options_section(&mut text)?;
-    }
+    clap_mangen::Man::new(command.clone()).render(&mut text)?;
     io::stdout().write_all(&text)?;
     Ok(ExitCode::SUCCESS)
 }

@@ -118,9 +118,11 @@ fn a_reader_that_has_seen_enough_is_no_failure() {
 
 #[test]
 fn manual_and_completions_come_from_the_same_definition() {
-    let manual = devmap(&["man"]);
+    let manual = devmap(&["man", "run"]);
     assert!(manual.status.success());
     assert!(stdout(&manual).contains("trace\\-format"));
+    assert!(stdout(&devmap(&["man"])).contains("doctor"));
+    assert_eq!(devmap(&["man", "no-such"]).status.code(), Some(125));
     for shell in ["bash", "zsh", "fish"] {
         let output = devmap(&["completions", shell]);
         assert!(output.status.success());
