@@ -60,6 +60,9 @@ enum Command {
         #[arg(long)]
         second: bool,
     },
+    Bench(devmap_bench::BenchOptions),
+    #[command(hide = true)]
+    BenchClient(devmap_bench::ClientOptions),
     /// Prints the manual page, or that of a subcommand
     #[command(hide = true)]
     Man {
@@ -85,6 +88,8 @@ fn main() -> ExitCode {
         Command::Doctor { json } => doctor::print(json),
         Command::Demo => demo::run(),
         Command::DemoClient { second } => demo_client::run(second),
+        Command::Bench(options) => options.run(),
+        Command::BenchClient(options) => options.run(),
         Command::Man { subcommand } => man(subcommand.as_deref()),
         Command::Completions { shell } => completions(shell),
     };

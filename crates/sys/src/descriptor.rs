@@ -18,3 +18,18 @@ pub fn ioctl_value(fd: BorrowedFd<'_>, command: u32, argument: u64) -> io::Resul
     // convention that FUSE enforces; the callers' descriptors are of FUSE files.
     check(unsafe { libc::ioctl(fd.as_raw_fd(), libc::Ioctl::from(command), argument) })
 }
+
+/// `_IOWR('E', 5, 88)`, which inverts the bits of 88 bytes on the device `events`, and on
+/// any file whose server likes. No driver of the kernel has it.
+pub const INVERT: u32 = 0xc058_4505;
+
+/// The ioctl(2) [`INVERT`].
+///
+/// # Errors
+/// The driver's; `ENOTTY` where there is no such command.
+pub fn invert(fd: BorrowedFd<'_>, bytes: &mut [u8; 88]) -> io::Result<i32> {
+    let argument = bytes.as_mut_ptr();
+    // SAFETY: the command says that 88 bytes are read and written at the argument, which
+    // is that long. FUSE moves no others, and the device `events` neither.
+    check(unsafe { libc::ioctl(fd.as_raw_fd(), libc::Ioctl::from(INVERT), argument) })
+}

@@ -13,6 +13,8 @@ use rustix::mm::{MapFlags, ProtFlags, mlock, mmap, munmap};
 
 use crate::arch;
 
+mod sweep;
+
 /// What this process may do with a mapping.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Protection {

@@ -1,0 +1,258 @@
+//! The program that is measured: does one thing as often as it is told, and says how
+//! long that took. It knows nothing of devmap, only of paths.
+//!
+//! It talks by lines: `ready TYPE` (the type of the file system of /dev) when it is set
+//! up, then for each number on its input that many repetitions, and the nanoseconds they
+//! took on its output. It ends with its input.
+
+use std::{
+    env,
+    ffi::OsString,
+    fs::{self, File, OpenOptions},
+    hint::black_box,
+    io::{self, BufRead, Write},
+    os::{fd::AsFd, unix::fs::FileExt},
+    path::{Path, PathBuf},
+    process::{Command, ExitCode, Stdio},
+    time::{Duration, Instant},
+};
+
+use clap::{Args, ValueEnum};
+use devmap_sys::{
+    descriptor,
+    mapping::{Mapping, Protection, Sharing},
+    memfd,
+};
+
+/// The memory that is mapped, in bytes: what the device must have.
+pub(crate) const MEMORY: usize = 2 << 20;
+/// What [`Workload::Loads`] and [`Workload::Stores`] go through.
+const STEADY: usize = 256 << 10;
+/// What [`Workload::Map`] maps.
+const MAPPED: usize = 64 << 10;
+
+/// The program that `devmap bench` runs
+#[derive(Clone, Debug, Args)]
+pub struct ClientOptions {
+    /// What to do
+    #[arg(value_enum)]
+    workload: Workload,
+    /// The file to do it to; without it, a memfd
+    #[arg(long)]
+    file: Option<PathBuf>,
+    /// The program to run
+    #[arg(last = true)]
+    command: Vec<OsString>,
+}
+
+/// What is repeated.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+pub enum Workload {
+    /// Load every word of a mapping
+    Loads,
+    /// Store every word of a mapping
+    Stores,
+    /// Load from a page for the first time
+    TouchLoad,
+    /// Store to a page for the first time
+    TouchStore,
+    /// Call ioctl
+    Ioctl,
+    /// Map and unmap
+    Map,
+    /// Call getpid
+    Getpid,
+    /// Read a byte
+    Read,
+    /// Write a byte
+    Write,
+    /// Open and close
+    Open,
+    /// Call stat
+    Stat,
+    /// Run a program to its end
+    Program,
+    /// Serve the FUSE file that the ioctl is compared with
+    ServeFuse,
+}
+
+impl Workload {
+    /// As the command line calls it.
+    pub(crate) fn name(self) -> String {
+        self.to_possible_value().map_or_else(String::new, |value| value.get_name().to_owned())
+    }
+}
+
+impl ClientOptions {
+    /// Is the client, until its input ends.
+    ///
+    /// # Errors
+    /// Those of what is measured, told as a line `error ...` too, and of the output.
+    pub fn run(self) -> io::Result<ExitCode> {
+        if self.workload == Workload::ServeFuse {
+            crate::peer_fuse::serve()?;
+            return Ok(ExitCode::SUCCESS);
+        }
+        let mut out = io::stdout();
+        let mut work = match self.prepare() {
+            Ok(work) => work,
+            Err(error) => {
+                writeln!(out, "error {error}")?;
+                return Ok(ExitCode::FAILURE);
+            }
+        };
+        writeln!(out, "ready {:x}", rustix::fs::statfs("/dev")?.f_type)?;
+        for line in io::stdin().lock().lines() {
+            let times = line?.parse().map_err(io::Error::other)?;
+            match work(times) {
+                Ok(took) => writeln!(out, "{}", took.as_nanos())?,
+                Err(error) => {
+                    writeln!(out, "error {error}")?;
+                    return Ok(ExitCode::FAILURE);
+                }
+            }
+        }
+        Ok(ExitCode::SUCCESS)
+    }
+
+    fn prepare(self) -> io::Result<Work> {
+        let path = self.file.clone().unwrap_or_default();
+        match self.workload {
+            Workload::Loads => {
+                let map = map(&self.memory()?, STEADY)?;
+                repeat(move || {
+                    black_box(map.sum());
+                    Ok(())
+                })
+            }
+            Workload::Stores => {
+                let map = map(&self.memory()?, STEADY)?;
+                let mut word = 0;
+                repeat(move || {
+                    word += 1;
+                    map.fill(word)
+                })
+            }
+            Workload::TouchLoad => touch(self.memory()?, |map, page| {
+                let mut word = [0; 8];
+                map.read(page, &mut word)?;
+                black_box(word);
+                Ok(())
+            }),
+            Workload::TouchStore => touch(self.memory()?, |map, page| map.write(page, &[1; 8])),
+            Workload::Ioctl => {
+                let file = open(&path)?;
+                let mut bytes = [0x5a; 88];
+                descriptor::invert(file.as_fd(), &mut bytes)?;
+                if bytes != [!0x5a; 88] {
+                    return Err(io::Error::other("the ioctl did not invert"));
+                }
+                repeat(move || descriptor::invert(file.as_fd(), &mut bytes).map(drop))
+            }
+            Workload::Map => {
+                let memory = self.memory()?;
+                repeat(move || map(&memory, MAPPED).map(drop))
+            }
+            Workload::Getpid => repeat(|| {
+                black_box(rustix::process::getpid());
+                Ok(())
+            }),
+            Workload::Read => {
+                let file = open(&path)?;
+                repeat(move || file.read_exact_at(&mut [0], 0))
+            }
+            Workload::Write => {
+                let file = open(&path)?;
+                repeat(move || rustix::io::write(&file, &[0]).map(drop).map_err(Into::into))
+            }
+            Workload::Open => {
+                let path = plain(&path)?;
+                let flags = rustix::fs::OFlags::RDONLY | rustix::fs::OFlags::CLOEXEC;
+                repeat(move || {
+                    drop(rustix::fs::open(&*path, flags, rustix::fs::Mode::empty())?);
+                    Ok(())
+                })
+            }
+            Workload::Stat => {
+                let path = plain(&path)?;
+                repeat(move || {
+                    black_box(rustix::fs::stat(&*path)?);
+                    Ok(())
+                })
+            }
+            Workload::Program => {
+                let [program, args @ ..] = &*self.command else {
+                    return Err(io::Error::other("no program"));
+                };
+                let mut command = Command::new(program);
+                command.args(args).stdin(Stdio::null()).stdout(Stdio::null());
+                repeat(move || crate::programs::finish(&mut command))
+            }
+            Workload::ServeFuse => Err(io::Error::other("does not take turns")),
+        }
+    }
+
+    /// The file, or a memfd of which all pages are there, as a device's are.
+    fn memory(&self) -> io::Result<File> {
+        match &self.file {
+            Some(path) => open(path),
+            None => {
+                let memory = memfd::create("devmap-bench", MEMORY as u64)?;
+                map(&memory, MEMORY)?.fill(1)?;
+                Ok(memory.into())
+            }
+        }
+    }
+}
+
+/// Repeats so many times, and says how long it took.
+type Work = Box<dyn FnMut(u64) -> io::Result<Duration>>;
+
+fn repeat(mut once: impl FnMut() -> io::Result<()> + 'static) -> io::Result<Work> {
+    Ok(Box::new(move |times| {
+        let started = Instant::now();
+        for _ in 0..times {
+            once()?;
+        }
+        Ok(started.elapsed())
+    }))
+}
+
+/// Touches pages of fresh mappings; making and dropping those takes no part.
+fn touch(memory: File, once: fn(&Mapping, usize) -> io::Result<()>) -> io::Result<Work> {
+    let page = rustix::param::page_size();
+    Ok(Box::new(move |mut times| {
+        let mut took = Duration::ZERO;
+        while times > 0 {
+            let map = map(&memory, MEMORY)?;
+            let pages = times.min((MEMORY / page) as u64);
+            let started = Instant::now();
+            for at in 0..pages as usize {
+                once(&map, at * page)?;
+            }
+            took += started.elapsed();
+            times -= pages;
+        }
+        Ok(took)
+    }))
+}
+
+fn map(memory: &impl AsFd, len: usize) -> io::Result<Mapping> {
+    Mapping::new(memory.as_fd(), 0, len, Protection::ReadWrite, Sharing::Shared)
+}
+
+fn open(path: &Path) -> io::Result<File> {
+    let opened = OpenOptions::new().read(true).write(true).open(path);
+    opened.map_err(|error| io::Error::other(format!("cannot open {}: {error}", path.display())))
+}
+
+/// A path as the kernel takes it, of a file that is there.
+fn plain(path: &Path) -> io::Result<std::ffi::CString> {
+    fs::metadata(path)?;
+    std::ffi::CString::new(path.as_os_str().as_encoded_bytes()).map_err(io::Error::other)
+}
+
+/// This very command, to be run as a client.
+pub(crate) fn command() -> io::Result<Vec<OsString>> {
+    Ok(vec![env::current_exe()?.into(), "bench-client".into()])
+}

@@ -1,0 +1,146 @@
+//! The peer of the ioctl: a file of FUSE whose server does nothing else, one thread that
+//! reads a request from /dev/fuse and writes its answer. By design it shares no code with
+//! `devmap-fuse`: nothing stands between the two calls that does not have to.
+
+use std::{
+    fs::OpenOptions,
+    io::{self, Write},
+    os::fd::{AsRawFd, OwnedFd},
+};
+
+use devmap_sys::descriptor::INVERT;
+use rustix::{
+    event::{PollFd, PollFlags, poll},
+    io::Errno,
+    mount::{
+        FsMountFlags, FsOpenFlags, MountAttrFlags, fsconfig_create, fsconfig_set_string, fsmount,
+        fsopen,
+    },
+};
+
+/// Operations, from linux/fuse.h.
+const LOOKUP: u32 = 1;
+const GETATTR: u32 = 3;
+const OPEN: u32 = 14;
+const RELEASE: u32 = 18;
+const FLUSH: u32 = 25;
+const INIT: u32 = 26;
+const IOCTL: u32 = 39;
+
+const HEADER: usize = 40;
+const IOCTL_IN: usize = 32;
+/// The least that the kernel wants to read to (`FUSE_MIN_READ_BUFFER`).
+const BUFFER: usize = 8192;
+
+/// Serves a file system of one file until the input ends. Says where the file is, as a
+/// path that is good while this process lives: the mount is attached to no directory.
+///
+/// # Errors
+/// Those of mounting, which takes root: `EPERM`.
+pub(crate) fn serve() -> io::Result<()> {
+    let mut out = io::stdout();
+    let (fuse, mount) = match mount() {
+        Ok(mounted) => mounted,
+        Err(error) => return writeln!(out, "error cannot mount FUSE: {error}"),
+    };
+    let (pid, number) = (std::process::id(), mount.as_raw_fd());
+    writeln!(out, "ready /proc/{pid}/fd/{number}/file")?;
+    // The end of the input ends the process, and with it the file system; the loop itself
+    // makes no call but the two.
+    std::thread::spawn(|| {
+        let mut fds = [PollFd::from_borrowed_fd(rustix::stdio::stdin(), PollFlags::IN)];
+        let _ = poll(&mut fds, None);
+        std::process::exit(0);
+    });
+    let mut request = [0; BUFFER];
+    loop {
+        match rustix::io::read(&fuse, &mut request) {
+            Ok(len) => answer(&fuse, &request[..len])?,
+            Err(Errno::INTR | Errno::NOENT) => {}
+            Err(Errno::NODEV) => return Ok(()),
+            Err(error) => return Err(error.into()),
+        }
+    }
+}
+
+fn mount() -> io::Result<(OwnedFd, OwnedFd)> {
+    let fuse = OpenOptions::new().read(true).write(true).open("/dev/fuse")?.into();
+    let context = fsopen("fuse", FsOpenFlags::FSOPEN_CLOEXEC)?;
+    let fd = AsRawFd::as_raw_fd(&fuse).to_string();
+    let ids = (rustix::process::geteuid(), rustix::process::getegid());
+    let (uid, gid) = (ids.0.as_raw().to_string(), ids.1.as_raw().to_string());
+    for (key, value) in
+        [("fd", &*fd), ("rootmode", "40000"), ("user_id", &*uid), ("group_id", &*gid)]
+    {
+        fsconfig_set_string(&context, key, value)?;
+    }
+    fsconfig_create(&context)?;
+    let flags = MountAttrFlags::MOUNT_ATTR_NOSUID;
+    Ok((fuse, fsmount(&context, FsMountFlags::FSMOUNT_CLOEXEC, flags)?))
+}
+
+fn word(bytes: &[u8], at: usize) -> u32 {
+    bytes[at..at + 4].try_into().map_or(0, u32::from_ne_bytes)
+}
+
+fn answer(fuse: &OwnedFd, request: &[u8]) -> io::Result<()> {
+    let mut body = [0; 256];
+    let (len, errno) = match word(request, 4) {
+        INIT => {
+            // fuse_init_out: the kernel's protocol is as new or newer; max_write.
+            put(&mut body, 0, 7);
+            put(&mut body, 4, 31);
+            put(&mut body, 20, 4096);
+            (64, 0)
+        }
+        // fuse_entry_out: node 2, valid for long, a regular file.
+        LOOKUP => {
+            put(&mut body, 0, 2);
+            put(&mut body, 16, u32::MAX);
+            put(&mut body, 24, u32::MAX);
+            attributes(&mut body[40..], 2, 0o100_666);
+            (128, 0)
+        }
+        // fuse_attr_out.
+        GETATTR => {
+            put(&mut body, 0, u32::MAX);
+            let node = word(request, 16);
+            attributes(&mut body[16..], node, if node == 1 { 0o040_755 } else { 0o100_666 });
+            (104, 0)
+        }
+        OPEN => (16, 0),
+        FLUSH | RELEASE => (0, 0),
+        // fuse_ioctl_out, then the bytes.
+        IOCTL if word(request, HEADER + 12) == INVERT => {
+            let data = &request[HEADER + IOCTL_IN..];
+            body[16..].iter_mut().zip(data).for_each(|(to, from)| *to = !from);
+            (16 + data.len(), 0)
+        }
+        IOCTL => (0, Errno::NOTTY.raw_os_error()),
+        // FORGET, BATCH_FORGET, INTERRUPT.
+        2 | 42 | 36 => return Ok(()),
+        _ => (0, Errno::NOSYS.raw_os_error()),
+    };
+    // fuse_out_header: length, error, unique; one write for the whole.
+    let mut message = [0; 16 + 256];
+    put(&mut message, 0, 16 + len as u32);
+    put(&mut message, 4, errno.wrapping_neg().cast_unsigned());
+    message[8..16].copy_from_slice(&request[8..16]);
+    message[16..].copy_from_slice(&body);
+    match rustix::io::write(fuse, &message[..16 + len]) {
+        // Nobody waits for it any more.
+        Ok(_) | Err(Errno::NOENT) => Ok(()),
+        Err(error) => Err(error.into()),
+    }
+}
+
+fn put(bytes: &mut [u8], at: usize, value: u32) {
+    bytes[at..at + 4].copy_from_slice(&value.to_ne_bytes());
+}
+
+/// `fuse_attr`: number, mode, one link.
+fn attributes(attr: &mut [u8], node: u32, mode: u32) {
+    put(attr, 0, node);
+    put(attr, 60, mode);
+    put(attr, 64, 1);
+}

@@ -1,0 +1,103 @@
+//! One of the two sides of a comparison: a client process, and how to talk to it.
+
+use std::{
+    ffi::OsString,
+    io::{self, BufRead, BufReader, Write},
+    process::{Child, ChildStdin, ChildStdout, Command, Stdio},
+};
+
+use crate::{
+    Mode,
+    client::{self, MEMORY, Workload},
+};
+
+/// Where a client under devmap finds memory to map.
+pub(crate) const MEMORY_PATH: &str = "/dev/devmap-bench-memory";
+/// Where it finds the device with the ioctl.
+pub(crate) const EVENTS_PATH: &str = "/dev/devmap-bench-events";
+
+/// `f_type` of FUSE, in hexadecimal, as a client tells it.
+const FUSE: &str = "65735546";
+
+/// A client that waits for its turn.
+pub(crate) struct Side {
+    child: Child,
+    turn: Option<ChildStdin>,
+    result: BufReader<ChildStdout>,
+    /// What it said when it was ready.
+    greeting: String,
+}
+
+impl Side {
+    /// Starts a client: in `mode` of devmap, or without.
+    pub(crate) fn start(
+        mode: Option<Mode>,
+        workload: Workload,
+        arguments: &[OsString],
+    ) -> io::Result<Side> {
+        let mut line = mode.map_or_else(|| Ok(Vec::new()), under_devmap)?;
+        line.extend(client::command()?);
+        line.push(workload.name().into());
+        line.extend_from_slice(arguments);
+        let mut child = Command::new(&line[0])
+            .args(&line[1..])
+            .stdin(Stdio::piped())
+            .stdout(Stdio::piped())
+            .spawn()?;
+        let turn = child.stdin.take();
+        let result = BufReader::new(child.stdout.take().ok_or(io::ErrorKind::BrokenPipe)?);
+        let mut side = Side { child, turn, result, greeting: String::new() };
+        side.greeting = side.hear("ready ")?;
+        if let Some(mode) = mode
+            && (side.greeting == FUSE) != (mode == Mode::Namespace)
+        {
+            return Err(io::Error::other(format!("devmap did not run in {} mode", mode.name())));
+        }
+        Ok(side)
+    }
+
+    /// What it said when it was ready.
+    pub(crate) fn greeting(&self) -> &str {
+        &self.greeting
+    }
+
+    /// Has it repeat its work so many times: the nanoseconds that took.
+    pub(crate) fn take_turn(&mut self, times: u64) -> io::Result<u64> {
+        let turn = self.turn.as_mut().ok_or(io::ErrorKind::BrokenPipe)?;
+        writeln!(turn, "{times}")?;
+        self.hear("")?.parse().map_err(io::Error::other)
+    }
+
+    fn hear(&mut self, begins: &str) -> io::Result<String> {
+        let mut line = String::new();
+        self.result.read_line(&mut line)?;
+        if let Some(rest) = line.trim_end().strip_prefix(begins)
+            && !line.is_empty()
+            && !line.starts_with("error ")
+        {
+            return Ok(rest.to_owned());
+        }
+        let told = line.trim_end().strip_prefix("error ").unwrap_or("its process ended early");
+        Err(io::Error::other(told.to_owned()))
+    }
+}
+
+impl Drop for Side {
+    /// A client ends with its input; the server of FUSE too.
+    fn drop(&mut self) {
+        self.turn = None;
+        let _ = self.child.wait();
+    }
+}
+
+/// `devmap run` with the devices of the clients.
+pub(crate) fn under_devmap(mode: Mode) -> io::Result<Vec<OsString>> {
+    let devices = [format!("{MEMORY_PATH}=mem:size={MEMORY}"), format!("{EVENTS_PATH}=events")];
+    let mut line = vec![std::env::current_exe()?.into(), "run".into()];
+    line.extend(["--mode", mode.name()].map(OsString::from));
+    for device in devices {
+        line.extend(["--device".into(), OsString::from(device)]);
+    }
+    line.push("--".into());
+    Ok(line)
+}
