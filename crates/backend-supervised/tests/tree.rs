@@ -20,8 +20,8 @@ use libtest_mimic::{Arguments, Trial};
 use rustix::process::Signal;
 
 use world::{
-    Running, Terminal, Tree, children, is_gone, is_reaped, is_stopped, name, parent, send,
-    this_program, wait_for, wait_until,
+    Running, Terminal, Tree, children, is_asleep, is_gone, is_reaped, is_stopped, name, parent,
+    send, this_program, wait_for, wait_until,
 };
 
 fn main() -> ExitCode {
@@ -124,7 +124,11 @@ fn programs_that_cannot_be_executed() {
         ("", 127, "not found"),
     ] {
         let said = format!("devmap: cannot execute {program}: {reason}\n");
-        assert_eq!(run(bare::PLAIN, &[program]), (Ok(status), said));
+        // Directories that may not be searched would give another reason.
+        let mut command = Command::new(this_program());
+        command.args([bare::PLAIN, program]).env("PATH", "/usr/bin:/bin");
+        let (ended, errors) = Running::spawn(&mut command).end();
+        assert_eq!((ended.code(), errors), (Some(status), said));
     }
 }
 
@@ -170,6 +174,7 @@ fn signals_are_handed_on_once() {
         sleep 1000 & echo ready; while :; do wait; done";
     let mut running = Running::start(bare::PLAIN, &["bash", "-c", script]);
     assert_eq!(running.line(), "ready");
+    let program = running.tree("bash").program;
     for (signal, text) in [
         (Signal::HUP, "HUP"),
         (Signal::INT, "INT"),
@@ -178,9 +183,12 @@ fn signals_are_handed_on_once() {
         (Signal::USR2, "USR2"),
         (Signal::WINCH, "WINCH"),
     ] {
+        // Else the shell may wait first and run the trap much later.
+        wait_until("it waits", || is_asleep(program));
         send(running.pid(), signal);
         assert_eq!(running.line(), text);
     }
+    wait_until("it waits", || is_asleep(program));
     send(running.pid(), Signal::TERM);
     let (status, errors) = running.end();
     assert_eq!((status.code(), errors), (Some(7), String::new()));
@@ -383,6 +391,9 @@ fn terminal_interrupt_is_seen_once() {
     let mut terminal = Terminal::open();
     terminal.line("$TREE bash -c 'trap \"echo caught\" INT; echo go; read x; echo x=$x; exit 5'");
     terminal.expect("go");
+    let program = job(&terminal, "bash").program;
+    // Else the shell may read first and run the trap much later.
+    wait_until("it reads", || is_asleep(program));
     terminal.keys(CTRL_C);
     terminal.expect("caught");
     terminal.line("hello");
@@ -427,7 +438,11 @@ fn terminal_stop_and_bg() {
     terminal.expect("Stopped");
     // In the background it reads from the terminal, and stops again.
     terminal.line("bg");
-    wait_until("it stops again", || is_stopped(tree.front) && is_stopped(tree.program));
+    wait_until("the shell says that it stopped again", || {
+        terminal.line("jobs; echo list''ed");
+        terminal.expect("listed").contains("Stopped")
+    });
+    assert!(is_stopped(tree.front) && is_stopped(tree.program));
     terminal.line("fg");
     wait_until("both continue", || !is_stopped(tree.program) && !is_stopped(tree.front));
     terminal.line("x");

@@ -51,6 +51,11 @@ pub fn is_stopped(pid: i32) -> bool {
     matches!(stat(pid), Some(('T', _)))
 }
 
+/// Whether it waits for something in the kernel.
+pub fn is_asleep(pid: i32) -> bool {
+    matches!(stat(pid), Some(('S', _)))
+}
+
 /// Whether it has ended. Where nobody reaps orphans, it remains as a zombie.
 pub fn is_gone(pid: i32) -> bool {
     matches!(stat(pid), None | Some(('Z' | 'X', _)))
