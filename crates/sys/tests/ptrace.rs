@@ -5,7 +5,7 @@ mod common;
 
 use std::os::fd::{AsFd, OwnedFd};
 use std::ptr;
-use std::sync::atomic::{AtomicBool, AtomicU32, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU32, AtomicU64, Ordering};
 
 use common::{Client, DEVICE, mmap_filter};
 use devmap_sys::arch::nr;
@@ -203,23 +203,43 @@ fn injected_mappings_arrive_under_a_timer() {
     assert_eq!((client.finish(), served.min(ROUNDS)), (0, ROUNDS));
 }
 
-/// [`serve`], while the client gets the signals in turn from its first call on.
+/// Sets the flag when the serving ends, be it by a failed assertion.
+struct Ending<'a>(&'a AtomicBool);
+
+impl Drop for Ending<'_> {
+    fn drop(&mut self) {
+        self.0.store(true, Ordering::Relaxed);
+    }
+}
+
+/// [`serve`], while the client gets the signals in turn from its first call on:
+/// a few for each call, so that it comes to make calls between its handlers.
 fn serve_under(client: &Client, signals: &[Signal]) -> u64 {
     assert!(serve_one(client));
-    let done = AtomicBool::new(false);
+    let (done, served) = (AtomicBool::new(false), AtomicU64::new(1));
     std::thread::scope(|scope| {
         scope.spawn(|| {
+            let mut seen = 0;
             while !done.load(Ordering::Relaxed) {
-                for &signal in signals {
-                    client.kill(signal);
+                if served.load(Ordering::Relaxed) == seen {
                     std::thread::yield_now();
+                    continue;
+                }
+                seen = served.load(Ordering::Relaxed);
+                for _ in 0..4 {
+                    for &signal in signals {
+                        client.kill(signal);
+                        std::thread::yield_now();
+                    }
                 }
             }
         });
-        let served = 1 + serve(client);
-        done.store(true, Ordering::Relaxed);
-        served
-    })
+        let _ending = Ending(&done);
+        while serve_one(client) {
+            served.fetch_add(1, Ordering::Relaxed);
+        }
+    });
+    served.into_inner()
 }
 
 #[test]
