@@ -330,14 +330,16 @@ u32 devmap_file_flags(struct file *file)
 	       (file->f_flags & O_APPEND ? DEVMAP_APPEND : 0);
 }
 
+/* Without the check of the kernel's own pointer, as copy_from_user does for a length
+ * that is constant: it is a Rust slice, whose length holds. */
 bool devmap_copy_from_user(void *to, u64 from, size_t len)
 {
-	return !copy_from_user(to, u64_to_user_ptr(from), len);
+	return !_copy_from_user(to, u64_to_user_ptr(from), len);
 }
 
 bool devmap_copy_to_user(u64 to, const void *from, size_t len)
 {
-	return !copy_to_user(u64_to_user_ptr(to), from, len);
+	return !_copy_to_user(u64_to_user_ptr(to), from, len);
 }
 
 /* The area under construction */

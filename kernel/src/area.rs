@@ -35,12 +35,46 @@ pub struct Mapping {
     /// How many areas there are.
     areas: AtomicUsize,
     area: NewArea,
-    plan: Plan<KernelMemory>,
+    extents: Extents,
+}
+
+/// A plan's extents. Nearly all plans have one, and are not worth the bytes of eight.
+enum Extents {
+    One(Extent<KernelMemory>),
+    Many(KBox<Plan<KernelMemory>>),
+}
+
+impl Extents {
+    fn of(plan: &Plan<KernelMemory>) -> Result<Extents, Errno> {
+        let mut extents = plan.extents();
+        match (extents.next(), extents.next()) {
+            (Some(one), None) => Ok(Extents::One(one.clone())),
+            _ => Ok(Extents::Many(KBox::new(plan.clone())?)),
+        }
+    }
+
+    fn iter(&self) -> impl Iterator<Item = &Extent<KernelMemory>> {
+        let (one, many) = match self {
+            Extents::One(extent) => (Some(extent), None),
+            Extents::Many(plan) => (None, Some(plan.extents())),
+        };
+        one.into_iter().chain(many.into_iter().flatten())
+    }
+
+    /// The memory and its first page, if one remap extent is all.
+    fn whole(&self) -> Option<(&KernelMemory, u64)> {
+        match self {
+            Extents::One(Extent { source: Source::Remap { memory, first_page }, .. }) => {
+                Some((memory, *first_page))
+            }
+            _ => None,
+        }
+    }
 }
 
 impl Mapping {
     fn memories(&self) -> impl Iterator<Item = &KernelMemory> {
-        self.plan.extents().filter_map(|extent| match &extent.source {
+        self.extents.iter().filter_map(|extent| match &extent.source {
             Source::Remap { memory, .. } => Some(memory),
             Source::Fault => None,
         })
@@ -91,17 +125,6 @@ pub fn new_area(first_page: u64, pages: u64, bits: u32) -> Result<NewArea, Errno
     NewArea::new(page_size(), first_page, pages, protection, sharing).ok_or(Errno::EINVAL)
 }
 
-/// The memory and its first page, if one remap extent is the whole plan.
-fn whole(plan: &Plan<KernelMemory>) -> Option<(&KernelMemory, u64)> {
-    let mut extents = plan.extents();
-    match (extents.next()?, extents.next()) {
-        (Extent { source: Source::Remap { memory, first_page }, .. }, None) => {
-            Some((memory, *first_page))
-        }
-        _ => None,
-    }
-}
-
 /// Carries out `plan` in `vma`. Answers the mapping, with its first area counted,
 /// and whether the area needs the fault method.
 ///
@@ -115,7 +138,7 @@ pub unsafe fn map(
     open: *mut shim::OpenFile,
     vma: *mut shim::VmArea,
     area: NewArea,
-    plan: Plan<KernelMemory>,
+    plan: &Plan<KernelMemory>,
 ) -> Result<(*mut Mapping, bool), Errno> {
     if let Err(error) = plan.validate(&area, KernelMemory::pages) {
         let line = Line::format(format_args!("{error}"));
@@ -132,10 +155,11 @@ pub unsafe fn map(
     let flags = flags.iter().filter(|(flag, _)| plan.area_flags().contains(*flag));
     let flags = flags.fold(0, |bits, (_, bit)| bits | bit);
 
-    let mapping = KBox::new(Mapping { areas: AtomicUsize::new(1), area, plan })?;
+    let mapping =
+        KBox::new(Mapping { areas: AtomicUsize::new(1), area, extents: Extents::of(plan)? })?;
     // SAFETY: the caller's promise for `vma`.
     unsafe { shim::devmap_area_flags(vma, flags) };
-    let by_page = match whole(&mapping.plan) {
+    let by_page = match mapping.extents.whole() {
         Some((memory, first_page))
             if memory.is_contiguous() && mapping.area.sharing() == Sharing::Shared =>
         {
@@ -149,7 +173,7 @@ pub unsafe fn map(
             false
         }
         _ => {
-            for extent in mapping.plan.extents() {
+            for extent in mapping.extents.iter() {
                 // SAFETY: validate() says that the pages are the area's and the
                 // memory's. Each page table entry counts in its page.
                 check(unsafe {
@@ -198,7 +222,7 @@ pub unsafe fn fault<D: Device<Kernel>>(
     // SAFETY: a live area keeps its mapping.
     let mapping = unsafe { &*mapping };
     let at = wanted.checked_sub(mapping.area.first_page()).ok_or(Errno::EIO)?;
-    let mut extents = mapping.plan.extents();
+    let mut extents = mapping.extents.iter();
     let extent = extents.find(|e| e.at <= at && at - e.at < e.pages).ok_or(Errno::EIO)?;
     if let Source::Remap { memory, first_page } = &extent.source {
         return memory.page(first_page + (at - extent.at));

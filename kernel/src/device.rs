@@ -216,7 +216,7 @@ impl<D: Device<Kernel>> Methods<D> {
         let mapped = area::new_area(first_page, pages, bits).and_then(|area| {
             let plan = device.mmap(state, &area)?;
             // SAFETY: the contract: `vma` is the area that the numbers describe.
-            unsafe { area::map(open, vma, area, plan) }
+            unsafe { area::map(open, vma, area, &plan) }
         });
         match mapped {
             Ok(answer) => {

@@ -252,7 +252,12 @@ impl<P: Platform> Device<P> for Events<P> {
             SLEEP => self.wait(false, |_| None),
             INVERT => {
                 let user = call.user()?;
-                user.copy_out(&user.array::<88>()?.map(|byte| !byte))?;
+                let mut bytes = [0; 88];
+                user.copy_in(&mut bytes)?;
+                for word in bytes.as_chunks_mut().0 {
+                    *word = (!u64::from_ne_bytes(*word)).to_ne_bytes();
+                }
+                user.copy_out(&bytes)?;
                 Ok(0)
             }
             COPY => self.copy(call),

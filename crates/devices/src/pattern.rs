@@ -79,15 +79,25 @@ impl Pattern {
 }
 
 /// The bytes that stand at `offset` of the device.
-fn fill(mut offset: u64, into: &mut [u8]) {
-    let head = (offset.next_multiple_of(8) - offset).min(into.len() as u64) as usize;
-    let (head, words) = into.split_at_mut(head);
-    for part in core::iter::once(head).chain(words.chunks_mut(8)) {
-        let start = (offset % 8) as usize;
-        let word = (offset - offset % 8).to_le_bytes();
-        part.copy_from_slice(&word[start..start + part.len()]);
-        offset += part.len() as u64;
+fn fill(offset: u64, into: &mut [u8]) {
+    let head = (offset.next_multiple_of(8) - offset).min(into.len() as u64);
+    let (head, rest) = into.split_at_mut(head as usize);
+    let (words, tail) = rest.as_chunks_mut();
+    part(offset, head);
+    let mut offset = offset + head.len() as u64;
+    for word in words {
+        *word = offset.to_le_bytes();
+        // Far from wrapping: no device is longer than MAX_SIZE.
+        offset = offset.wrapping_add(8);
     }
+    part(offset, tail);
+}
+
+/// Bytes of one word, from `offset` on.
+fn part(offset: u64, into: &mut [u8]) {
+    let start = (offset % 8) as usize;
+    let word = (offset - offset % 8).to_le_bytes();
+    into.copy_from_slice(&word[start..start + into.len()]);
 }
 
 impl<P: Platform> Device<P> for Pattern {
