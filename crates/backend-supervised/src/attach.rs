@@ -32,10 +32,7 @@ pub(crate) struct Held {
 }
 
 /// Holds thread `tid`, whose system call `answer` answers.
-pub(crate) fn hold(
-    tid: u32,
-    answer: impl FnOnce() -> io::Result<()>,
-) -> Result<Held, NotHeld> {
+pub(crate) fn hold(tid: u32, answer: impl FnOnce() -> io::Result<()>) -> Result<Held, NotHeld> {
     let mut tracee = Tracee::seize(tid).map_err(|_| NotHeld::Refused)?;
     if tracee.interrupt().is_err() || answer().is_err() {
         return Err(NotHeld::Gone);

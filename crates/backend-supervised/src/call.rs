@@ -14,6 +14,8 @@ use std::{
 
 use parking_lot::{Condvar, Mutex};
 
+use crate::pool;
+
 /// What must happen around a wait inside a driver's method.
 pub(crate) trait WaitHook: Send + Sync {
     /// The serving thread is about to wait, perhaps for long.
@@ -38,7 +40,9 @@ impl Waiter {
     /// The waiter of the call that this thread serves; a fresh one, which nothing
     /// interrupts, in a driver's own thread.
     pub(crate) fn current() -> Arc<Waiter> {
-        CURRENT.with_borrow(|call| call.as_ref().map(|call| call.waiter.clone())).unwrap_or_default()
+        CURRENT
+            .with_borrow(|call| call.as_ref().map(|call| call.waiter.clone()))
+            .unwrap_or_default()
     }
 
     pub(crate) fn wake(&self) {
@@ -92,6 +96,7 @@ pub(crate) struct Waiting(Option<Call>);
 
 /// Tells the call's hook that its thread waits.
 pub(crate) fn begin_wait(waiter: &Arc<Waiter>) -> Waiting {
+    pool::about_to_wait();
     let call = CURRENT.with_borrow(Clone::clone);
     if let Some(call) = &call {
         call.hook.begin(waiter);

@@ -24,7 +24,7 @@ use devmap_driver::{
 use devmap_fuse::{
     Attr, Channel, DirBuffer, Entry, Header, Operation, Request, RequestBuffer, Statfs, open_flags,
 };
-use devmap_sys::arch::nr;
+use devmap_sys::{arch::nr, descriptor::WHICH, process};
 use parking_lot::Mutex;
 
 use crate::{
@@ -44,18 +44,14 @@ use crate::{
 /// these nodes, and stay reachable when this server is gone.
 const FOR_EVER: Duration = Duration::from_secs(u32::MAX as u64);
 
-/// An ioctl by which devmap finds out which open file a descriptor is of: the
-/// argument is a ticket.
-pub(crate) const WHICH: Command = Command::new(devmap_driver::Direction::None, 0xda, 0xda, 0);
-
 /// The server's state.
 pub(crate) struct Devfs {
     channel: Arc<Channel>,
     nodes: Nodes,
     owner: (u32, u32),
     /// Requests in progress that an interrupt can reach.
-    in_progress: Mutex<HashMap<u64, Arc<Waiter>>>,
-    /// Answers to [`WHICH`], by ticket.
+    in_progress: Mutex<Vec<(u64, Arc<Waiter>)>>,
+    /// Answers to [`WHICH`], by ticket: which open file a descriptor is of.
     tickets: Mutex<HashMap<u64, u64>>,
 }
 
@@ -157,11 +153,12 @@ impl Devfs {
             Operation::Poll { fh, kh, schedule_notify, .. } => {
                 self.poll(core, &request.header, fh, kh, schedule_notify)
             }
-            Operation::Ioctl { fh, cmd, arg, .. } => {
-                self.ioctl(core, &request.header, fh, Command(cmd), arg)
+            Operation::Ioctl { fh, cmd, arg, in_data, out_size, .. } => {
+                let argument = (arg, in_data, out_size);
+                self.ioctl(core, &request.header, fh, Command(cmd), argument)
             }
             Operation::Interrupt { unique: other } => {
-                let waiter = self.in_progress.lock().get(&other).cloned();
+                let waiter = self.waiter_of(other);
                 match waiter {
                     Some(waiter) => {
                         waiter.interrupt();
@@ -298,10 +295,15 @@ impl Devfs {
     /// Runs a driver's method as the call `unique`, so that a signal can end its waits.
     fn interruptible<R>(&self, core: &Core, unique: u64, serve: impl FnOnce() -> R) -> R {
         let waiter = Arc::<Waiter>::default();
-        self.in_progress.lock().insert(unique, waiter.clone());
+        self.in_progress.lock().push((unique, waiter.clone()));
         let result = call::within(waiter, core.fuse_hook.clone(), serve);
-        self.in_progress.lock().remove(&unique);
+        self.in_progress.lock().retain(|(other, _)| *other != unique);
         result
+    }
+
+    fn waiter_of(&self, unique: u64) -> Option<Arc<Waiter>> {
+        let in_progress = self.in_progress.lock();
+        in_progress.iter().find(|(other, _)| *other == unique).map(|(_, waiter)| waiter.clone())
     }
 
     /// Answers an error. FUSE has no way to ask for a restart, so the thread is held
@@ -354,9 +356,8 @@ impl Devfs {
             self.nodes.closed(header.nodeid);
             return self.reply_errno(header, errno);
         }
-        let mut how = open_flags::DIRECT_IO
-            | open_flags::NOFLUSH
-            | open_flags::PARALLEL_DIRECT_WRITES;
+        let mut how =
+            open_flags::DIRECT_IO | open_flags::NOFLUSH | open_flags::PARALLEL_DIRECT_WRITES;
         if device.metadata.stream {
             how |= open_flags::STREAM | open_flags::NONSEEKABLE;
         }
@@ -401,7 +402,9 @@ impl Devfs {
                 if count > size as usize { Err(Errno::EIO) } else { Ok(count) }
             })
         });
-        self.trace_transfer(core, started, header, &file, "read", (offset, size as usize), result);
+        core.trace_call(started, || {
+            transfer(header, &file, "read", (offset, size as usize), result)
+        });
         match result {
             Ok(count) => self.channel.reply_data(header.unique, &buffer.bytes.borrow()[..count]),
             Err(errno) => self.reply_errno(header, errno),
@@ -430,34 +433,11 @@ impl Devfs {
                 if count > data.len() { Err(Errno::EIO) } else { Ok(count) }
             })
         });
-        self.trace_transfer(core, started, header, &file, "write", (offset, data.len()), result);
+        core.trace_call(started, || transfer(header, &file, "write", (offset, data.len()), result));
         match result {
             Ok(count) => self.channel.reply_written(header.unique, count as u32),
             Err(errno) => self.reply_errno(header, errno),
         }
-    }
-
-    fn trace_transfer(
-        &self,
-        core: &Core,
-        started: Instant,
-        header: &Header,
-        file: &OpenFile,
-        call: &'static str,
-        (offset, size): (u64, usize),
-        result: Result<usize, Errno>,
-    ) {
-        core.trace_call(started, || Event {
-            device: &file.device.path,
-            tid: header.pid,
-            call,
-            details: vec![
-                ("open", file.id.into()),
-                ("offset", offset.into()),
-                ("size", size.into()),
-            ],
-            result: result.map(|count| Some(count as u64)),
-        });
     }
 
     fn poll(
@@ -476,8 +456,7 @@ impl Devfs {
             let channel = self.channel.clone();
             Arc::new(Poller { channel, kh, file: Arc::downgrade(&file) }) as Arc<dyn Wake>
         }));
-        let events =
-            file.device.call("poll", |driver| Ok(driver.poll(file.state(), &mut table)));
+        let events = file.device.call("poll", |driver| Ok(driver.poll(file.state(), &mut table)));
         // A poll method that panicked: there is no errno in a mask.
         let events = events.unwrap_or(devmap_driver::PollEvents::ERR);
         core.trace_call(started, || Event {
@@ -490,34 +469,71 @@ impl Devfs {
         self.channel.reply_poll(header.unique, events.bits())
     }
 
-    /// An ioctl that no notification took: of a program of another architecture, or of
-    /// the terminal's type on a descriptor that was moved. The kernel has copied what
-    /// the number's size says; the driver copies for itself.
+    /// The kernel has copied in what the command's size says, and will copy out the
+    /// answer; whatever else the driver wants of the caller's memory it copies itself.
     fn ioctl(
         &self,
         core: &Core,
         header: &Header,
         fh: u64,
         command: Command,
-        argument: u64,
+        (argument, in_data, out_size): (u64, &[u8], u32),
     ) -> io::Result<()> {
-        if command == WHICH && client::process_of(header.pid) == Some(std::process::id()) {
+        if command.0 == WHICH && client::process_of(header.pid) == Some(std::process::id()) {
             self.tickets.lock().insert(argument, fh);
             return self.channel.reply_ioctl(header.unique, 0, &[]);
         }
         let Some(file) = core.opens.get(fh) else {
             return self.channel.reply_error(header.unique, libc::EBADF);
         };
-        let caller = client::Notified { tid: header.pid, fd: u32::MAX, opened: file.flags };
+        let started = core.trace.is_on().then(Instant::now);
+        let caller = IoctlCaller {
+            tid: header.pid,
+            opened: file.flags,
+            argument,
+            in_data,
+            out_size: out_size as usize,
+            out: RefCell::default(),
+        };
         let result = self.interruptible(core, header.unique, || {
             file.device.call("ioctl", |driver| {
                 driver.ioctl(file.state(), &Ioctl::new(command, argument, &caller))
             })
         });
-        match result {
-            Ok(value) => self.channel.reply_ioctl(header.unique, value.cast_signed(), &[]),
-            Err(errno) => self.reply_errno(header, errno),
+        if let Some(started) = started {
+            core.trace_call(started, || Event {
+                device: &file.device.path,
+                tid: header.pid,
+                call: "ioctl",
+                details: vec![
+                    ("open", file.id.into()),
+                    ("command", format!("{:#x}", command.0).into()),
+                    ("argument", format!("{argument:#x}").into()),
+                ],
+                result: result.map(|value| Some(u64::from(value))),
+            });
         }
+        // As a result, not as an error of FUSE: so ENOSYS and ERESTARTSYS pass, and what
+        // was copied out before an error arrives, as on Linux.
+        let result = result.map_or_else(|errno| -errno.raw(), u32::cast_signed);
+        self.channel.reply_ioctl(header.unique, result, &caller.out.borrow())
+    }
+}
+
+/// For the trace: a read or a write.
+fn transfer<'a>(
+    header: &Header,
+    file: &'a OpenFile,
+    call: &'static str,
+    (offset, size): (u64, usize),
+    result: Result<usize, Errno>,
+) -> Event<'a> {
+    Event {
+        device: &file.device.path,
+        tid: header.pid,
+        call,
+        details: vec![("open", file.id.into()), ("offset", offset.into()), ("size", size.into())],
+        result: result.map(|count| Some(count as u64)),
     }
 }
 
@@ -530,7 +546,7 @@ fn is_open(tid: u32) -> bool {
         nr::OPENAT => !is_path(args[2]),
         nr::OPENAT2 => {
             let mut flags = [0; 8];
-            let read = devmap_sys::process::read_memory(tid, args[2], &mut flags);
+            let read = process::read_memory(tid, args[2], &mut flags);
             read.is_ok() && !is_path(u64::from_ne_bytes(flags))
         }
         call if Some(call) == nr::OPEN => !is_path(args[1]),
@@ -557,7 +573,8 @@ fn move_up(mut held: attach::Held, core: &Core, tid: u32) -> io::Result<()> {
             held.set_result(high);
         }
     }
-    if let Some((device, _)) = u32::try_from(held.result()).ok().and_then(|fd| client::identity(tid, fd))
+    if let Some((device, _)) =
+        u32::try_from(held.result()).ok().and_then(|fd| client::identity(tid, fd))
     {
         core.mount_device.get_or_init(|| device);
     }
@@ -615,6 +632,63 @@ impl Caller for WriteBuffer<'_> {
 
     fn flags(&self) -> OpenFlags {
         self.flags
+    }
+}
+
+/// The caller of an ioctl that came by FUSE.
+struct IoctlCaller<'a> {
+    tid: u32,
+    opened: OpenFlags,
+    argument: u64,
+    /// What stood at the argument, if the command's direction says that it goes in.
+    in_data: &'a [u8],
+    /// How much the answer may hold, if the direction says that it comes out.
+    out_size: usize,
+    /// The answer: what was written at the argument, from its first byte on.
+    out: RefCell<Vec<u8>>,
+}
+
+impl IoctlCaller<'_> {
+    /// The place of `len` bytes at `address` within the argument's first `limit` bytes.
+    fn place(&self, address: u64, len: usize, limit: usize) -> Option<std::ops::Range<usize>> {
+        let start = usize::try_from(address.checked_sub(self.argument)?).ok()?;
+        let end = start.checked_add(len)?;
+        (end <= limit).then_some(start..end)
+    }
+}
+
+impl Caller for IoctlCaller<'_> {
+    fn copy_from(&self, address: u64, into: &mut [u8]) -> Result<(), Errno> {
+        let out = self.out.borrow();
+        if let Some(place) = self.place(address, into.len(), out.len()) {
+            into.copy_from_slice(&out[place]);
+        } else if let Some(place) = self.place(address, into.len(), self.in_data.len()) {
+            into.copy_from_slice(&self.in_data[place]);
+        } else {
+            process::read_memory(self.tid, address, into).map_err(|_| Errno::EFAULT)?;
+        }
+        Ok(())
+    }
+
+    fn copy_to(&self, address: u64, from: &[u8]) -> Result<(), Errno> {
+        let mut out = self.out.borrow_mut();
+        match self.place(address, from.len(), self.out_size) {
+            // The answer has no holes: it ends where nothing was written yet.
+            Some(place) if place.start <= out.len() => {
+                if out.len() < place.end {
+                    out.resize(place.end, 0);
+                }
+                out[place].copy_from_slice(from);
+                Ok(())
+            }
+            _ => process::write_memory(self.tid, address, from).map_err(|_| Errno::EFAULT),
+        }
+    }
+
+    fn flags(&self) -> OpenFlags {
+        let fd = client::blocked_in(self.tid)
+            .and_then(|(call, args)| (call == nr::IOCTL).then_some(args[0] as u32));
+        fd.and_then(|fd| client::status_flags(self.tid, fd)).map_or(self.opened, client::open_flags)
     }
 }
 

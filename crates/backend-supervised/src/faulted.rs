@@ -70,9 +70,8 @@ pub(crate) fn supply(
             known
         } else {
             let mut new = Page { bytes: &mut buffer, len: page_len as usize };
-            let supplied = file
-                .device
-                .call("fault", |driver| driver.fault(file.state(), &fault, &mut new))?;
+            let supplied =
+                file.device.call("fault", |driver| driver.fault(file.state(), &fault, &mut new))?;
             match supplied {
                 Supply::Page { memory, page } if page < memory.pages() => (memory, page),
                 Supply::Page { memory, page } => {

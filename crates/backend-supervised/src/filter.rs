@@ -2,8 +2,8 @@
 //!
 //! Most calls on a device need no filter at all, because its descriptor is an open
 //! FUSE file: read, write, poll, close and their kin are the kernel's own. What is
-//! notified is what FUSE cannot do for a device (`mmap`, `ioctl` with pointers), and
-//! what it would answer differently (`fstat`, `lseek`). Device descriptors are moved
+//! notified is what FUSE cannot do for a device (`mmap`), and what it would answer
+//! differently (`fstat`, `lseek`). Device descriptors are moved
 //! to [`FIRST_DESCRIPTOR`] and up when they are opened, so a number tells them apart;
 //! programs move them by `dup2`, mostly to 0, 1 and 2, so these are looked at too.
 
@@ -17,14 +17,16 @@ use devmap_sys::{
 pub(crate) const FIRST_DESCRIPTOR: u32 = 960;
 
 /// Descriptors up to this one are always looked at.
-const LAST_STANDARD: u32 = 2;
+pub(crate) const LAST_STANDARD: u32 = 2;
 
 /// Numbers from here on are negative: `AT_FDCWD`, -1.
-const NEGATIVE: u32 = 0x8000_0000;
+pub(crate) const NEGATIVE: u32 = 0x8000_0000;
 
-/// The ioctl type byte of terminals and of calls that the kernel answers itself for
-/// every file (`FIONBIO`, `FIOCLEX`): `isatty` is asked of every standard descriptor.
-const TERMINAL: u32 = 0x5400;
+/// The ioctl types some of whose commands the kernel answers itself for a regular file,
+/// as which it knows a device's descriptor here, but leaves to a device's driver:
+/// `FIONREAD`, `FIBMAP`. All other ioctls come by FUSE.
+pub(crate) const TERMINAL: u32 = 0x5400;
+const GENERIC: u32 = 0x0000;
 
 /// The filter of namespace mode.
 pub(crate) fn namespace() -> Result<Filter, AssembleError> {
@@ -69,11 +71,15 @@ pub(crate) fn namespace() -> Result<Filter, AssembleError> {
     asm.bind(ioctl);
     asm.load_arg_low(0);
     asm.jump_if_ge(NEGATIVE, allow);
-    asm.jump_if_ge(FIRST_DESCRIPTOR, notify);
+    let device = asm.label();
+    asm.jump_if_ge(FIRST_DESCRIPTOR, device);
+    asm.jump(allow);
+    asm.bind(device);
     asm.load_arg_low(1);
     asm.and(0xff00);
-    asm.jump_if_eq(TERMINAL, allow);
-    asm.jump(notify);
+    asm.jump_if_eq(TERMINAL, notify);
+    asm.jump_if_eq(GENERIC, notify);
+    asm.jump(allow);
 
     asm.bind(statx);
     asm.load_arg_low(2);

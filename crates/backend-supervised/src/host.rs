@@ -67,7 +67,11 @@ impl Host {
     /// The memory with this inode number, which is unique among memfds.
     pub(crate) fn memory_of_inode(&self, inode: u64) -> Option<HostMemory> {
         let memories = self.shared.memories.lock();
-        memories.iter().filter_map(Weak::upgrade).find(|m| m.tokens.inode() == inode).map(HostMemory)
+        memories
+            .iter()
+            .filter_map(Weak::upgrade)
+            .find(|m| m.tokens.inode() == inode)
+            .map(HostMemory)
     }
 }
 
@@ -113,7 +117,8 @@ struct Region {
 
 impl Region {
     fn new(len: u64, pages: u64) -> std::io::Result<Region> {
-        let size = usize::try_from(len).map_err(|_| std::io::Error::from_raw_os_error(libc::ENOMEM))?;
+        let size =
+            usize::try_from(len).map_err(|_| std::io::Error::from_raw_os_error(libc::ENOMEM))?;
         let file = memfd::create("devmap", len)?;
         let mapping = Mapping::new(file.as_fd(), 0, size, Protection::ReadWrite, Sharing::Shared)?;
         Ok(Region { mapping, pages, tokens: Tokens::new(file)?, resident: OnceLock::new() })

@@ -59,8 +59,7 @@ pub(crate) fn mmap(
         flags: args[3] as i32,
         offset: args[5],
     };
-    let planned =
-        area_of(core, file, &request).and_then(|area| Ok((area, plan_of(file, &area)?)));
+    let planned = area_of(core, file, &request).and_then(|area| Ok((area, plan_of(file, &area)?)));
     let (result, plan) = match planned {
         Ok((area, plan)) => {
             let mapped = pieces(core, file, &area, &plan).and_then(|pieces| {
@@ -115,7 +114,11 @@ pub(crate) fn describe_plan(plan: &Plan<HostMemory>) -> String {
         })
         .collect();
     let flags = plan.area_flags().to_string();
-    if flags.is_empty() { extents.join(" + ") } else { format!("{} [{flags}]", extents.join(" + ")) }
+    if flags.is_empty() {
+        extents.join(" + ")
+    } else {
+        format!("{} [{flags}]", extents.join(" + "))
+    }
 }
 
 /// The checks of `sys_mmap`, `do_mmap` and `file_mmap_ok`, in their order, up to the
@@ -187,7 +190,8 @@ fn pieces(
                 offset: first_page * page,
             }),
             Source::Fault => {
-                let supplied = faulted::supply(core, file, area, extent.at..extent.at + extent.pages)?;
+                let supplied =
+                    faulted::supply(core, file, area, extent.at..extent.at + extent.pages)?;
                 pieces.extend(supplied.into_iter().map(|run| Piece {
                     at: run.at * page,
                     len: run.pages * page,
@@ -255,9 +259,9 @@ fn carry_out(
         let numbered: Vec<_> = pieces.iter().zip(&scratch).collect();
         inject(&mut held, core, request, plan, &numbered)
     });
-    let closed = scratch
-        .iter()
-        .try_for_each(|number| held.inject(nr::CLOSE, [u64::from(*number), 0, 0, 0, 0, 0]).map(drop));
+    let closed = scratch.iter().try_for_each(|number| {
+        held.inject(nr::CLOSE, [u64::from(*number), 0, 0, 0, 0, 0]).map(drop)
+    });
     match mapped.as_ref().and_then(|address| closed.as_ref().map(|()| address)) {
         Ok(address) => held.set_result(*address),
         Err(error) => held.set_result(-i64::from(error.raw_os_error().unwrap_or(libc::EIO))),

@@ -135,7 +135,8 @@ impl Nodes {
 
     /// The node that shows a device to `stat`.
     pub(crate) fn node_of(&self, device: u64) -> Option<u64> {
-        let shows = |content: &Content| matches!(content, Content::Device(at) if *at as u64 == device);
+        let shows =
+            |content: &Content| matches!(content, Content::Device(at) if *at as u64 == device);
         Some(self.fixed.iter().position(shows)? as u64 + devmap_fuse::ROOT_ID)
     }
 

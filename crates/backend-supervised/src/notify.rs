@@ -28,7 +28,7 @@ use crate::{
     Core,
     attach::{self, NotHeld},
     call::{self, WaitHook, Waiter},
-    client, devfs, map,
+    client, map,
     nodes::FIRST_OPEN,
     opens::OpenFile,
     trace::Event,
@@ -144,7 +144,7 @@ fn open_file(core: &Core, tid: u32, fd: u32) -> Option<Arc<OpenFile>> {
     static TICKETS: AtomicU64 = AtomicU64::new(0);
     let ticket = TICKETS.fetch_add(1, Ordering::Relaxed);
     let file = client::take_descriptor(tid, fd).ok()?;
-    descriptor::ioctl_value(file.as_fd(), devfs::WHICH.0, ticket).ok()?;
+    descriptor::which(file.as_fd(), ticket).ok()?;
     core.opens.get(devfs.which(ticket)?)
 }
 
@@ -156,31 +156,14 @@ fn is_empty_path(tid: u32, address: u64) -> bool {
 }
 
 /// Commands that the kernel answers for every file before a driver sees them
-/// (`do_vfs_ioctl`).
+/// (`do_vfs_ioctl`), among those that are notified.
 fn is_vfs_ioctl(command: Command) -> bool {
     const FIOQSIZE: u32 = 0x5460;
     const FIGETBSZ: u32 = 2;
-    const FIFREEZE: u32 = 0xc004_5877;
-    const FITHAW: u32 = 0xc004_5878;
-    const FIEMAP: u32 = 0xc020_660b;
-    const FICLONE: u32 = 0x4004_9409;
-    const FICLONERANGE: u32 = 0x4020_940d;
-    const FIDEDUPERANGE: u32 = 0xc018_9436;
-    let number = command.0;
     [libc::FIOCLEX, libc::FIONCLEX, libc::FIONBIO, libc::FIOASYNC]
         .iter()
-        .any(|known| *known == libc::Ioctl::from(number))
-        || [
-            FIOQSIZE,
-            FIGETBSZ,
-            FIFREEZE,
-            FITHAW,
-            FIEMAP,
-            FICLONE,
-            FICLONERANGE,
-            FIDEDUPERANGE,
-        ]
-        .contains(&number)
+        .any(|known| *known == libc::Ioctl::from(command.0))
+        || [FIOQSIZE, FIGETBSZ].contains(&command.0)
 }
 
 fn ioctl(core: &Arc<Core>, listener: &Arc<Listener>, call: &Call<'_>, file: &Arc<OpenFile>) {
@@ -191,8 +174,7 @@ fn ioctl(core: &Arc<Core>, listener: &Arc<Listener>, call: &Call<'_>, file: &Arc
         return call.answer(Reply::Continue);
     }
     let started = Instant::now();
-    let caller =
-        client::Notified { tid: notification.tid, fd: fd as u32, opened: file.flags };
+    let caller = client::Notified { tid: notification.tid, fd: fd as u32, opened: file.flags };
     let waiter = Arc::<Waiter>::default();
     let hook = Arc::new(Watched {
         core: Arc::downgrade(core),

@@ -1,16 +1,23 @@
 //! Threads that receive requests from one source and serve them.
 //!
 //! Each thread receives for itself and serves what it got, so a request costs no
-//! hand-over. A driver may wait for as long as it likes: before a request is served,
-//! another thread stands ready to receive the next.
+//! hand-over. One thread is enough as long as it serves quickly, and is fastest: two
+//! that take turns cost a third more. A driver may wait for as long as it likes, so
+//! another thread receives as soon as one is known to wait ([`about_to_wait`]), and
+//! at the latest when the monitor finds that nobody has been receiving for a while: a
+//! driver may block without telling its home.
 
-use std::sync::{
-    Arc,
-    atomic::{AtomicBool, AtomicUsize, Ordering},
+use std::{
+    cell::RefCell,
+    sync::{
+        Arc,
+        atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering},
+    },
+    time::Duration,
 };
 
 use devmap_sys::arch::nr;
-use parking_lot::Mutex;
+use parking_lot::{Condvar, Mutex};
 
 use crate::client;
 
@@ -25,13 +32,38 @@ pub(crate) struct Pool {
     make: Box<dyn Fn() -> Turn + Send + Sync>,
     /// Threads that wait for a request.
     idle: AtomicUsize,
+    /// Requests that were received, so that the monitor sees progress.
+    received: AtomicU64,
     /// All threads, by number.
     threads: Mutex<Vec<u32>>,
     over: AtomicBool,
+    /// The monitor looks; else it sleeps until a request comes.
+    watching: AtomicBool,
+    asleep: Mutex<()>,
+    work: Condvar,
 }
 
 /// More threads than this do not stay when there is nothing to do.
-const KEEP_IDLE: usize = 4;
+const KEEP_IDLE: usize = 2;
+
+/// How long a source may be without a receiver.
+const PATIENCE: Duration = Duration::from_millis(10);
+
+thread_local! {
+    /// The pool that this thread is of.
+    static OWN: RefCell<Option<Arc<Pool>>> = const { RefCell::new(None) };
+}
+
+/// This thread is about to wait for long: another one of its pool shall receive.
+pub(crate) fn about_to_wait() {
+    OWN.with_borrow(|pool| {
+        if let Some(pool) = pool
+            && pool.idle.load(Ordering::SeqCst) == 0
+        {
+            pool.add_receiver();
+        }
+    });
+}
 
 impl Pool {
     pub(crate) fn start(
@@ -42,10 +74,16 @@ impl Pool {
             name,
             make: Box::new(make),
             idle: AtomicUsize::new(0),
+            received: AtomicU64::new(0),
             threads: Mutex::default(),
             over: AtomicBool::new(false),
+            watching: AtomicBool::new(false),
+            asleep: Mutex::default(),
+            work: Condvar::new(),
         });
-        pool.spawn();
+        pool.add_receiver();
+        let monitored = pool.clone();
+        spawn(format!("{name}-watch"), move || monitored.monitor());
         pool
     }
 
@@ -53,8 +91,9 @@ impl Pool {
     /// received one counts as waiting: look at the threads themselves too.
     pub(crate) fn is_quiet(&self, waiting: usize) -> bool {
         let threads = self.threads.lock();
-        let receiving = threads.iter().filter(|tid| client::blocked_in(**tid).is_some_and(|(call, _)| call == nr::READ));
-        receiving.count() + waiting >= threads.len()
+        let receives =
+            |tid: &&u32| client::blocked_in(**tid).is_some_and(|(call, _)| call == nr::READ);
+        threads.iter().filter(receives).count() + waiting >= threads.len()
     }
 
     /// Whether the source is at its end.
@@ -62,39 +101,71 @@ impl Pool {
         self.over.load(Ordering::SeqCst)
     }
 
-    fn spawn(self: &Arc<Pool>) {
+    fn add_receiver(self: &Arc<Pool>) {
         self.idle.fetch_add(1, Ordering::SeqCst);
         let pool = self.clone();
-        let spawned = std::thread::Builder::new().name(self.name.into()).spawn(move || pool.run());
-        if let Err(error) = spawned {
+        if !spawn(self.name.into(), move || pool.run()) {
             self.idle.fetch_sub(1, Ordering::SeqCst);
-            crate::report_once(format_args!(
-                "cannot start another thread: {error}; while a driver waits, other programs wait"
-            ));
         }
     }
 
     fn run(self: &Arc<Pool>) {
         let tid = rustix::thread::gettid().as_raw_nonzero().get().cast_unsigned();
         self.threads.lock().push(tid);
+        OWN.set(Some(self.clone()));
         let mut turn = (self.make)();
-        loop {
-            let received = || {
-                if self.idle.fetch_sub(1, Ordering::SeqCst) == 1 {
-                    self.spawn();
-                }
-            };
-            let more = turn(&received);
-            if !more {
-                self.over.store(true, Ordering::SeqCst);
+        let received = || {
+            self.idle.fetch_sub(1, Ordering::SeqCst);
+            self.received.fetch_add(1, Ordering::SeqCst);
+            if !self.watching.load(Ordering::SeqCst) {
+                let _asleep = self.asleep.lock();
+                self.watching.store(true, Ordering::SeqCst);
+                self.work.notify_one();
             }
-            // At its end the source gave no request, so this thread is idle still.
-            let idle = if more { self.idle.fetch_add(1, Ordering::SeqCst) } else { usize::MAX };
-            if idle >= KEEP_IDLE {
+        };
+        loop {
+            if !turn(&received) {
+                // It was idle to the end.
                 self.idle.fetch_sub(1, Ordering::SeqCst);
-                self.threads.lock().retain(|other| *other != tid);
-                return;
+                self.over.store(true, Ordering::SeqCst);
+                break;
+            }
+            if self.idle.fetch_add(1, Ordering::SeqCst) >= KEEP_IDLE {
+                self.idle.fetch_sub(1, Ordering::SeqCst);
+                break;
+            }
+        }
+        self.threads.lock().retain(|other| *other != tid);
+    }
+
+    /// Sees to it that somebody receives; sleeps while nothing happens.
+    fn monitor(self: &Arc<Pool>) {
+        let mut seen = self.received.load(Ordering::SeqCst);
+        loop {
+            let mut asleep = self.asleep.lock();
+            while !self.watching.load(Ordering::SeqCst) {
+                self.work.wait(&mut asleep);
+            }
+            drop(asleep);
+            std::thread::sleep(PATIENCE);
+            let received = self.received.load(Ordering::SeqCst);
+            if received != seen {
+                seen = received;
+            } else if self.idle.load(Ordering::SeqCst) == 0 && !self.is_over() {
+                self.add_receiver();
+            } else {
+                self.watching.store(false, Ordering::SeqCst);
             }
         }
     }
+}
+
+fn spawn(name: String, run: impl FnOnce() + Send + 'static) -> bool {
+    let spawned = std::thread::Builder::new().name(name).spawn(run);
+    if let Err(error) = &spawned {
+        crate::report_once(format_args!(
+            "cannot start another thread: {error}; while a driver waits, other programs wait"
+        ));
+    }
+    spawned.is_ok()
 }

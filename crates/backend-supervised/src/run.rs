@@ -3,11 +3,7 @@
 use std::{
     collections::BTreeSet,
     ffi::OsString,
-    os::{
-        fd::AsFd,
-        linux::fs::MetadataExt,
-        unix::net::UnixStream,
-    },
+    os::{fd::AsFd, linux::fs::MetadataExt, unix::net::UnixStream},
     path::{Path, PathBuf},
     sync::{
         Arc, OnceLock,
@@ -18,7 +14,10 @@ use std::{
 
 use devmap_driver::{Kind, Number};
 use devmap_fuse::RequestBuffer;
-use devmap_sys::{seccomp::{self, Listener}, stat::FileStatus};
+use devmap_sys::{
+    seccomp::{self, Listener},
+    stat::FileStatus,
+};
 
 use crate::{
     Core,
@@ -187,12 +186,8 @@ impl Role for Supervised {
 /// next free one of the majors for local use (240, Documentation/admin-guide/devices).
 fn entries(nodes: Vec<Node>, prepared: &Prepared) -> Vec<Arc<DeviceEntry>> {
     const LOCAL_MAJOR: u32 = 240;
-    let mut taken: BTreeSet<String> = prepared
-        .entries
-        .char
-        .iter()
-        .map(|(name, _)| name.to_string_lossy().into_owned())
-        .collect();
+    let mut taken: BTreeSet<String> =
+        prepared.entries.char.iter().map(|(name, _)| name.to_string_lossy().into_owned()).collect();
     let metadata: Vec<_> = nodes.iter().map(|node| node.device.metadata()).collect();
     taken.extend(metadata.iter().filter_map(|metadata| match metadata.kind {
         Kind::Character(Number::Fixed { major, minor }) => Some(format!("{major}:{minor}")),
@@ -207,9 +202,9 @@ fn entries(nodes: Vec<Node>, prepared: &Prepared) -> Vec<Arc<DeviceEntry>> {
             let number = match metadata.kind {
                 Kind::Character(Number::Fixed { major, minor }) => (major, minor),
                 Kind::Character(Number::Dynamic) => {
-                    let free = minors.by_ref().find(|minor| {
-                        !taken.contains(&format!("{LOCAL_MAJOR}:{minor}"))
-                    });
+                    let free = minors
+                        .by_ref()
+                        .find(|minor| !taken.contains(&format!("{LOCAL_MAJOR}:{minor}")));
                     (LOCAL_MAJOR, free.unwrap_or(0))
                 }
                 Kind::Regular { .. } => (0, 0),

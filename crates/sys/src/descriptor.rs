@@ -5,18 +5,18 @@ use std::os::fd::{AsRawFd, BorrowedFd};
 
 use crate::check;
 
-/// An ioctl(2) whose argument is a number and whose command's size is 0, so that
-/// neither a driver nor FUSE takes it for an address.
+/// `_IO(0xda, 0xda)`: devmap's own question to its FUSE server, which open file a
+/// descriptor is of. No driver of the kernel has the type 0xda with this number.
+pub const WHICH: u32 = 0xdada;
+
+/// The ioctl(2) [`WHICH`], whose argument is a number.
 ///
 /// # Errors
-/// `EINVAL` for a command with a size; else the driver's.
-pub fn ioctl_value(fd: BorrowedFd<'_>, command: u32, argument: u64) -> io::Result<i32> {
-    if command >> 16 != 0 {
-        return Err(io::Error::from_raw_os_error(libc::EINVAL));
-    }
-    // SAFETY: a command without size and direction moves no memory, by the
-    // convention that FUSE enforces; the callers' descriptors are of FUSE files.
-    check(unsafe { libc::ioctl(fd.as_raw_fd(), libc::Ioctl::from(command), argument) })
+/// The server's; `ENOTTY` where there is no such command.
+pub fn which(fd: BorrowedFd<'_>, ticket: u64) -> io::Result<i32> {
+    // SAFETY: the command's size is 0, so FUSE moves no memory; and whatever file this
+    // is, nobody else knows the command.
+    check(unsafe { libc::ioctl(fd.as_raw_fd(), libc::Ioctl::from(WHICH), ticket) })
 }
 
 /// `_IOWR('E', 5, 88)`, which inverts the bits of 88 bytes on the device `events`, and on

@@ -1,0 +1,308 @@
+//! Trapped mode: devices for programs where FUSE or namespaces are refused. It needs
+//! nothing but seccomp notifications and ptrace of a descendant.
+//!
+//! The calls that take a path are notified, and those that mean a device are answered
+//! here (`paths`, `files`). A device's descriptor is a FIFO (`descriptors`) with a number
+//! that the filter knows (`filter`); what the program reads and writes goes to the driver
+//! (`transfer`), and copies of the descriptor get such numbers too (`copies`).
+//!
+//! What does not live here: `mmap`, `ioctl`, `mremap`: these are as in namespace mode
+//! (`notify`, `map`).
+
+mod copies;
+mod descriptors;
+mod files;
+mod filter;
+mod locks;
+mod paths;
+mod transfer;
+
+use std::{
+    collections::HashSet,
+    fs, io,
+    os::linux::fs::MetadataExt,
+    path::Path,
+    sync::{Arc, atomic::Ordering},
+    time::Instant,
+};
+
+use devmap_driver::{Errno, SeekFrom};
+use devmap_sys::{
+    arch::nr,
+    process,
+    seccomp::{AssembleError, Filter, Reply},
+    stat,
+};
+use parking_lot::Mutex;
+use rustix::event::{PollFd, PollFlags, poll};
+
+use self::{
+    descriptors::{Descriptor, Descriptors},
+    locks::Locks,
+    paths::{Entry, Paths},
+};
+use crate::{
+    Core, client,
+    filter::FIRST_DESCRIPTOR,
+    notify::{self, Call},
+    opens::{DeviceEntry, OpenFile},
+    trace::Event,
+};
+
+/// Devices have inode numbers from here on, which file systems do not give.
+const FIRST_INODE: u64 = 1 << 40;
+
+/// How many descriptors there have to be for devices, where the limit is low.
+const ROOM: u64 = 64;
+
+/// The state of trapped mode.
+pub(crate) struct Trapped {
+    paths: Paths,
+    descriptors: Descriptors,
+    locks: Locks,
+    /// The lowest descriptor that a device gets.
+    first: u32,
+    /// Whom the devices belong to.
+    owner: (u32, u32),
+    /// `st_dev` of each device's directory.
+    directories: Vec<u64>,
+    /// Held while a number for a descriptor is chosen and taken.
+    placing: Mutex<()>,
+    /// Held while closed descriptors are released.
+    releasing: Mutex<()>,
+}
+
+impl Trapped {
+    /// # Errors
+    /// A device cannot be at its path, or the limit of descriptors is too low.
+    pub(crate) fn new(devices: &[Arc<DeviceEntry>]) -> Result<Trapped, String> {
+        let directory = |device: &Arc<DeviceEntry>| {
+            let directory = device.path.parent().unwrap_or(Path::new("/"));
+            fs::metadata(directory).map_or(0, |metadata| metadata.st_dev())
+        };
+        let limit = rustix::process::getrlimit(rustix::process::Resource::Nofile).current;
+        let first = match limit.unwrap_or(u64::MAX).checked_sub(ROOM) {
+            Some(first) if first > ROOM => first.min(u64::from(FIRST_DESCRIPTOR)) as u32,
+            _ => return Err("the limit of open files is too low (ulimit -n)".to_owned()),
+        };
+        let failed = |error: io::Error| format!("cannot watch descriptors: {error}");
+        Ok(Trapped {
+            paths: Paths::new(devices)?,
+            descriptors: Descriptors::new().map_err(failed)?,
+            locks: Locks::new(devices.len()).map_err(failed)?,
+            first,
+            owner: (
+                rustix::process::geteuid().as_raw(),
+                rustix::process::getegid().as_raw(),
+            ),
+            directories: devices.iter().map(directory).collect(),
+            placing: Mutex::default(),
+            releasing: Mutex::default(),
+        })
+    }
+
+    /// The filter for the program.
+    pub(crate) fn filter(&self) -> Result<Filter, AssembleError> {
+        filter::filter(self.first)
+    }
+
+    /// The open file behind a descriptor of a client.
+    pub(crate) fn open_file(&self, tid: u32, fd: u32) -> Option<Arc<OpenFile>> {
+        self.descriptors.of(tid, fd)?.file.clone()
+    }
+
+    /// Shows pollers of a device what its driver says now.
+    pub(crate) fn refresh(&self, device: &DeviceEntry) {
+        self.descriptors.refresh_device(device.index);
+    }
+
+    /// Tells pollers of wakes, for ever; for a thread of its own.
+    pub(crate) fn run_wakes(&self) {
+        self.descriptors.run();
+    }
+
+    /// Releases open files as their last descriptors go, for ever; for a thread of its own.
+    ///
+    /// # Errors
+    /// Closes cannot be waited for.
+    pub(crate) fn run_closes(&self, core: &Core) -> io::Result<()> {
+        loop {
+            let mut fds = [PollFd::new(self.descriptors.closes(), PollFlags::IN)];
+            rustix::io::retry_on_intr(|| poll(&mut fds, None))?;
+            self.release_closed(core)?;
+        }
+    }
+
+    /// Releases the open files whose last descriptor is gone by now.
+    ///
+    /// # Errors
+    /// Closes cannot be looked for.
+    pub(crate) fn release_closed(&self, core: &Core) -> io::Result<()> {
+        let _releasing = self.releasing.lock();
+        loop {
+            let closed = self.descriptors.closed()?;
+            if closed.is_empty() {
+                return Ok(());
+            }
+            for descriptor in closed {
+                if let Some(file) = &descriptor.file {
+                    core.opens.close(file.id);
+                }
+                self.locks.close(&descriptor);
+            }
+        }
+    }
+
+    /// Gives the caller the descriptor of a new open file as the result of its call. False
+    /// when that failed, and it has been told.
+    fn place(
+        &self,
+        call: &Call<'_>,
+        device: &Arc<DeviceEntry>,
+        file: Option<Arc<OpenFile>>,
+        flags: u32,
+    ) -> bool {
+        let tid = call.notification.tid;
+        let client = match self.descriptors.add(device, file, flags) {
+            Ok(client) => client,
+            Err(error) => {
+                crate::report_once(format_args!(
+                    "{}: cannot make a descriptor: {error}",
+                    device.path.display()
+                ));
+                notify::answer(call, Err(Errno::ENFILE));
+                return false;
+            }
+        };
+        let close_on_exec = flags & libc::O_CLOEXEC.cast_unsigned() != 0;
+        let _placing = self.placing.lock();
+        let number = free_number(tid, self.first);
+        let placed = number.and_then(|number| {
+            call.replace_descriptor(&client, number, close_on_exec).ok().map(|()| number)
+        });
+        // The client's is the only one from here on: where it got none, that is a close.
+        drop(client);
+        match placed {
+            Some(number) => call.answer(Reply::Value(i64::from(number))),
+            None => {
+                crate::report_once(format_args!(
+                    "{}: open fails with EMFILE: in trapped mode a device has a descriptor from \
+                     {} on, and the limit of open files leaves none; raise it (ulimit -n)",
+                    device.path.display(),
+                    self.first
+                ));
+                call.answer(Reply::Error(libc::EMFILE));
+            }
+        }
+        true
+    }
+}
+
+/// The lowest number from `first` on at which a client has no descriptor, if its limit
+/// allows it. Another thread of the client could take it meanwhile only by asking for
+/// that very number.
+fn free_number(tid: u32, first: u32) -> Option<u32> {
+    let limit = client::descriptor_limit(tid)?;
+    let taken: HashSet<u32> = fs::read_dir(format!("/proc/{tid}/fd"))
+        .ok()?
+        .filter_map(|entry| entry.ok()?.file_name().to_str()?.parse().ok())
+        .collect();
+    let free = (first..).find(|number| !taken.contains(number))?;
+    (u64::from(free) < limit).then_some(free)
+}
+
+/// Serves a notified call if it is answered otherwise than in namespace mode.
+pub(crate) fn serve(core: &Arc<Core>, trapped: &Trapped, call: &Call<'_>) -> bool {
+    if files::serve(core, trapped, call) {
+        return true;
+    }
+    let args = call.notification.args;
+    let tid = call.notification.tid;
+    let of = |index: usize| trapped.descriptors.of(tid, args[index] as u32);
+    let second = match call.notification.nr {
+        nr::MMAP => return refuse_path_only(call, of(4)),
+        nr::IOCTL => return refuse_path_only(call, of(0)),
+        nr::MREMAP | nr::MADVISE | nr::REMAP_FILE_PAGES => return false,
+        nr::SENDFILE | nr::TEE => of(1),
+        nr::SPLICE | nr::COPY_FILE_RANGE => of(2),
+        _ => None,
+    };
+    let Some(descriptor) = of(0).or(second) else {
+        call.answer(Reply::Continue);
+        return true;
+    };
+    if transfer::serve(core, call, &descriptor) || copies::serve(trapped, call, &descriptor) {
+        return true;
+    }
+    match call.notification.nr {
+        nr::FSTAT => {
+            let entry = Entry::Device(descriptor.device.clone());
+            let status = stat::stat_bytes(&files::status(core, trapped, &entry));
+            let written = process::write_memory(tid, args[1], &status);
+            notify::answer(call, written.map(|()| 0).map_err(|_| Errno::EFAULT));
+        }
+        nr::LSEEK => lseek(core, call, &descriptor),
+        nr::FLOCK => trapped.locks.flock(core, call, &descriptor),
+        // What Linux says of a device whose driver has no such method, and of one whose
+        // owner and mode nobody but devmap can change.
+        nr::FALLOCATE => notify::answer(call, Err(Errno::ENODEV)),
+        nr::FCHMOD | nr::FCHOWN => notify::answer(call, Err(Errno::EPERM)),
+        nr::VMSPLICE => notify::answer(call, Err(Errno::EBADF)),
+        nr::SPLICE | nr::SENDFILE | nr::TEE | nr::COPY_FILE_RANGE => {
+            notify::answer(call, Err(Errno::EINVAL));
+        }
+        _ => call.answer(Reply::Continue),
+    }
+    true
+}
+
+/// Refuses a call on a descriptor that was opened with `O_PATH`.
+fn refuse_path_only(call: &Call<'_>, descriptor: Option<Arc<Descriptor>>) -> bool {
+    let refuse = descriptor.is_some_and(|descriptor| descriptor.file.is_none());
+    if refuse {
+        notify::answer(call, Err(Errno::EBADF));
+    }
+    refuse
+}
+
+fn lseek(core: &Core, call: &Call<'_>, descriptor: &Descriptor) {
+    let [_, offset, whence, ..] = call.notification.args;
+    let Some(file) = &descriptor.file else {
+        return notify::answer(call, Err(Errno::EBADF));
+    };
+    let started = Instant::now();
+    let result = seek(descriptor, file, offset.cast_signed(), whence as i32);
+    notify::answer(call, result.map(u64::cast_signed));
+    core.trace_call(started, || Event {
+        device: &file.device.path,
+        tid: call.notification.tid,
+        call: "lseek",
+        details: vec![
+            ("open", file.id.into()),
+            ("offset", offset.cast_signed().into()),
+            ("whence", whence.into()),
+        ],
+        result: result.map(Some),
+    });
+}
+
+fn seek(
+    descriptor: &Descriptor,
+    file: &OpenFile,
+    offset: i64,
+    whence: i32,
+) -> Result<u64, Errno> {
+    if file.device.metadata.stream {
+        return Err(Errno::ESPIPE);
+    }
+    let position = descriptor.position.load(Ordering::SeqCst);
+    let to = match whence {
+        libc::SEEK_SET => SeekFrom::Start(offset),
+        libc::SEEK_CUR => SeekFrom::Current { position, by: offset },
+        libc::SEEK_END => SeekFrom::End(offset),
+        _ => return Err(Errno::EINVAL),
+    };
+    let at = file.device.call("llseek", |driver| driver.llseek(file.state(), to))?;
+    descriptor.position.store(at, Ordering::SeqCst);
+    Ok(at)
+}

@@ -1,0 +1,345 @@
+//! Descriptors of devices in trapped mode: each open file of a device is a FIFO of its
+//! own, opened by the client with the access mode and the flags that it asked for.
+//!
+//! The FIFO tells three things. Its inode says which open file a descriptor is of. That
+//! the supervisor has become alone with it says that the last descriptor is gone. And
+//! how full it is shows `poll`, `select` and `epoll` whether the device is ready: the
+//! FIFO has [`SLOTS`] slots, each holding one packet of one byte.
+//!
+//! | the driver's mask, as `select` sees it | packets |
+//! |---|---|
+//! | reads and writes would not block | 1 |
+//! | reads would not block | all slots |
+//! | writes would not block, or nothing is ready | none |
+//!
+//! So what a FIFO cannot say is "nothing", to a descriptor that may write: it says that
+//! writes would not block.
+
+use std::{
+    collections::HashMap,
+    io,
+    os::fd::{AsFd, AsRawFd, OwnedFd},
+    sync::{
+        Arc, Weak,
+        atomic::{AtomicBool, AtomicU64, Ordering},
+        mpsc::{self, Receiver, Sender},
+    },
+};
+
+use devmap_driver::{OpenFlags, PollEvents, PollTable};
+use parking_lot::Mutex;
+use rustix::{
+    event::epoll,
+    fs::{Mode, OFlags},
+    io::Errno,
+    pipe::PipeFlags,
+};
+
+use super::locks::Locker;
+use crate::{
+    client,
+    host::{HostWaitQueue, Wake},
+    opens::{DeviceEntry, OpenFile},
+};
+
+/// How many packets fill a FIFO.
+const SLOTS: usize = 4;
+
+/// Status flags of an open that its FIFO keeps for `F_GETFL`.
+const KEPT: OFlags = OFlags::APPEND.union(OFlags::NONBLOCK).union(OFlags::RWMODE);
+
+/// A device number and an inode number.
+type Identity = (u64, u64);
+
+/// One open file of a device, as its descriptors show it.
+pub(crate) struct Descriptor {
+    pub(crate) device: Arc<DeviceEntry>,
+    /// `None` where it was opened with `O_PATH`: then it can do nothing.
+    pub(crate) file: Option<Arc<OpenFile>>,
+    /// Bytes from the device's start (`file->f_pos`).
+    pub(crate) position: AtomicU64,
+    /// The supervisor's end: for reading, unless the client can only read.
+    held: OwnedFd,
+    access: OpenFlags,
+    shown: Mutex<usize>,
+    /// What `flock` locks.
+    pub(super) locker: Locker,
+    /// A queue on which its pollers wait was woken, and they have not been told.
+    woken: Arc<AtomicBool>,
+}
+
+/// All descriptors of devices.
+pub(crate) struct Descriptors {
+    live: Mutex<HashMap<Identity, Arc<Descriptor>>>,
+    /// Says which were closed: an event for each end that is alone.
+    closes: OwnedFd,
+    /// Of open files whose pollers are to be told.
+    wakes: Sender<u64>,
+    /// The other end, until a thread takes it.
+    woken: Mutex<Option<Receiver<u64>>>,
+}
+
+impl Descriptors {
+    pub(crate) fn new() -> io::Result<Descriptors> {
+        let (wakes, woken) = mpsc::channel();
+        Ok(Descriptors {
+            live: Mutex::default(),
+            closes: epoll::create(epoll::CreateFlags::CLOEXEC)?,
+            wakes,
+            woken: Mutex::new(Some(woken)),
+        })
+    }
+
+    /// Makes the descriptor of a new open file: the client's end.
+    pub(crate) fn add(
+        &self,
+        device: &Arc<DeviceEntry>,
+        file: Option<Arc<OpenFile>>,
+        flags: u32,
+    ) -> io::Result<OwnedFd> {
+        let access = client::open_flags(flags);
+        let mut kept = OFlags::from_bits_truncate(flags) & KEPT;
+        if !access.read && !access.write {
+            // For ioctl alone; no FIFO can be opened so.
+            kept -= OFlags::RWMODE;
+        }
+        let (client, held) = fifo(access, kept)?;
+        let identity = identity_of(&client)?;
+        let descriptor = Arc::new(Descriptor {
+            device: device.clone(),
+            file,
+            position: AtomicU64::new(0),
+            held,
+            access,
+            shown: Mutex::new(0),
+            locker: Locker::default(),
+            woken: Arc::default(),
+        });
+        self.live.lock().insert(identity, descriptor.clone());
+        // Errors and hang-ups are always told. The device number is the same for all.
+        let (data, none) = (epoll::EventData::new_u64(identity.1), epoll::EventFlags::empty());
+        if let Err(error) = epoll::add(&self.closes, &descriptor.held, data, none) {
+            self.live.lock().remove(&identity);
+            return Err(error.into());
+        }
+        self.refresh(&descriptor);
+        Ok(client)
+    }
+
+    /// The open file behind a descriptor of a client, if it is a device's.
+    pub(crate) fn of(&self, tid: u32, fd: u32) -> Option<Arc<Descriptor>> {
+        let identity = client::identity(tid, fd)?;
+        self.live.lock().get(&identity).cloned()
+    }
+
+    /// Readable when some were closed.
+    pub(crate) fn closes(&self) -> &OwnedFd {
+        &self.closes
+    }
+
+    /// Some of those that were closed by now, all in the end.
+    pub(crate) fn closed(&self) -> io::Result<Vec<Arc<Descriptor>>> {
+        let mut events = Vec::with_capacity(64);
+        let now = rustix::event::Timespec::default();
+        let mut closed = Vec::new();
+        rustix::io::retry_on_intr(|| {
+            epoll::wait(&self.closes, rustix::buffer::spare_capacity(&mut events), Some(&now))
+        })?;
+        let mut live = self.live.lock();
+        for event in &events {
+            let inode = event.data.u64();
+            let identity = live.keys().find(|identity| identity.1 == inode).copied();
+            if let Some(descriptor) = identity.and_then(|identity| live.remove(&identity)) {
+                let _ = epoll::delete(&self.closes, &descriptor.held);
+                closed.push(descriptor);
+            }
+        }
+        Ok(closed)
+    }
+
+    /// Shows what a device's driver says now to everybody who has it open.
+    pub(crate) fn refresh_device(&self, device: u64) {
+        let of_device = |descriptor: &&Arc<Descriptor>| descriptor.device.index == device;
+        let all: Vec<_> = self.live.lock().values().filter(of_device).cloned().collect();
+        all.iter().for_each(|descriptor| self.refresh(descriptor));
+    }
+
+    /// Tells pollers of wakes, for ever; for a thread of its own.
+    pub(crate) fn run(&self) {
+        let Some(woken) = self.woken.lock().take() else { return };
+        for id in woken {
+            let has_id = |descriptor: &&Arc<Descriptor>| {
+                descriptor.file.as_ref().is_some_and(|file| file.id == id)
+            };
+            let descriptor = self.live.lock().values().find(has_id).cloned();
+            if let Some(descriptor) = descriptor
+                && descriptor.woken.load(Ordering::SeqCst)
+            {
+                self.refresh(&descriptor);
+            }
+        }
+    }
+
+    /// Shows what the driver says now.
+    fn refresh(&self, descriptor: &Arc<Descriptor>) {
+        let Some(file) = &descriptor.file else { return };
+        let mut shown = descriptor.shown.lock();
+        // Taken before asking: a wake after the answer is told by another refresh.
+        let woken = descriptor.woken.swap(false, Ordering::SeqCst);
+        let mut table = Register(Arc::new(Poller {
+            wakes: self.wakes.clone(),
+            woken: descriptor.woken.clone(),
+            file: Arc::downgrade(file),
+            id: file.id,
+        }));
+        let mask = file.device.call("poll", |driver| Ok(driver.poll(file.state(), &mut table)));
+        let packets = packets(mask.unwrap_or(PollEvents::ERR), descriptor.access);
+        if let Err(error) = descriptor.show(&mut shown, packets, woken) {
+            crate::report_once(format_args!(
+                "{}: cannot show poll whether it is ready: {error}",
+                file.device.path.display()
+            ));
+        }
+    }
+}
+
+impl Descriptor {
+    /// Changes how many packets there are. Where nothing changes although a queue was
+    /// woken, edge-triggered pollers are told anew by one more packet for a moment.
+    fn show(&self, shown: &mut usize, packets: usize, woken: bool) -> io::Result<()> {
+        let again = woken && packets > 0 && *shown == packets;
+        if again && packets < SLOTS {
+            self.put(1)?;
+            return self.take(1);
+        }
+        if again {
+            self.take(1)?;
+            return self.put(1);
+        }
+        if packets > *shown {
+            self.put(packets - *shown)?;
+        } else if packets < *shown {
+            self.take(*shown - packets)?;
+        }
+        *shown = packets;
+        Ok(())
+    }
+
+    fn put(&self, packets: usize) -> io::Result<()> {
+        let opened;
+        let end = if self.held_reads() {
+            opened = reopen(&self.held, OFlags::WRONLY | OFlags::NONBLOCK)?;
+            // The end of a FIFO can be made to write packets only so (pipe(7)).
+            rustix::fs::fcntl_setfl(&opened, OFlags::NONBLOCK | OFlags::DIRECT)?;
+            &opened
+        } else {
+            &self.held
+        };
+        for _ in 0..packets {
+            match rustix::io::write(end, &[0]) {
+                // Full: somebody else has written, which only harms himself.
+                Ok(_) | Err(Errno::AGAIN) => {}
+                Err(error) => return Err(error.into()),
+            }
+        }
+        Ok(())
+    }
+
+    fn take(&self, packets: usize) -> io::Result<()> {
+        let opened;
+        let end = if self.held_reads() {
+            &self.held
+        } else {
+            opened = reopen(&self.held, OFlags::RDONLY | OFlags::NONBLOCK)?;
+            &opened
+        };
+        for _ in 0..packets {
+            match rustix::io::read(end, &mut [0; 16]) {
+                // Empty: as above.
+                Ok(_) | Err(Errno::AGAIN) => {}
+                Err(error) => return Err(error.into()),
+            }
+        }
+        Ok(())
+    }
+
+    fn held_reads(&self) -> bool {
+        self.access.write
+    }
+}
+
+/// How many packets show a mask to a client with this access. The groups are those of
+/// `select` (`POLLIN_SET`, `POLLOUT_SET` in fs/select.c): whoever waits for a read or a
+/// write is woken by an error too.
+fn packets(mask: PollEvents, access: OpenFlags) -> usize {
+    let has = |events: &[PollEvents]| events.iter().any(|event| mask.contains(*event));
+    let error = has(&[PollEvents::ERR]);
+    let reads =
+        error || has(&[PollEvents::IN, PollEvents::RDNORM, PollEvents::RDBAND, PollEvents::HUP]);
+    let writes = error || has(&[PollEvents::OUT, PollEvents::WRNORM, PollEvents::WRBAND]);
+    match (access.read, access.write) {
+        (_, false) => usize::from(reads),
+        (false, true) => if writes { 0 } else { SLOTS },
+        (true, true) => match (reads, writes) {
+            (true, true) => 1,
+            (true, false) => SLOTS,
+            (false, _) => 0,
+        },
+    }
+}
+
+/// A new FIFO: the client's end and the supervisor's. The supervisor's is for reading
+/// where the client can write, and for writing where it can only read, so that alone it
+/// is hung up.
+fn fifo(access: OpenFlags, flags: OFlags) -> io::Result<(OwnedFd, OwnedFd)> {
+    let (reader, writer) = rustix::pipe::pipe_with(
+        PipeFlags::CLOEXEC | PipeFlags::NONBLOCK | PipeFlags::DIRECT,
+    )?;
+    rustix::pipe::fcntl_setpipe_size(&reader, SLOTS * rustix::param::page_size())?;
+    let client = reopen(&reader, flags)?;
+    Ok((client, if access.write { reader } else { writer }))
+}
+
+fn reopen(end: &OwnedFd, flags: OFlags) -> io::Result<OwnedFd> {
+    let path = format!("/proc/self/fd/{}", end.as_raw_fd());
+    Ok(rustix::fs::open(path, flags | OFlags::CLOEXEC, Mode::empty())?)
+}
+
+fn identity_of(fd: impl AsFd) -> io::Result<Identity> {
+    let stat = rustix::fs::fstat(fd)?;
+    Ok((stat.st_dev, stat.st_ino))
+}
+
+/// What a queue wakes for the pollers of one open file. The driver may hold its locks,
+/// so it is asked on another thread.
+struct Poller {
+    wakes: Sender<u64>,
+    woken: Arc<AtomicBool>,
+    file: Weak<OpenFile>,
+    id: u64,
+}
+
+impl Wake for Poller {
+    fn wake(&self) {
+        if !self.woken.swap(true, Ordering::SeqCst) {
+            // It fails when nobody takes them any more: at the end.
+            let _ = self.wakes.send(self.id);
+        }
+    }
+
+    fn is_alive(&self) -> bool {
+        self.file.strong_count() > 0
+    }
+
+    fn key(&self) -> u64 {
+        self.id
+    }
+}
+
+struct Register(Arc<Poller>);
+
+impl PollTable<HostWaitQueue> for Register {
+    fn register(&mut self, queue: &HostWaitQueue) {
+        queue.register(self.0.clone());
+    }
+}

@@ -1,0 +1,339 @@
+//! Calls that take a path, in trapped mode: what is at a device's path is opened,
+//! looked at and refused here; every other path is the kernel's.
+
+use std::{fs, io::Write, os::fd::AsFd, time::Instant};
+
+use devmap_driver::{Errno, Open};
+use devmap_sys::{
+    arch::nr,
+    memfd, process,
+    seccomp::{Notification, Reply},
+    stat::{self, FileStatus},
+};
+
+use super::{
+    Trapped,
+    paths::{self, Entry, Found},
+};
+use crate::{
+    Core, client,
+    notify::{self, Call},
+    opens::DeviceEntry,
+    trace::Event,
+};
+
+/// A call that takes a path.
+struct Request {
+    directory: i32,
+    /// Its address in the client.
+    path: u64,
+    /// Also where it is a link.
+    follow: bool,
+    /// An empty path means the descriptor itself (`AT_EMPTY_PATH`).
+    may_be_empty: bool,
+    what: What,
+}
+
+enum What {
+    Open { flags: u32, resolve: u64 },
+    Stat { to: u64, encode: fn(&FileStatus) -> Vec<u8> },
+    Access { mode: u32, effective: bool },
+    Readlink { to: u64, len: i32 },
+    /// What Linux says of a device.
+    Refuse(Errno),
+}
+
+/// Takes a call apart; `None` where it takes no path, or cannot be read.
+fn request(notification: &Notification) -> Option<Request> {
+    let Notification { tid, nr, args, .. } = *notification;
+    let here = |path, follow, what| Request {
+        directory: libc::AT_FDCWD,
+        path,
+        follow,
+        may_be_empty: false,
+        what,
+    };
+    let below = |follow, flags: u64, what| Request {
+        directory: args[0] as i32,
+        path: args[1],
+        follow,
+        may_be_empty: flags & libc::AT_EMPTY_PATH as u64 != 0,
+        what,
+    };
+    let follows = |flags: u64| flags & libc::AT_SYMLINK_NOFOLLOW as u64 == 0;
+    let open = |flags: u64, resolve| What::Open { flags: flags as u32, resolve };
+    let opens = |flags: u64| {
+        let exclusive = (libc::O_CREAT | libc::O_EXCL) as u64;
+        flags & libc::O_NOFOLLOW as u64 == 0 && flags & exclusive != exclusive
+    };
+    let stat = |to| What::Stat { to, encode: stat::stat_bytes };
+    Some(match nr {
+        nr::OPENAT => below(opens(args[2]), 0, open(args[2], 0)),
+        nr::OPENAT2 => {
+            let mut how = [0; 24];
+            process::read_memory(tid, args[2], &mut how).ok()?;
+            let word = |at: usize| how[at..at + 8].try_into().map(u64::from_ne_bytes);
+            let (flags, resolve) = (word(0).ok()?, word(16).ok()?);
+            below(opens(flags), 0, open(flags, resolve))
+        }
+        nr::NEWFSTATAT => below(follows(args[3]), args[3], stat(args[2])),
+        nr::STATX => {
+            let what = What::Stat { to: args[4], encode: stat::statx_bytes };
+            below(follows(args[2]), args[2], what)
+        }
+        nr::FACCESSAT => {
+            below(true, 0, What::Access { mode: args[2] as u32, effective: false })
+        }
+        nr::FACCESSAT2 => {
+            let effective = args[3] & libc::AT_EACCESS as u64 != 0;
+            below(follows(args[3]), args[3], What::Access { mode: args[2] as u32, effective })
+        }
+        nr::READLINKAT => {
+            below(false, 0, What::Readlink { to: args[2], len: args[3] as i32 })
+        }
+        nr::TRUNCATE => here(args[0], true, What::Refuse(Errno::EINVAL)),
+        nr::EXECVE => here(args[0], true, What::Refuse(Errno::EACCES)),
+        nr::EXECVEAT => below(follows(args[4]), 0, What::Refuse(Errno::EACCES)),
+        nr if Some(nr) == nr::OPEN => here(args[0], opens(args[1]), open(args[1], 0)),
+        nr if Some(nr) == nr::CREAT => {
+            let flags = libc::O_CREAT | libc::O_WRONLY | libc::O_TRUNC;
+            here(args[0], true, open(flags as u64, 0))
+        }
+        nr if Some(nr) == nr::STAT => here(args[0], true, stat(args[1])),
+        nr if Some(nr) == nr::LSTAT => here(args[0], false, stat(args[1])),
+        nr if Some(nr) == nr::ACCESS => {
+            here(args[0], true, What::Access { mode: args[1] as u32, effective: false })
+        }
+        nr if Some(nr) == nr::READLINK => {
+            here(args[0], false, What::Readlink { to: args[1], len: args[2] as i32 })
+        }
+        _ => return None,
+    })
+}
+
+/// Serves a call if it takes a path.
+pub(super) fn serve(core: &std::sync::Arc<Core>, trapped: &Trapped, call: &Call<'_>) -> bool {
+    let Some(request) = request(call.notification) else { return false };
+    let reply = answer(core, trapped, call, &request);
+    if let Some(reply) = reply {
+        call.answer(reply);
+    }
+    true
+}
+
+/// What is to be answered; `None` when it has been.
+fn answer(
+    core: &std::sync::Arc<Core>,
+    trapped: &Trapped,
+    call: &Call<'_>,
+    request: &Request,
+) -> Option<Reply> {
+    let tid = call.notification.tid;
+    let path = match request.path {
+        0 if request.may_be_empty => Vec::new(),
+        address => match paths::read(tid, address) {
+            Ok(path) => path,
+            Err(_) => return Some(Reply::Continue),
+        },
+    };
+    let (found, is_plain) = if path.is_empty() {
+        if !request.may_be_empty || request.directory < 0 {
+            return Some(Reply::Continue);
+        }
+        (Found::Descriptor { tid, fd: request.directory.cast_unsigned() }, true)
+    } else {
+        let followed = trapped.paths.find(tid, request.directory, &path, request.follow);
+        (followed.found, followed.is_plain)
+    };
+    let mut is_link = false;
+    let entry = match found {
+        Found::Other => return Some(Reply::Continue),
+        Found::Below => return Some(Reply::Error(libc::ENOTDIR)),
+        Found::Entry(entry) => entry,
+        Found::Descriptor { tid, fd } => match trapped.descriptors.of(tid, fd) {
+            Some(descriptor) => {
+                is_link = !path.is_empty() && !request.follow;
+                Entry::Device(descriptor.device.clone())
+            }
+            None => return Some(Reply::Continue),
+        },
+    };
+    match request.what {
+        What::Open { resolve, .. } if resolve != 0 && !is_plain => Some(Reply::Continue),
+        What::Open { .. } | What::Stat { .. } | What::Access { .. } if is_link => {
+            Some(Reply::Continue)
+        }
+        What::Open { flags, .. } => match &entry {
+            Entry::Device(device) => open(core, trapped, call, device, flags),
+            Entry::Text(text) => open_text(call, text, flags),
+            Entry::Directory => Some(Reply::Continue),
+        },
+        What::Stat { to, encode } => {
+            let written = process::write_memory(tid, to, &encode(&status(core, trapped, &entry)));
+            Some(if written.is_ok() { Reply::Value(0) } else { Reply::Error(libc::EFAULT) })
+        }
+        What::Access { mode, effective } => {
+            let status = status(core, trapped, &entry);
+            Some(match permits(tid, &status, mode, effective) {
+                true => Reply::Value(0),
+                false => Reply::Error(libc::EACCES),
+            })
+        }
+        What::Readlink { to, len } => Some(match &entry {
+            Entry::Device(device) if is_link && len > 0 => {
+                let text = device.path.as_os_str().as_encoded_bytes();
+                let text = &text[..text.len().min(len as usize)];
+                match process::write_memory(tid, to, text) {
+                    Ok(()) => Reply::Value(text.len() as i64),
+                    Err(_) => Reply::Error(libc::EFAULT),
+                }
+            }
+            _ => Reply::Error(libc::EINVAL),
+        }),
+        What::Refuse(errno) => Some(match entry {
+            Entry::Device(_) => Reply::Error(errno.raw()),
+            Entry::Text(_) | Entry::Directory => Reply::Continue,
+        }),
+    }
+}
+
+/// What `stat` shows.
+pub(super) fn status(core: &Core, trapped: &Trapped, entry: &Entry) -> FileStatus {
+    let mut status = FileStatus {
+        device: 0,
+        inode: 0,
+        mode: libc::S_IFDIR | 0o755,
+        links: 1,
+        uid: trapped.owner.0,
+        gid: trapped.owner.1,
+        number: (0, 0),
+        size: 0,
+        block_size: 4096,
+        time: core.started,
+    };
+    match entry {
+        Entry::Device(device) => {
+            let index = device.index as usize;
+            status.device = trapped.directories.get(index).copied().unwrap_or(0);
+            status.inode = super::FIRST_INODE + device.index;
+            status.mode = u32::from(device.metadata.mode);
+            match device.metadata.kind {
+                devmap_driver::Kind::Character(_) => {
+                    status.mode |= libc::S_IFCHR;
+                    status.number = device.number;
+                }
+                devmap_driver::Kind::Regular { size } => {
+                    status.mode |= libc::S_IFREG;
+                    status.size = size;
+                }
+            }
+        }
+        Entry::Text(text) => {
+            status.mode = libc::S_IFREG | 0o444;
+            status.size = text.len() as u64;
+        }
+        Entry::Directory => {}
+    }
+    status
+}
+
+/// Whether a file's mode gives a client these rights (`R_OK`, `W_OK`, `X_OK`), by its
+/// ids in effect or by its real ones.
+fn permits(tid: u32, status: &FileStatus, want: u32, effective: bool) -> bool {
+    let Ok(text) = fs::read_to_string(format!("/proc/{tid}/status")) else { return false };
+    // Real, effective, saved, and that for files.
+    let id = |name| {
+        let ids = text.lines().find_map(|line| line.strip_prefix(name))?;
+        ids.split_ascii_whitespace().nth(if effective { 3 } else { 0 })?.parse::<u32>().ok()
+    };
+    let (Some(uid), Some(gid)) = (id("Uid:"), id("Gid:")) else { return false };
+    if uid == 0 {
+        return want & 1 == 0 || status.mode & 0o111 != 0;
+    }
+    let shift = if uid == status.uid {
+        6
+    } else if gid == status.gid {
+        3
+    } else {
+        0
+    };
+    status.mode >> shift & want == want & 7
+}
+
+/// The rights that an open asks for.
+fn wanted(flags: u32) -> u32 {
+    let access = client::open_flags(flags);
+    u32::from(access.read) * 4 + u32::from(access.write) * 2
+}
+
+fn open(
+    core: &std::sync::Arc<Core>,
+    trapped: &Trapped,
+    call: &Call<'_>,
+    device: &std::sync::Arc<DeviceEntry>,
+    flags: u32,
+) -> Option<Reply> {
+    let tid = call.notification.tid;
+    let has = |bits: i32| flags & bits.cast_unsigned() == bits.cast_unsigned();
+    if has(libc::O_PATH) {
+        trapped.place(call, device, None, flags & libc::O_CLOEXEC.cast_unsigned());
+        return None;
+    }
+    if has(libc::O_CREAT | libc::O_EXCL) {
+        return Some(Reply::Error(libc::EEXIST));
+    }
+    let status = status(core, trapped, &Entry::Device(device.clone()));
+    if !permits(tid, &status, wanted(flags), true) {
+        return Some(Reply::Error(libc::EACCES));
+    }
+    let started = Instant::now();
+    let id = core.opens.reserve();
+    let open = Open {
+        flags: client::open_flags(flags),
+        pid: client::process_of(tid).unwrap_or(tid),
+    };
+    let opened = notify::interruptible(core, call, || core.opens.open(id, device, &open));
+    core.trace_call(started, || Event {
+        device: &device.path,
+        tid,
+        call: "open",
+        details: vec![("flags", format!("{flags:#o}").into()), ("open", id.into())],
+        result: opened.as_ref().map(|_| Some(0)).map_err(|errno| *errno),
+    });
+    match opened {
+        Ok(file) => {
+            if !trapped.place(call, device, Some(file), flags) {
+                core.opens.close(id);
+            }
+        }
+        Err(errno) => notify::answer(call, Err(errno)),
+    }
+    None
+}
+
+/// Gives the client a file that reads as the text.
+fn open_text(call: &Call<'_>, text: &str, flags: u32) -> Option<Reply> {
+    if flags & (libc::O_CREAT | libc::O_EXCL).cast_unsigned()
+        == (libc::O_CREAT | libc::O_EXCL).cast_unsigned()
+    {
+        return Some(Reply::Error(libc::EEXIST));
+    }
+    if client::open_flags(flags).write {
+        return Some(Reply::Error(libc::EACCES));
+    }
+    let made = memfd::create("devmap-text", text.len() as u64).and_then(|file| {
+        let mut writer = fs::File::from(memfd::reopen(file.as_fd(), false)?);
+        writer.write_all(text.as_bytes())?;
+        memfd::reopen(file.as_fd(), true)
+    });
+    match made {
+        Ok(file) => {
+            let close_on_exec = flags & libc::O_CLOEXEC.cast_unsigned() != 0;
+            match call.give(&file, close_on_exec) {
+                Ok(()) => None,
+                Err(error) => Some(Reply::Error(error.raw_os_error().unwrap_or(libc::EMFILE))),
+            }
+        }
+        Err(error) => Some(Reply::Error(error.raw_os_error().unwrap_or(libc::EIO))),
+    }
+}

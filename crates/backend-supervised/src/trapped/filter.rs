@@ -1,0 +1,196 @@
+//! Which system calls are notified in trapped mode.
+//!
+//! All calls that take a path, but not opens of directories, which are most of the
+//! opens of programs that walk trees; and the calls on descriptors that a FIFO would
+//! answer in its own way, where the number may be a device's (see `filter`).
+
+use devmap_sys::{
+    arch::{AUDIT_ARCH, nr},
+    seccomp::{Action, AssembleError, Assembler, Filter, Label},
+};
+
+use crate::filter::{LAST_STANDARD, NEGATIVE, TERMINAL};
+
+/// Stands in the fifth argument of a `fcntl` that devmap makes in the client: it must
+/// not be notified. The kernel looks at three arguments.
+pub(super) const OWN: u64 = 0x6d61_7064;
+
+/// Calls that take a path, and nothing that would spare notifying them.
+const BY_PATH: [u32; 8] = [
+    nr::OPENAT2,
+    nr::FACCESSAT,
+    nr::FACCESSAT2,
+    nr::READLINKAT,
+    nr::TRUNCATE,
+    nr::EXECVE,
+    nr::EXECVEAT,
+    nr::REMAP_FILE_PAGES,
+];
+
+/// The same, on architectures that have them.
+const OLD_BY_PATH: [Option<u32>; 5] = [nr::CREAT, nr::STAT, nr::LSTAT, nr::ACCESS, nr::READLINK];
+
+/// Calls on a descriptor.
+const ON_DESCRIPTOR: [u32; 19] = [
+    nr::READ,
+    nr::WRITE,
+    nr::PREAD64,
+    nr::PWRITE64,
+    nr::READV,
+    nr::WRITEV,
+    nr::PREADV,
+    nr::PWRITEV,
+    nr::PREADV2,
+    nr::PWRITEV2,
+    nr::LSEEK,
+    nr::FSTAT,
+    nr::FLOCK,
+    nr::FALLOCATE,
+    nr::FCHMOD,
+    nr::FCHOWN,
+    nr::DUP,
+    nr::DUP3,
+    nr::VMSPLICE,
+];
+
+/// Calls on two descriptors, and which argument is the second.
+const ON_TWO: [(u32, usize); 4] =
+    [(nr::SPLICE, 2), (nr::SENDFILE, 1), (nr::COPY_FILE_RANGE, 2), (nr::TEE, 1)];
+
+/// The filter; devices have descriptors from `first` on.
+pub(super) fn filter(first: u32) -> Result<Filter, AssembleError> {
+    let mut asm = Assembler::new();
+    let (allow, notify, nosys) = (asm.label(), asm.label(), asm.label());
+    let native = asm.label();
+    asm.load_arch();
+    asm.jump_if_eq(AUDIT_ARCH, native);
+    // A program of another architecture would meet FIFOs.
+    asm.jump(nosys);
+    asm.bind(native);
+    asm.load_nr();
+    if let Some(x32) = nr::X32_BIT {
+        asm.jump_if_set(x32, nosys);
+    }
+    let at = |asm: &mut Assembler, nr: u32| {
+        let label = asm.label();
+        asm.jump_if_eq(nr, label);
+        label
+    };
+    let on_descriptor = asm.label();
+    for nr in ON_DESCRIPTOR.into_iter().chain(nr::DUP2) {
+        asm.jump_if_eq(nr, on_descriptor);
+    }
+    let openat = at(&mut asm, nr::OPENAT);
+    let open = nr::OPEN.map(|nr| at(&mut asm, nr));
+    let newfstatat = at(&mut asm, nr::NEWFSTATAT);
+    let statx = at(&mut asm, nr::STATX);
+    for nr in BY_PATH.into_iter().chain(OLD_BY_PATH.into_iter().flatten()) {
+        asm.jump_if_eq(nr, notify);
+    }
+    let mmap = at(&mut asm, nr::MMAP);
+    let ioctl = at(&mut asm, nr::IOCTL);
+    let fcntl = at(&mut asm, nr::FCNTL);
+    let mremap = at(&mut asm, nr::MREMAP);
+    let madvise = at(&mut asm, nr::MADVISE);
+    let on_two = ON_TWO.map(|(nr, second)| (at(&mut asm, nr), second));
+    let io_uring = at(&mut asm, nr::IO_URING_SETUP);
+    asm.jump(allow);
+
+    asm.bind(on_descriptor);
+    asm.load_arg_low(0);
+    device_number(&mut asm, first, notify, allow);
+
+    for (label, flags) in [(Some(openat), 2), (open, 1)] {
+        if let Some(label) = label {
+            asm.bind(label);
+            asm.load_arg_low(flags);
+            asm.jump_if_set(libc::O_DIRECTORY as u32, allow);
+            asm.jump(notify);
+        }
+    }
+
+    // With AT_EMPTY_PATH these are fstat, which is frequent on all descriptors.
+    for (label, flags) in [(newfstatat, 3), (statx, 2)] {
+        let empty_path = asm.label();
+        asm.bind(label);
+        asm.load_arg_low(flags);
+        asm.jump_if_set(libc::AT_EMPTY_PATH as u32, empty_path);
+        asm.jump(notify);
+        asm.bind(empty_path);
+        asm.load_arg_low(0);
+        asm.jump_if_ge(NEGATIVE, notify);
+        device_number(&mut asm, first, notify, allow);
+    }
+
+    asm.bind(mmap);
+    asm.load_arg_low(3);
+    // The second: see `filter::namespace`.
+    asm.jump_if_set((libc::MAP_ANONYMOUS | libc::MAP_DENYWRITE) as u32, allow);
+    asm.load_arg_low(4);
+    device_number(&mut asm, first, notify, allow);
+
+    asm.bind(ioctl);
+    asm.load_arg_low(0);
+    asm.jump_if_ge(NEGATIVE, allow);
+    asm.jump_if_ge(first, notify);
+    asm.jump_if_ge(LAST_STANDARD + 1, allow);
+    asm.load_arg_low(1);
+    // A FIFO would say how many packets there are.
+    asm.jump_if_eq(libc::FIONREAD as u32, notify);
+    asm.and(0xff00);
+    asm.jump_if_eq(TERMINAL, allow);
+    asm.jump(notify);
+
+    asm.bind(fcntl);
+    asm.load_arg_low(4);
+    asm.jump_if_eq(OWN as u32, allow);
+    asm.load_arg_low(1);
+    let command = asm.label();
+    for which in
+        [libc::F_DUPFD, libc::F_DUPFD_CLOEXEC, libc::F_SETPIPE_SZ, libc::F_GETPIPE_SZ]
+    {
+        asm.jump_if_eq(which as u32, command);
+    }
+    asm.jump(allow);
+    asm.bind(command);
+    asm.load_arg_low(0);
+    device_number(&mut asm, first, notify, allow);
+
+    asm.bind(mremap);
+    asm.jump_if_arg_greater(2, 1, notify);
+    asm.jump(allow);
+
+    asm.bind(madvise);
+    asm.load_arg_low(2);
+    asm.jump_if_eq(libc::MADV_REMOVE as u32, notify);
+    asm.jump(allow);
+
+    for (label, second) in on_two {
+        let other = asm.label();
+        asm.bind(label);
+        asm.load_arg_low(0);
+        device_number(&mut asm, first, notify, other);
+        asm.bind(other);
+        asm.load_arg_low(second);
+        device_number(&mut asm, first, notify, allow);
+    }
+
+    // It would reach the FIFOs, and past this filter. Programs go on without.
+    asm.bind(io_uring);
+    asm.ret(Action::Errno(libc::EPERM as u16));
+    asm.bind(nosys);
+    asm.ret(Action::Errno(libc::ENOSYS as u16));
+    asm.bind(notify);
+    asm.ret(Action::Notify);
+    asm.bind(allow);
+    asm.ret(Action::Allow);
+    asm.finish()
+}
+
+/// Whether the descriptor in the accumulator may be a device's.
+fn device_number(asm: &mut Assembler, first: u32, yes: Label, no: Label) {
+    asm.jump_if_ge(NEGATIVE, no);
+    asm.jump_if_ge(first, yes);
+    asm.jump_if_ge(LAST_STANDARD + 1, no);
+    asm.jump(yes);
+}

@@ -1,0 +1,245 @@
+//! Paths in trapped mode: whether a path that a client gives means a device.
+//!
+//! A client's path is followed here as the kernel would follow it: from the client's
+//! directories, over links, through `.` and `..`. Nothing is decided for paths that
+//! mean something else: the kernel follows those by itself. Since nothing stands at a
+//! device's path in truth, a program that changes a path meanwhile gains nothing.
+//!
+//! What does not live here: answering the calls (`trapped`, `files`).
+
+use std::{
+    collections::{BTreeMap, HashSet},
+    ffi::{OsStr, OsString},
+    fs, io,
+    os::unix::ffi::{OsStrExt, OsStringExt},
+    path::{Path, PathBuf},
+    sync::Arc,
+};
+
+use devmap_driver::Kind;
+use devmap_sys::process;
+
+use crate::{client, opens::DeviceEntry};
+
+/// `PATH_MAX`: the longest path, with its end.
+const LONGEST: usize = 4096;
+
+/// As many links as the kernel follows (`MAXSYMLINKS`).
+const LINKS: usize = 40;
+
+/// The directory in which numbers of devices are looked up.
+const SYS_DEV_CHAR: &str = "/sys/dev/char";
+
+/// What stands at a path.
+#[derive(Clone)]
+pub(crate) enum Entry {
+    Device(Arc<DeviceEntry>),
+    /// A file to be read.
+    Text(String),
+    Directory,
+}
+
+/// What a path means.
+pub(crate) enum Found {
+    /// Nothing of devmap's.
+    Other,
+    Entry(Entry),
+    /// A descriptor of a client, by its link in `/proc`.
+    Descriptor { tid: u32, fd: u32 },
+    /// Something below a device, or a device with a `/` behind it.
+    Below,
+}
+
+/// How a path was followed, where the caller restricts that (`openat2(2)`).
+pub(crate) struct Followed {
+    pub(crate) found: Found,
+    /// It went straight down from where it began: no link, no `..`, no `/` in front.
+    pub(crate) is_plain: bool,
+}
+
+/// The paths at which something of devmap's stands.
+pub(crate) struct Paths {
+    entries: BTreeMap<PathBuf, Entry>,
+    /// Names that may belong to one of these, or to a descriptor's link in `/proc`.
+    names: HashSet<OsString>,
+}
+
+impl Paths {
+    /// The paths of these devices.
+    ///
+    /// # Errors
+    /// A device's directory is not there.
+    pub(crate) fn new(devices: &[Arc<DeviceEntry>]) -> Result<Paths, String> {
+        let mut entries = BTreeMap::new();
+        for device in devices {
+            let (Some(directory), Some(name)) = (device.path.parent(), device.path.file_name())
+            else {
+                return Err(format!("{}: not the path of a file", device.path.display()));
+            };
+            let directory = fs::canonicalize(directory).map_err(|error| {
+                format!(
+                    "{}: its directory cannot be used: {error}; make it first, or choose another",
+                    device.path.display()
+                )
+            })?;
+            entries.insert(directory.join(name), Entry::Device(device.clone()));
+            if let Kind::Character(_) = device.metadata.kind {
+                let (major, minor) = device.number;
+                let number = format!("{major}:{minor}");
+                let at = Path::new(SYS_DEV_CHAR).join(&number);
+                let name = device.path.strip_prefix("/dev").unwrap_or(&device.path).display();
+                let uevent = format!("MAJOR={major}\nMINOR={minor}\nDEVNAME={name}\n");
+                entries.insert(at.join("uevent"), Entry::Text(uevent));
+                entries.insert(at.join("dev"), Entry::Text(format!("{number}\n")));
+                entries.insert(at, Entry::Directory);
+            }
+        }
+        let in_proc = ["fd", "stdin", "stdout", "stderr"].map(OsString::from);
+        let names = entries.keys().filter_map(|path| path.file_name()).map(OsStr::to_owned);
+        let names = names.chain(in_proc).collect();
+        Ok(Paths { entries, names })
+    }
+
+    /// What a path of a client means. `follow`: also where the path itself is a link.
+    pub(crate) fn find(&self, tid: u32, directory: i32, path: &[u8], follow: bool) -> Followed {
+        let found = self.look(tid, directory, path, follow);
+        found.unwrap_or(Followed { found: Found::Other, is_plain: false })
+    }
+
+    fn look(&self, tid: u32, directory: i32, path: &[u8], follow: bool) -> Option<Followed> {
+        let start = match directory {
+            libc::AT_FDCWD => format!("/proc/{tid}/cwd"),
+            fd => format!("/proc/{tid}/fd/{fd}"),
+        };
+        // Most paths are settled by one look: they have no name of ours, and are no link.
+        let mut quick = Path::new(&start).join(OsStr::from_bytes(path));
+        let mut first = true;
+        for _ in 0..LINKS {
+            if self.may_be_ours(if first { path } else { quick.as_os_str().as_bytes() }) {
+                let start = if path.starts_with(b"/") {
+                    PathBuf::from("/")
+                } else {
+                    fs::read_link(start).ok()?
+                };
+                return self.walk(tid, start, path, follow);
+            }
+            if !follow && !path.ends_with(b"/") {
+                return None;
+            }
+            let target = rustix::fs::readlink(&quick, Vec::new()).ok()?;
+            quick.pop();
+            quick.push(OsStr::from_bytes(target.as_bytes()));
+            first = false;
+        }
+        None
+    }
+
+    /// Whether a path has a name of ours in it, or ends in a descriptor's number.
+    fn may_be_ours(&self, path: &[u8]) -> bool {
+        let mut names = path.split(|byte| *byte == b'/').filter(|name| !name.is_empty());
+        let is_number = |name: &[u8]| name.iter().all(u8::is_ascii_digit);
+        names.clone().next_back().is_some_and(|name| is_number(name))
+            || names.any(|name| self.names.contains(OsStr::from_bytes(name)))
+    }
+
+    /// Follows a path from the directory `at`, name by name.
+    fn walk(&self, tid: u32, mut at: PathBuf, path: &[u8], follow: bool) -> Option<Followed> {
+        let mut left = names(path);
+        let mut is_plain = !path.starts_with(b"/");
+        let mut links = 0;
+        let found = |found, is_plain| Some(Followed { found, is_plain });
+        while let Some(name) = left.pop() {
+            match name.as_bytes() {
+                b"" | b"." => continue,
+                b".." => {
+                    is_plain = false;
+                    at.pop();
+                    continue;
+                }
+                b"self" if at == Path::new("/proc") => {
+                    at.push(client::process_of(tid)?.to_string());
+                    continue;
+                }
+                b"thread-self" if at == Path::new("/proc") => {
+                    at.push(format!("{}/task/{tid}", client::process_of(tid)?));
+                    continue;
+                }
+                _ => {}
+            }
+            let is_last = left.is_empty();
+            let owner = descriptors_of(&at);
+            at.push(&name);
+            match self.entries.get(&at) {
+                Some(Entry::Directory) if !is_last => continue,
+                Some(entry) if is_last => return found(Found::Entry(entry.clone()), is_plain),
+                Some(_) => return found(Found::Below, is_plain),
+                None => {}
+            }
+            if let (Some(tid), Some(fd), true) = (owner, number(&name), is_last) {
+                return found(Found::Descriptor { tid, fd }, false);
+            }
+            match rustix::fs::readlink(&at, Vec::new()) {
+                Ok(_) if is_last && !follow => return None,
+                Ok(target) => {
+                    links += 1;
+                    if links > LINKS {
+                        return None;
+                    }
+                    is_plain = false;
+                    if target.as_bytes().starts_with(b"/") {
+                        at = PathBuf::from("/");
+                    } else {
+                        at.pop();
+                    }
+                    left.extend(names(target.as_bytes()));
+                }
+                Err(rustix::io::Errno::INVAL) => {}
+                Err(_) => return None,
+            }
+        }
+        None
+    }
+}
+
+/// The names of a path, the first at the end. A `/` behind the last leaves an empty name.
+fn names(path: &[u8]) -> Vec<OsString> {
+    let names = path.split(|byte| *byte == b'/').map(|name| OsString::from_vec(name.to_vec()));
+    let mut names: Vec<_> = names.collect();
+    names.reverse();
+    names
+}
+
+fn number(name: &OsStr) -> Option<u32> {
+    name.to_str()?.parse().ok()
+}
+
+/// The thread whose descriptors a directory of `/proc` lists.
+fn descriptors_of(directory: &Path) -> Option<u32> {
+    let mut names = directory.strip_prefix("/proc").ok()?.iter();
+    let process = number(names.next()?)?;
+    let tid = match (names.next()?.as_bytes(), names.next(), names.next(), names.next()) {
+        (b"fd", None, ..) => process,
+        (b"task", Some(tid), Some(fd), None) if fd == "fd" => number(tid)?,
+        _ => return None,
+    };
+    Some(tid)
+}
+
+/// The text of a path in a client's memory, without its end.
+pub(crate) fn read(tid: u32, address: u64) -> io::Result<Vec<u8>> {
+    let page = rustix::param::page_size() as u64;
+    let mut path = Vec::new();
+    while path.len() < LONGEST {
+        // Up to the next page: what comes behind it may not be there.
+        let from = address.wrapping_add(path.len() as u64);
+        let len = (page - from % page).min((LONGEST - path.len()) as u64) as usize;
+        let start = path.len();
+        path.resize(start + len, 0);
+        process::read_memory(tid, from, &mut path[start..])?;
+        if let Some(end) = path[start..].iter().position(|byte| *byte == 0) {
+            path.truncate(start + end);
+            return Ok(path);
+        }
+    }
+    Err(io::Error::from_raw_os_error(libc::ENAMETOOLONG))
+}
