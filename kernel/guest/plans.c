@@ -3,6 +3,7 @@
 #include "check.h"
 
 #include <sys/ioctl.h>
+#include <sys/uio.h>
 
 #define SUM _IOR('P', 1, uint64_t[2])
 #define MAPPED _IO('P', 2)
@@ -206,6 +207,42 @@ static void fresh(void)
 	check("killed_leaves_nothing_mapped", 0, ioctl(fd, MAPPED));
 }
 
+/* What the kernel does with an area by its flags alone. */
+static long foreign_read(void *at)
+{
+	char bytes[8];
+	struct iovec here = { bytes, sizeof(bytes) }, there = { at, sizeof(bytes) };
+
+	return process_vm_readv(getpid(), &here, 1, &there, 1, 0);
+}
+
+static int child_reads(void *argument)
+{
+	return *(volatile char *)argument != 1;
+}
+
+static void flags(void)
+{
+	char *pfn = map(2, MAP_SHARED, 100), *pages = map(2, MAP_SHARED, 200);
+	char *copy = map(2, MAP_PRIVATE, 100), *faulted = map(2, MAP_SHARED, 300);
+
+	CALL("foreign_read_of_pfns", EFAULT, foreign_read(pfn));
+	CALL("foreign_read_of_pages", 0, foreign_read(pages));
+	CALL("foreign_read_of_a_private_area", 0, foreign_read(copy));
+	CALL("foreign_read_that_faults", 0, foreign_read(faulted));
+	CALL("mlock_pfns", 0, mlock(pfn, 2 * page));
+	CALL("mlock_pages", 0, mlock(pages, 2 * page));
+	MAPS("pfns_do_not_grow", EFAULT, mremap(pfn, 2 * page, 3 * page, MREMAP_MAYMOVE));
+	MAPS("dontexpand", EFAULT, mremap(pages, 2 * page, 3 * page, MREMAP_MAYMOVE));
+	CALL("pfns_cannot_be_dropped", EINVAL, madvise(pfn, page, MADV_DONTNEED));
+	copy[0] = 1;
+	check("fork_after_a_private_store", 0, in_child(child_reads, copy));
+	munmap(pfn, 2 * page);
+	munmap(pages, 2 * page);
+	munmap(copy, 2 * page);
+	munmap(faulted, 2 * page);
+}
+
 int main(int argc, char **argv)
 {
 	start();
@@ -223,6 +260,7 @@ int main(int argc, char **argv)
 	faults();
 	refused();
 	fresh();
+	flags();
 	close(fd);
 	return finish();
 }

@@ -17,7 +17,7 @@ use std::{
 
 use crate::{
     Result, packages,
-    run::{check, command, root},
+    run::{cargo, check, command, root},
 };
 
 /// The modules: the devices, and a driver that tries the kernel home.
@@ -49,6 +49,8 @@ pub fn run(arguments: &KernelArgs) -> Result {
     let build = target.join("build");
     steps.done("packages");
 
+    lint()?;
+    steps.done("lint");
     let mut modules = MODULES.join(" ");
     if arguments.figures {
         modules.push_str(" peer");
@@ -86,6 +88,17 @@ pub fn run(arguments: &KernelArgs) -> Result {
     }
     eprintln!("\nThe module is {}", build.join("devmap.ko").display());
     Ok(())
+}
+
+/// Format and lints of the Rust half, which is outside of the workspace.
+fn lint() -> Result {
+    let manifest = "--manifest-path=kernel/Cargo.toml";
+    check(&mut cargo(&["fmt", manifest, "--check"]))?;
+    for module in MODULES {
+        let main = format!("kernel/{module}/main.rs");
+        check(&mut command("rustfmt", &["--check", "--edition=2024", &main]))?;
+    }
+    check(&mut cargo(&["clippy", manifest, "--quiet", "--locked", "--", "--deny", "warnings"]))
 }
 
 /// Says how long each step took.

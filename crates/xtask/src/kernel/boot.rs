@@ -167,7 +167,7 @@ impl Guest {
         let outcome = self.boot("panic", &[])?;
         let problems = problems(&outcome);
         let place = problems.iter().find(|problem| {
-            problem.contains("panicked at") && problem.contains("kernel/devmap_checks/main.rs:")
+            problem.contains("panicked at") && problem.contains("at kernel/devmap_checks/main.rs:")
         });
         match place {
             Some(place) if !outcome.hung && outcome.console.contains("Kernel panic") => {
