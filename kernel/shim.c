@@ -640,6 +640,8 @@ static int __init devmap_module_init(void)
 static void __exit devmap_module_exit(void)
 {
 	devmap_remove_all();
+	/* Nothing is open or mapped now, so a page that is held has no owner. */
+	WARN_ON(atomic_long_read(&devmap_pages_held));
 }
 
 module_init(devmap_module_init);

@@ -37,6 +37,11 @@ test)
 	run plans /dev/devmap_checks-plans
 	run removal /devmap.ko /dev/devmap-
 	run rmmod devmap_checks
+	# The module of docs/kernel.md.
+	run insmod /counter.ko
+	run test -c /dev/counter-counter
+	run hexdump -C /dev/counter-counter
+	run rmmod counter
 	taint
 	;;
 panic)

@@ -51,19 +51,18 @@ pub fn run(arguments: &KernelArgs) -> Result {
 
     lint()?;
     steps.done("lint");
-    let mut modules = MODULES.join(" ");
+    let mut modules = MODULES.to_vec();
     if arguments.figures {
-        modules.push_str(" peer");
+        modules.push("peer");
     }
-    check(
-        command("make", &["-C", "kernel", "--no-print-directory"])
-            .arg(format!("BUILD={}", build.display()))
-            .arg(format!("KDIR={}", tools.headers.display()))
-            .arg(format!("RUSTC={}", tools.rustc.display()))
-            .arg(format!("RUST_SOURCE={}", tools.rust_source.display()))
-            .arg(format!("MODULES={modules}")),
-    )?;
+    tools.make(&build, &root().join("kernel"), &modules)?;
     steps.done("build");
+    if arguments.test {
+        let guide = target.join("guide");
+        write_guide(&fs::read_to_string(root().join("docs/kernel.md"))?, &guide)?;
+        tools.make(&build, &guide, &["counter"])?;
+        steps.done("the guide's module");
+    }
     for module in MODULES {
         gates::check(&build.join(module).join("rust.o"))?;
     }
@@ -159,6 +158,19 @@ impl Tools {
         Ok(Tools { headers, rustc, rust_source })
     }
 
+    /// Builds the modules that are directories of `from`.
+    fn make(&self, build: &Path, from: &Path, modules: &[&str]) -> Result {
+        check(
+            command("make", &["-C", "kernel", "--no-print-directory"])
+                .arg(format!("BUILD={}", build.display()))
+                .arg(format!("KDIR={}", self.headers.display()))
+                .arg(format!("RUSTC={}", self.rustc.display()))
+                .arg(format!("RUST_SOURCE={}", self.rust_source.display()))
+                .arg(format!("FROM={}", from.display()))
+                .arg(format!("MODULES={}", modules.join(" "))),
+        )
+    }
+
     /// The kernel that the headers are of: installed, or downloaded to `cache`.
     fn image(&self, cache: &Path) -> Result<PathBuf> {
         let headers = self.headers.file_name().unwrap_or_default().to_string_lossy().into_owned();
@@ -194,6 +206,30 @@ impl Tools {
     }
 }
 
+/// Writes the files of the driver author's guide: each is a block of code, below a line
+/// that is its path in backquotes.
+fn write_guide(guide: &str, directory: &Path) -> Result {
+    let mut lines = guide.lines();
+    let mut count = 0;
+    while let Some(line) = lines.next() {
+        let path = line.strip_prefix('`').and_then(|rest| rest.strip_suffix('`'));
+        let Some(path) = path.filter(|path| path.contains('/')) else { continue };
+        let block = lines.by_ref().skip_while(|line| !line.starts_with("```")).skip(1);
+        let code = block.take_while(|line| *line != "```");
+        let text = code.fold(String::new(), |text, line| text + line + "\n");
+        let path = directory.join(path);
+        if let Some(parent) = path.parent() {
+            fs::create_dir_all(parent)?;
+        }
+        // The time of an unchanged file stays, so that make does nothing.
+        if fs::read_to_string(&path).ok().as_deref() != Some(&text) {
+            fs::write(path, text)?;
+        }
+        count += 1;
+    }
+    if count == 3 { Ok(()) } else { Err(format!("docs/kernel.md has {count} files, not 3").into()) }
+}
+
 /// The numbers of a version, for comparison: `6.1.0-56-amd64` is 6, 1, 0, 56.
 fn numbers(version: &str) -> Vec<u32> {
     version.split(['.', '-', '+']).map_while(|part| part.parse().ok()).collect()
@@ -224,6 +260,18 @@ mod tests {
         let newest = newest_headers(&place).unwrap().unwrap();
         fs::remove_dir_all(&place).unwrap();
         assert!(newest.ends_with("linux-headers-6.1.0-56-amd64"), "{}", newest.display());
+    }
+
+    #[test]
+    fn the_guides_files_are_found() {
+        let place = env::temp_dir().join(format!("xtask-guide-{}", std::process::id()));
+        let file = |name: &str| format!("text\n\n`m/{name}`\n\n```c\nint {name};\n\n```\n");
+        let guide = file("a") + &file("b") + "`no path`\n" + &file("c");
+        write_guide(&guide, &place).unwrap();
+        let b = fs::read_to_string(place.join("m/b"));
+        fs::remove_dir_all(&place).unwrap();
+        assert_eq!(b.unwrap(), "int b;\n\n");
+        assert!(write_guide("", &place).is_err());
     }
 
     #[test]

@@ -102,7 +102,7 @@ impl Guest {
         let (console, results) = self.outputs(task);
         let mut qemu = Command::new("timeout");
         qemu.args(["--kill-after=5", &SECONDS.to_string(), "qemu-system-x86_64"])
-            .args(["-accel", "tcg", "-cpu", "max", "-m", "512", "-smp", "1"])
+            .args(["-accel", "tcg", "-cpu", "max", "-m", "512"])
             .args(["-nodefaults", "-display", "none", "-no-reboot"])
             .args(options)
             .arg("-kernel")
@@ -140,7 +140,7 @@ impl Guest {
     /// # Errors
     /// What failed, by program, or what the kernel complained of.
     pub fn test(&self) -> Result {
-        let outcome = self.boot("test", &[])?;
+        let outcome = self.boot("test", &["-smp", "2"])?;
         for line in outcome.results.lines().filter(|line| shown(line)) {
             println!("{line}");
         }
@@ -164,7 +164,7 @@ impl Guest {
     /// # Errors
     /// When it ends in any other way.
     pub fn panic(&self) -> Result {
-        let outcome = self.boot("panic", &[])?;
+        let outcome = self.boot("panic", &["-smp", "2"])?;
         let problems = problems(&outcome);
         let place = problems.iter().find(|problem| {
             problem.contains("panicked at") && problem.contains("at kernel/devmap_checks/main.rs:")
