@@ -21,7 +21,7 @@ mod side;
 mod statistics;
 
 use std::{
-    io::{self, Write},
+    io::{self, IsTerminal, Write},
     path::PathBuf,
     process::ExitCode,
 };
@@ -103,11 +103,12 @@ impl BenchOptions {
         let bench = measure::Bench::new(self.rounds)?;
         let figures = if self.only.is_empty() { Figure::value_variants() } else { &self.only };
 
+        let shows_progress = io::stderr().is_terminal();
         let mut rows = Vec::new();
         for mode in modes {
             for figure in figures {
-                if io::IsTerminal::is_terminal(&io::stderr()) {
-                    anstream::eprint!("\r\x1b[K{} ({})", figure.about(), mode.name());
+                if shows_progress {
+                    eprint!("\r\x1b[K{} ({})", figure.about(), mode.name());
                 }
                 rows.push(report::Row {
                     figure: *figure,
@@ -116,8 +117,8 @@ impl BenchOptions {
                 });
             }
         }
-        if io::IsTerminal::is_terminal(&io::stderr()) {
-            anstream::eprint!("\r\x1b[K");
+        if shows_progress {
+            eprint!("\r\x1b[K");
         }
         if let Some(path) = &self.keep {
             let raw = report::as_json(&machine, self.rounds, &rows, report::Detail::Rounds);

@@ -25,8 +25,9 @@ impl Machine {
             .lines()
             .find_map(|line| line.strip_prefix("model name")?.split_once(": "))
             .map_or("unknown", |(_, name)| name);
-        let command: Vec<_> =
-            env::args_os().map(|word| word.to_string_lossy().into_owned()).collect();
+        // Where the command lies is nobody's business.
+        let arguments = env::args_os().skip(1).map(|word| word.to_string_lossy().into_owned());
+        let command: Vec<_> = std::iter::once("devmap".to_owned()).chain(arguments).collect();
         Ok(Machine {
             kernel: text(uname.release()),
             architecture: text(uname.machine()),

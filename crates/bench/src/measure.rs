@@ -20,6 +20,10 @@ use crate::{
 /// cost, short beside what other work on the machine lasts.
 const TURN: Duration = Duration::from_millis(4);
 
+/// How many pairs of processes share the rounds of a figure: which pages of the machine's
+/// memory a process gets stays with it, and is felt.
+const PAIRS: u32 = 5;
+
 /// One turn of each side, in nanoseconds for each repetition.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct Round {
@@ -82,16 +86,20 @@ impl Bench {
 
     /// A device's memory against a memfd.
     fn memory(&self, mode: Mode, workload: Workload) -> io::Result<Vec<Round>> {
-        let devmap = Side::start(Some(mode), workload, &file(MEMORY_PATH))?;
-        self.take_turns(devmap, Side::start(None, workload, &[])?)
+        self.take_turns(|| {
+            let devmap = Side::start(Some(mode), workload, &file(MEMORY_PATH))?;
+            Ok(Pair { devmap, peer: Side::start(None, workload, &[])?, server: None })
+        })
     }
 
     /// A device against a file of a bare FUSE server.
     fn ioctl(&self, mode: Mode) -> io::Result<Vec<Round>> {
-        let devmap = Side::start(Some(mode), Workload::Ioctl, &file(EVENTS_PATH))?;
-        let server = Side::start(None, Workload::ServeFuse, &[])?;
-        let peer = Side::start(None, Workload::Ioctl, &file(server.greeting()))?;
-        self.take_turns(devmap, peer)
+        self.take_turns(|| {
+            let devmap = Side::start(Some(mode), Workload::Ioctl, &file(EVENTS_PATH))?;
+            let server = Side::start(None, Workload::ServeFuse, &[])?;
+            let peer = Side::start(None, Workload::Ioctl, &file(server.greeting()))?;
+            Ok(Pair { devmap, peer, server: Some(server) })
+        })
     }
 
     /// The same, with devmap and without.
@@ -101,20 +109,20 @@ impl Bench {
         workload: Workload,
         arguments: &[OsString],
     ) -> io::Result<Vec<Round>> {
-        let devmap = Side::start(Some(mode), workload, arguments)?;
-        self.take_turns(devmap, Side::start(None, workload, arguments)?)
+        self.take_turns(|| {
+            let devmap = Side::start(Some(mode), workload, arguments)?;
+            Ok(Pair { devmap, peer: Side::start(None, workload, arguments)?, server: None })
+        })
     }
 
     /// A program, started by a process that devmap serves already, and by one without.
     fn program(&self, mode: Mode, line: Vec<OsString>) -> io::Result<Vec<Round>> {
         let mut arguments = vec!["--".into()];
         arguments.extend(line);
-        let mut devmap = Side::start(Some(mode), Workload::Program, &arguments)?;
-        let mut peer = Side::start(None, Workload::Program, &arguments)?;
-        alternate(program_rounds(self.rounds), 1, |side| match side {
-            Turn::Devmap => devmap.take_turn(1),
-            Turn::Peer => peer.take_turn(1),
-        })
+        let devmap = Side::start(Some(mode), Workload::Program, &arguments)?;
+        let peer = Side::start(None, Workload::Program, &arguments)?;
+        let mut pair = Pair { devmap, peer, server: None };
+        alternate(program_rounds(self.rounds), 1, |side| pair.take_turn(side, 1))
     }
 
     /// All of `devmap run` against the program alone.
@@ -133,15 +141,43 @@ impl Bench {
         })
     }
 
-    fn take_turns(&self, mut devmap: Side, mut peer: Side) -> io::Result<Vec<Round>> {
-        let mut times = 1;
-        while peer.take_turn(times)?.min(devmap.take_turn(times)?) < TURN.as_nanos() as u64 {
-            times *= 2;
+    /// Rounds of the pairs that `start` makes, one pair after the other.
+    fn take_turns(&self, start: impl Fn() -> io::Result<Pair>) -> io::Result<Vec<Round>> {
+        let mut rounds = Vec::new();
+        let pairs = PAIRS.min(self.rounds);
+        for number in 0..pairs {
+            let mut pair = start()?;
+            let mut times = 1;
+            while pair.quicker(times)? < TURN {
+                times *= 2;
+            }
+            let share = (self.rounds + number) / pairs;
+            rounds.extend(alternate(share, times, |side| pair.take_turn(side, times))?);
         }
-        alternate(self.rounds, times, |side| match side {
-            Turn::Devmap => devmap.take_turn(times),
-            Turn::Peer => peer.take_turn(times),
-        })
+        Ok(rounds)
+    }
+}
+
+/// Two clients, and what they need.
+struct Pair {
+    devmap: Side,
+    peer: Side,
+    /// The peer's server. Dropped after the peer, which has a file of it open.
+    #[expect(dead_code, reason = "it lives as long as the pair")]
+    server: Option<Side>,
+}
+
+impl Pair {
+    fn take_turn(&mut self, side: Turn, times: u64) -> io::Result<u64> {
+        match side {
+            Turn::Devmap => self.devmap.take_turn(times),
+            Turn::Peer => self.peer.take_turn(times),
+        }
+    }
+
+    fn quicker(&mut self, times: u64) -> io::Result<Duration> {
+        let peer = self.take_turn(Turn::Peer, times)?;
+        Ok(Duration::from_nanos(peer.min(self.take_turn(Turn::Devmap, times)?)))
     }
 }
 

@@ -3,7 +3,6 @@
 use std::{
     ffi::OsString,
     fs, io,
-    os::unix::process::ExitStatusExt,
     path::{Path, PathBuf},
     process::{Command, Stdio},
 };
@@ -78,17 +77,19 @@ pub(crate) fn quiet(line: &[OsString]) -> Command {
 /// Runs a command to its end. `find` ends with 1 where it may not look into a directory,
 /// which is the same on both sides.
 pub(crate) fn finish(command: &mut Command) -> io::Result<()> {
-    let status = command.status().map_err(|error| {
-        let program = command.get_program().to_string_lossy();
-        io::Error::other(format!("cannot run {program}: {error}"))
-    })?;
-    match status.code() {
+    let program = command.get_program().to_string_lossy().into_owned();
+    let output = command
+        .stderr(Stdio::piped())
+        .output()
+        .map_err(|error| io::Error::other(format!("cannot run {program}: {error}")))?;
+    let is_find = command.get_args().last().is_some_and(|last| last == "/usr");
+    match output.status.code() {
         Some(0) => Ok(()),
-        Some(1) if command.get_args().last().is_some_and(|last| last == "/usr") => Ok(()),
+        Some(1) if is_find => Ok(()),
         _ => {
-            let program = command.get_program().to_string_lossy();
-            let signal = status.signal().map_or(String::new(), |number| format!(" ({number})"));
-            Err(io::Error::other(format!("{program} failed: {status}{signal}")))
+            let complaints = String::from_utf8_lossy(&output.stderr);
+            let (status, complaints) = (output.status, complaints.trim());
+            Err(io::Error::other(format!("{program}: {status}: {complaints}")))
         }
     }
 }

@@ -2,7 +2,8 @@
 
 use std::{
     ffi::OsString,
-    io::{self, BufRead, BufReader, Write},
+    fs::File,
+    io::{self, BufRead, BufReader, Read, Seek, Write},
     process::{Child, ChildStdin, ChildStdout, Command, Stdio},
 };
 
@@ -24,6 +25,8 @@ pub(crate) struct Side {
     child: Child,
     turn: Option<ChildStdin>,
     result: BufReader<ChildStdout>,
+    /// What it, or devmap, complains of.
+    complaints: File,
     /// What it said when it was ready.
     greeting: String,
 }
@@ -39,14 +42,16 @@ impl Side {
         line.extend(client::command()?);
         line.push(workload.name().into());
         line.extend_from_slice(arguments);
+        let complaints = tempfile::tempfile()?;
         let mut child = Command::new(&line[0])
             .args(&line[1..])
             .stdin(Stdio::piped())
             .stdout(Stdio::piped())
+            .stderr(complaints.try_clone()?)
             .spawn()?;
         let turn = child.stdin.take();
         let result = BufReader::new(child.stdout.take().ok_or(io::ErrorKind::BrokenPipe)?);
-        let mut side = Side { child, turn, result, greeting: String::new() };
+        let mut side = Side { child, turn, result, complaints, greeting: String::new() };
         side.greeting = side.hear("ready ")?;
         if let Some(mode) = mode
             && (side.greeting == FUSE) != (mode == Mode::Namespace)
@@ -77,8 +82,14 @@ impl Side {
         {
             return Ok(rest.to_owned());
         }
-        let told = line.trim_end().strip_prefix("error ").unwrap_or("its process ended early");
-        Err(io::Error::other(told.to_owned()))
+        if let Some(told) = line.trim_end().strip_prefix("error ") {
+            return Err(io::Error::other(told.to_owned()));
+        }
+        // It has ended without a word, so all complaints have been made.
+        let mut complaints = String::new();
+        self.complaints.rewind()?;
+        self.complaints.read_to_string(&mut complaints)?;
+        Err(io::Error::other(format!("its process ended early: {}", complaints.trim())))
     }
 }
 
