@@ -127,7 +127,7 @@ static void unknown(void)
 	CALL("wrong_size", ENOTTY, ioctl(fd, _IOC(_IOC_READ | _IOC_WRITE, 'E', 5, 96), big));
 	CALL("largest_size", ENOTTY, ioctl(fd, _IOC(_IOC_READ, 'E', 5, _IOC_SIZEMASK), big));
 	CALL("wrong_direction", ENOTTY, ioctl(fd, _IOW('E', 5, struct events_buffer), big));
-	CALL("unknown_with_a_bad_pointer", ENOTTY, ioctl(fd, _IOWR('E', 200, long), bad_address));
+	note_error("unknown_with_a_bad_pointer", ioctl(fd, _IOWR('E', 200, long), bad_address));
 	check("high_half_of_a_command", 0, syscall(SYS_ioctl, fd, 0x1234500000000 | EVENTS_COUNT, 0));
 	CALL("bad_pointer_of_a_command_without_one", 0, ioctl(fd, EVENTS_COUNT, bad_address));
 }
