@@ -8,6 +8,7 @@
 //! - `devfs`, `nodes`: the FUSE file system behind it: open, read, write, poll, close;
 //! - `filter`, `notify`: system calls that FUSE cannot answer as a device does, taken by
 //!   seccomp notification;
+//! - `trapped`: the same without FUSE and without a namespace, where these are refused;
 //! - `map`, `attach`, `tokens`, `faulted`: mmap, carried out in the program;
 //! - `host`, `call`: what drivers get: memory, wait queues that signals end;
 //! - `opens`: devices, open files, release; `trace`: what a run tells.
@@ -34,6 +35,7 @@ pub mod probe;
 mod run;
 mod tokens;
 mod trace;
+mod trapped;
 pub mod tree;
 
 use std::{
@@ -74,6 +76,8 @@ struct Core {
     /// What a wait in a FUSE request does.
     fuse_hook: Arc<dyn WaitHook>,
     devfs: OnceLock<Devfs>,
+    /// In trapped mode, which has no file system.
+    trapped: Option<trapped::Trapped>,
     /// `st_dev` of the file system.
     mount_device: OnceLock<u64>,
     /// Some client has mapped something.
@@ -87,6 +91,14 @@ impl Core {
     fn trace_call<'a>(&self, started: Instant, event: impl FnOnce() -> Event<'a>) {
         if self.trace.is_on() {
             self.trace.write(&event(), started.elapsed());
+        }
+    }
+
+    /// A driver's state may have changed: pollers to whom nothing asks the driver have to
+    /// be shown.
+    fn refresh(&self, device: &DeviceEntry) {
+        if let Some(trapped) = &self.trapped {
+            trapped.refresh(device);
         }
     }
 

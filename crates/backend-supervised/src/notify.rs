@@ -32,12 +32,13 @@ use crate::{
     nodes::FIRST_OPEN,
     opens::OpenFile,
     trace::Event,
+    trapped,
 };
 
 /// A notified call, to be answered once.
 pub(crate) struct Call<'a> {
     pub(crate) notification: &'a Notification,
-    listener: &'a Listener,
+    listener: &'a Arc<Listener>,
 }
 
 impl Call<'_> {
@@ -56,7 +57,13 @@ impl Call<'_> {
         self.listener.add_fd(self.notification.id, file.as_fd(), None, true)
     }
 
-    /// Replaces a descriptor of the caller.
+    /// Gives the caller a descriptor as the result of its call.
+    pub(crate) fn give(&self, file: &OwnedFd, close_on_exec: bool) -> io::Result<()> {
+        let id = self.notification.id;
+        self.listener.add_fd_and_reply(id, file.as_fd(), close_on_exec).map(drop)
+    }
+
+    /// Replaces a descriptor of the caller, or gives it one at a number of choice.
     pub(crate) fn replace_descriptor(
         &self,
         file: &OwnedFd,
@@ -72,6 +79,11 @@ impl Call<'_> {
 pub(crate) fn serve(core: &Arc<Core>, listener: &Arc<Listener>, notification: &Notification) {
     let call = Call { notification, listener };
     core.exchanged.put_back(&call);
+    if let Some(trapped) = &core.trapped
+        && trapped::serve(core, trapped, &call)
+    {
+        return;
+    }
     let args = notification.args;
     match notification.nr {
         nr::MMAP => on_device(core, &call, args[4], |file| {
@@ -89,7 +101,7 @@ pub(crate) fn serve(core: &Arc<Core>, listener: &Arc<Listener>, notification: &N
                 }
             });
         }),
-        nr::IOCTL => on_device(core, &call, args[0], |file| ioctl(core, listener, &call, file)),
+        nr::IOCTL => on_device(core, &call, args[0], |file| ioctl(core, &call, file)),
         nr::FSTAT => on_device(core, &call, args[0], |file| {
             fstat(core, &call, file, args[1], stat::stat_bytes);
         }),
@@ -113,8 +125,8 @@ pub(crate) fn serve(core: &Arc<Core>, listener: &Arc<Listener>, notification: &N
         // Growing a device's map, or doubling it by old_size 0, would reach pages that
         // the plan did not give. The kernel refuses it by VM_DONTEXPAND.
         nr::MREMAP => refuse_on_memory(core, &call, Errno::EFAULT),
-        // MADV_REMOVE: a device has no holes to punch (no fallocate method).
-        nr::MADVISE => refuse_on_memory(core, &call, Errno::EOPNOTSUPP),
+        // MADV_REMOVE: only regular files have holes (vfs_fallocate).
+        nr::MADVISE => refuse_on_memory(core, &call, Errno::ENODEV),
         nr::REMAP_FILE_PAGES => refuse_on_memory(core, &call, Errno::EINVAL),
         _ => call.answer(Reply::Continue),
     }
@@ -131,6 +143,9 @@ fn on_device(core: &Core, call: &Call<'_>, fd: u64, serve: impl FnOnce(&Arc<Open
 
 /// The open device behind a descriptor of a client.
 fn open_file(core: &Core, tid: u32, fd: u32) -> Option<Arc<OpenFile>> {
+    if let Some(trapped) = &core.trapped {
+        return trapped.open_file(tid, fd);
+    }
     let (device, inode) = client::identity(tid, fd)?;
     if inode < FIRST_OPEN || core.mount_device.get() != Some(&device) {
         return None;
@@ -166,7 +181,7 @@ fn is_vfs_ioctl(command: Command) -> bool {
         || [FIOQSIZE, FIGETBSZ].contains(&command.0)
 }
 
-fn ioctl(core: &Arc<Core>, listener: &Arc<Listener>, call: &Call<'_>, file: &Arc<OpenFile>) {
+fn ioctl(core: &Arc<Core>, call: &Call<'_>, file: &Arc<OpenFile>) {
     let notification = call.notification;
     let [fd, command, argument, ..] = notification.args;
     let command = Command(command as u32);
@@ -175,23 +190,13 @@ fn ioctl(core: &Arc<Core>, listener: &Arc<Listener>, call: &Call<'_>, file: &Arc
     }
     let started = Instant::now();
     let caller = client::Notified { tid: notification.tid, fd: fd as u32, opened: file.flags };
-    let waiter = Arc::<Waiter>::default();
-    let hook = Arc::new(Watched {
-        core: Arc::downgrade(core),
-        listener: listener.clone(),
-        id: notification.id,
-        tid: notification.tid,
-    });
-    let result = call::within(waiter, hook, || {
+    let result = interruptible(core, call, || {
         file.device.call("ioctl", |driver| {
             driver.ioctl(file.state(), &Ioctl::new(command, argument, &caller))
         })
     });
-    match result {
-        Ok(value) => call.answer(Reply::Value(i64::from(value))),
-        Err(Errno::ERESTARTSYS) => restart(call),
-        Err(errno) => call.answer(Reply::Error(errno.raw())),
-    }
+    core.refresh(&file.device);
+    answer(call, result.map(i64::from));
     core.trace_call(started, || Event {
         device: &file.device.path,
         tid: notification.tid,
@@ -203,6 +208,27 @@ fn ioctl(core: &Arc<Core>, listener: &Arc<Listener>, call: &Call<'_>, file: &Arc
         ],
         result: result.map(|value| Some(u64::from(value))),
     });
+}
+
+/// Runs a driver's method for a call, so that a signal for its caller can end its waits.
+pub(crate) fn interruptible<R>(core: &Arc<Core>, call: &Call<'_>, serve: impl FnOnce() -> R) -> R {
+    let waiter = Arc::<Waiter>::default();
+    let hook = Arc::new(Watched {
+        core: Arc::downgrade(core),
+        listener: call.listener.clone(),
+        id: call.notification.id,
+        tid: call.notification.tid,
+    });
+    call::within(waiter, hook, serve)
+}
+
+/// Answers a call with what a driver's method said.
+pub(crate) fn answer(call: &Call<'_>, result: Result<i64, Errno>) {
+    match result {
+        Ok(value) => call.answer(Reply::Value(value)),
+        Err(Errno::ERESTARTSYS) => restart(call),
+        Err(errno) => call.answer(Reply::Error(errno.raw())),
+    }
 }
 
 /// Ends a call as a signal ends it. The code must not reach the program itself, which

@@ -25,7 +25,7 @@ use crate::namespace::{self, Access};
 pub enum Need {
     /// Without it no program can be run with devices.
     Run,
-    /// Namespace mode, which is the only one so far, needs it.
+    /// Without it programs are run in trapped mode.
     Namespace,
     /// Without it something is slower or less exact.
     Better,
@@ -66,7 +66,12 @@ pub struct Report {
 impl Report {
     /// Whether `devmap run` can do its main job.
     pub fn can_run(&self) -> bool {
-        self.permits(Need::Run) && self.permits(Need::Namespace)
+        self.permits(Need::Run)
+    }
+
+    /// Whether it can do so in namespace mode.
+    pub fn can_use_namespace(&self) -> bool {
+        self.can_run() && self.permits(Need::Namespace)
     }
 
     fn permits(&self, need: Need) -> bool {
@@ -170,7 +175,7 @@ fn namespaces() -> Finding {
     finding(
         "mount namespace",
         Need::Namespace,
-        "everything: devices have no place where a program could find them",
+        "time: every open and stat of any file is answered by devmap (trapped mode)",
         "sysctl kernel.apparmor_restrict_unprivileged_userns=0, or user.max_user_namespaces; \
          in a container, allow unshare(2)",
         in_child(move || {
@@ -201,7 +206,8 @@ fn fuse() -> Finding {
         permitted,
         found,
         need: Need::Namespace,
-        cost: "everything: a device cannot be opened",
+        cost: "trapped mode: the descriptor of a device is a FIFO, which says fewer poll masks, \
+               and no page can be supplied at first access",
         remedy: "modprobe fuse; chmod 666 /dev/fuse; in a container, --device /dev/fuse",
     }
 }
@@ -248,6 +254,22 @@ fn listen() -> io::Result<Listener> {
     assembler.ret(Action::Allow);
     let filter = assembler.finish().map_err(io::Error::other)?;
     seccomp::install(&filter, true)
+}
+
+/// Tries in a child whether an ordinary user's program can have a name space.
+///
+/// # Errors
+/// Why not, in words.
+pub(crate) fn try_namespace() -> Result<(), String> {
+    let answer = in_child_answering(|| match namespace::attempt() {
+        Ok(_) => String::new(),
+        Err(error) => error.to_string(),
+    });
+    match answer {
+        Ok(refused) if refused.is_empty() => Ok(()),
+        Ok(refused) => Err(refused),
+        Err(error) => Err(describe(&error)),
+    }
 }
 
 /// Runs `trial` in a child process.

@@ -3,7 +3,11 @@
 use std::{
     collections::BTreeSet,
     ffi::OsString,
-    os::{fd::AsFd, linux::fs::MetadataExt, unix::net::UnixStream},
+    os::{
+        fd::{AsFd, OwnedFd},
+        linux::fs::MetadataExt,
+        unix::net::UnixStream,
+    },
     path::{Path, PathBuf},
     sync::{
         Arc, OnceLock,
@@ -15,9 +19,10 @@ use std::{
 use devmap_driver::{Kind, Number};
 use devmap_fuse::RequestBuffer;
 use devmap_sys::{
-    seccomp::{self, Listener},
+    seccomp::{self, AssembleError, Filter, Listener},
     stat::FileStatus,
 };
+use rustix::process::{Resource, Rlimit};
 
 use crate::{
     Core,
@@ -31,7 +36,9 @@ use crate::{
     notify::{self, Reaper, Watcher, is_readable},
     opens::{DeviceEntry, Opens},
     pool::{Pool, Turn},
+    probe,
     trace::{Trace, TraceFormat},
+    trapped::Trapped,
     tree::{self, Program, Role, SupervisorSide},
 };
 
@@ -83,7 +90,8 @@ pub fn run(settings: Settings, program: OsString, args: Vec<OsString>) -> i32 {
 /// The role of this home in the process tree.
 struct Supervised {
     settings: Option<Settings>,
-    prepared: Option<(Core, Prepared)>,
+    /// With what namespace mode needs besides.
+    prepared: Option<(Core, Option<Prepared>)>,
 }
 
 impl Role for Supervised {
@@ -96,23 +104,16 @@ impl Role for Supervised {
             let path = settings.trace.as_ref().map(|(path, _)| path.display().to_string());
             format!("cannot create the trace {}: {error}", path.unwrap_or_default())
         })?;
-        let paths: Vec<PathBuf> = nodes
-            .iter()
-            .map(|node| {
-                node.path.strip_prefix("/dev").map(Path::to_owned).map_err(|_| {
-                    format!(
-                        "{}: a device has to be below /dev, where a private mount can hold it",
-                        node.path.display()
-                    )
-                })
-            })
-            .collect::<Result<_, _>>()?;
-        let prepared = namespace::prepare(&paths)
-            .map_err(|error| format!("cannot make a private /dev: {error}; see `devmap doctor`"))?;
+        let prepared = choose(settings.mode, &nodes)?;
+        let devices = entries(nodes);
+        let trapped = match &prepared {
+            Some(_) => None,
+            None => Some(Trapped::new(&devices)?),
+        };
         let trace = Arc::new(trace);
         let core = Core {
             host,
-            devices: entries(nodes, &prepared),
+            devices,
             opens: Opens::new(FIRST_OPEN, trace.clone()),
             trace,
             filled: Default::default(),
@@ -121,6 +122,7 @@ impl Role for Supervised {
             watcher: Watcher::default(),
             fuse_hook: Arc::new(Waits(AtomicUsize::new(0))),
             devfs: OnceLock::new(),
+            trapped,
             mount_device: OnceLock::new(),
             mapped: AtomicBool::new(false),
             started: SystemTime::UNIX_EPOCH.elapsed().unwrap_or_default(),
@@ -130,26 +132,26 @@ impl Role for Supervised {
     }
 
     fn enter(&mut self, channel: &UnixStream) -> Result<(), String> {
-        let (_, prepared) = self.prepared.take().ok_or("entered before prepared")?;
-        let Prepared { program, supervisor, .. } = prepared;
+        let (core, prepared) = self.prepared.take().ok_or("entered before prepared")?;
+        let Some(Prepared { program, supervisor, .. }) = prepared else {
+            let filter =
+                core.trapped.as_ref().map(Trapped::filter).ok_or("prepared for nothing")?;
+            return hand_over(channel, 0, filter);
+        };
         // Only the supervisor may hold the file system's descriptor: its death has to end it.
         drop(supervisor);
         program.enter().map_err(|error| format!("cannot enter a private /dev: {error}"))?;
         let device = std::fs::metadata("/dev")
             .map_err(|error| format!("cannot look at the private /dev: {error}"))?
             .st_dev();
-        let filter = filter::namespace().map_err(|error| error.to_string())?;
-        // Root may do without, and then setuid programs work as ever.
-        let listener = seccomp::install(&filter, !rustix::process::geteuid().is_root())
-            .or_else(|_| seccomp::install(&filter, true))
-            .map_err(|error| format!("cannot install the seccomp filter: {error}"))?;
-        handover::send(channel, device, &listener)
-            .map_err(|error| format!("cannot reach the supervisor: {error}"))
+        hand_over(channel, device, filter::namespace())
     }
 
     fn supervise(self, channel: UnixStream, tree: SupervisorSide) -> Result<(), String> {
         let (core, prepared) = self.prepared.ok_or("supervising before prepared")?;
-        let Prepared { entries, mut supervisor, program, owner, .. } = prepared;
+        let Some(Prepared { entries, mut supervisor, program, owner, .. }) = prepared else {
+            return supervise_trapped(Arc::new(core), &channel, &tree);
+        };
         // The program's process has its own copy.
         drop(program);
         let core = Arc::new(core);
@@ -168,10 +170,7 @@ impl Role for Supervised {
             return Ok(());
         };
         let _ = core.mount_device.set(device);
-        let listener = Arc::new(Listener::from(listener));
-        // Only faster, and only since Linux 6.6.
-        let _ = listener.set_sync_wake();
-        let ended = serve_notifications(&core, &listener);
+        let ended = serve_notifications(&core, listener);
         watch(&core);
         wait_for_program(&core, &requests, &tree);
         tree.settled();
@@ -182,12 +181,87 @@ impl Role for Supervised {
     }
 }
 
+/// What namespace mode needs; `None` for trapped mode.
+fn choose(mode: Mode, nodes: &[Node]) -> Result<Option<Prepared>, String> {
+    let namespace = || {
+        let inside = |node: &Node| node.path.strip_prefix("/dev").map(Path::to_owned).ok();
+        let paths: Option<Vec<PathBuf>> = nodes.iter().map(inside).collect();
+        let paths = paths.ok_or("a private mount can hold devices below /dev only")?;
+        if !rustix::process::geteuid().is_root() {
+            // For an ordinary user it is the program's process that finds out, too late.
+            probe::try_namespace()?;
+        }
+        namespace::prepare(&paths).map_err(|error| error.to_string())
+    };
+    match mode {
+        Mode::Trapped => Ok(None),
+        Mode::Namespace => namespace().map(Some).map_err(|why| {
+            format!("cannot make a private /dev: {why}; see `devmap doctor`")
+        }),
+        Mode::Auto => Ok(namespace().inspect_err(|why| {
+            crate::report(format_args!(
+                "trapped mode, for there can be no private /dev ({why}): opening and looking at \
+                 any file takes longer, and poll says less of a device; see `devmap doctor`"
+            ));
+        }).ok()),
+    }
+}
+
+/// Installs the filter in this process, and gives the supervisor its end and a number.
+fn hand_over(
+    channel: &UnixStream,
+    number: u64,
+    filter: Result<Filter, AssembleError>,
+) -> Result<(), String> {
+    let filter = filter.map_err(|error| error.to_string())?;
+    // Root may do without, and then setuid programs work as ever.
+    let listener = seccomp::install(&filter, !rustix::process::geteuid().is_root())
+        .or_else(|_| seccomp::install(&filter, true))
+        .map_err(|error| format!("cannot install the seccomp filter: {error}"))?;
+    handover::send(channel, number, &listener)
+        .map_err(|error| format!("cannot reach the supervisor: {error}"))
+}
+
+/// Serves a program in trapped mode.
+fn supervise_trapped(
+    core: Arc<Core>,
+    channel: &UnixStream,
+    tree: &SupervisorSide,
+) -> Result<(), String> {
+    let listener = handover::receive(channel)
+        .map_err(|error| format!("cannot receive the seccomp listener: {error}"))?;
+    if let Some((_, listener)) = listener {
+        // Each open file of a device takes a descriptor here.
+        let limit = rustix::process::getrlimit(Resource::Nofile);
+        let _ = rustix::process::setrlimit(
+            Resource::Nofile,
+            Rlimit { current: limit.maximum, maximum: limit.maximum },
+        );
+        let ended = serve_notifications(&core, listener);
+        watch(&core);
+        wait_for_end(tree);
+        core.settle_trapped();
+        finish(&core);
+        tree.settled();
+        // Others of its processes may live on.
+        let _ = ended.recv();
+        core.settle_trapped();
+        core.opens.release_all();
+    } else {
+        // The program's process has told why.
+        tree.settled();
+    }
+    Ok(())
+}
+
 /// The devices with their numbers: a number that the driver leaves to its home is the
 /// next free one of the majors for local use (240, Documentation/admin-guide/devices).
-fn entries(nodes: Vec<Node>, prepared: &Prepared) -> Vec<Arc<DeviceEntry>> {
+fn entries(nodes: Vec<Node>) -> Vec<Arc<DeviceEntry>> {
     const LOCAL_MAJOR: u32 = 240;
+    // Where there is no such directory, no number is known to be taken.
+    let taken = std::fs::read_dir("/sys/dev/char").into_iter().flatten().flatten();
     let mut taken: BTreeSet<String> =
-        prepared.entries.char.iter().map(|(name, _)| name.to_string_lossy().into_owned()).collect();
+        taken.map(|entry| entry.file_name().to_string_lossy().into_owned()).collect();
     let metadata: Vec<_> = nodes.iter().map(|node| node.device.metadata()).collect();
     taken.extend(metadata.iter().filter_map(|metadata| match metadata.kind {
         Kind::Character(Number::Fixed { major, minor }) => Some(format!("{major}:{minor}")),
@@ -235,6 +309,18 @@ impl Core {
     }
 }
 
+impl Core {
+    /// The kernel closes the descriptors of a process before its parent can reap it.
+    fn settle_trapped(&self) {
+        if let Some(trapped) = &self.trapped
+            && let Err(error) = trapped.release_closed(self)
+        {
+            crate::report_once(format_args!("cannot look for closed descriptors: {error}"));
+        }
+        self.opens.sweep();
+    }
+}
+
 /// Counts FUSE requests whose driver waits.
 struct Waits(AtomicUsize);
 
@@ -277,12 +363,12 @@ fn serve_requests(core: &Arc<Core>) -> Arc<Pool> {
 }
 
 /// Serves notifications; the receiver hears when no process is left to send any.
-fn serve_notifications(
-    core: &Arc<Core>,
-    listener: &Arc<Listener>,
-) -> std::sync::mpsc::Receiver<()> {
+fn serve_notifications(core: &Arc<Core>, listener: OwnedFd) -> std::sync::mpsc::Receiver<()> {
     let (ended, hears) = std::sync::mpsc::channel();
-    let (core, listener) = (core.clone(), listener.clone());
+    let listener = Arc::new(Listener::from(listener));
+    // Only faster, and only since Linux 6.6.
+    let _ = listener.set_sync_wake();
+    let core = core.clone();
     Pool::start("devmap-notify", move || {
         let (core, listener, ended) = (core.clone(), listener.clone(), ended.clone());
         let turn: Turn = Box::new(move |received| match listener.recv() {
@@ -324,14 +410,45 @@ fn watch(core: &Arc<Core>) {
             }
         }),
     );
+    if core.trapped.is_none() {
+        return;
+    }
+    let (waking, closing) = (core.clone(), core.clone());
+    spawn(
+        "devmap-wakes",
+        Box::new(move || {
+            if let Some(trapped) = &waking.trapped {
+                trapped.run_wakes();
+            }
+        }),
+    );
+    spawn(
+        "devmap-closes",
+        Box::new(move || {
+            if let Some(trapped) = &closing.trapped
+                && let Err(error) = trapped.run_closes(&closing)
+            {
+                crate::report(format_args!("cannot wait for closed descriptors: {error}"));
+            }
+        }),
+    );
 }
 
 /// Waits for the program's end, and until all that it did is accounted for.
 fn wait_for_program(core: &Core, requests: &Pool, tree: &SupervisorSide) {
+    wait_for_end(tree);
+    settle(core, requests);
+    finish(core);
+}
+
+fn wait_for_end(tree: &SupervisorSide) {
     use rustix::event::{PollFd, PollFlags, poll};
     let mut fds = [PollFd::new(&tree.program_ended, PollFlags::IN)];
     let _ = rustix::io::retry_on_intr(|| poll(&mut fds, None));
-    settle(core, requests);
+}
+
+/// Tells the counts, if they are wanted.
+fn finish(core: &Core) {
     if let Some(table) = core.trace.stats_table() {
         crate::report(format_args!("what was served:\n{table}"));
     }

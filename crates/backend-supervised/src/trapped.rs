@@ -91,10 +91,7 @@ impl Trapped {
             descriptors: Descriptors::new().map_err(failed)?,
             locks: Locks::new(devices.len()).map_err(failed)?,
             first,
-            owner: (
-                rustix::process::geteuid().as_raw(),
-                rustix::process::getegid().as_raw(),
-            ),
+            owner: (rustix::process::geteuid().as_raw(), rustix::process::getegid().as_raw()),
             directories: devices.iter().map(directory).collect(),
             placing: Mutex::default(),
             releasing: Mutex::default(),
@@ -286,12 +283,7 @@ fn lseek(core: &Core, call: &Call<'_>, descriptor: &Descriptor) {
     });
 }
 
-fn seek(
-    descriptor: &Descriptor,
-    file: &OpenFile,
-    offset: i64,
-    whence: i32,
-) -> Result<u64, Errno> {
+fn seek(descriptor: &Descriptor, file: &OpenFile, offset: i64, whence: i32) -> Result<u64, Errno> {
     if file.device.metadata.stream {
         return Err(Errno::ESPIPE);
     }

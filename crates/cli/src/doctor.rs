@@ -30,8 +30,8 @@ fn table(report: &Report, out: &mut impl Write) -> io::Result<()> {
     for Finding { name, permitted, found, need, cost, remedy } in findings {
         let (style, mark) = match (permitted, need) {
             (true, _) => (GOOD, "yes"),
-            (false, Need::Run | Need::Namespace) => (BAD, "NO"),
-            (false, Need::Better) => (LACKING, "no"),
+            (false, Need::Run) => (BAD, "NO"),
+            (false, Need::Namespace | Need::Better) => (LACKING, "no"),
             (false, Need::Nothing) => (QUIET, "no"),
         };
         writeln!(out, "  {style}{mark:<4}{style:#} {name:<25} {QUIET}{found}{QUIET:#}")?;
@@ -43,10 +43,20 @@ fn table(report: &Report, out: &mut impl Write) -> io::Result<()> {
         }
     }
     writeln!(out)?;
-    if report.can_run() {
-        writeln!(out, "{GOOD}devmap run can serve programs here.{GOOD:#}")
-    } else {
-        writeln!(out, "{BAD}devmap run cannot serve programs here.{BAD:#}")
+    match mode(report) {
+        Some(mode) => {
+            writeln!(out, "{GOOD}devmap run can serve programs here, in {mode} mode.{GOOD:#}")
+        }
+        None => writeln!(out, "{BAD}devmap run cannot serve programs here.{BAD:#}"),
+    }
+}
+
+/// The mode that a run will find.
+fn mode(report: &Report) -> Option<&'static str> {
+    match (report.can_run(), report.can_use_namespace()) {
+        (false, _) => None,
+        (true, true) => Some("namespace"),
+        (true, false) => Some("trapped"),
     }
 }
 
@@ -73,6 +83,7 @@ fn as_json(report: &Report) -> serde_json::Value {
         "machine": report.machine,
         "uid": report.uid,
         "can_run": report.can_run(),
+        "mode": mode(report),
         "findings": report.findings.iter().map(finding).collect::<Vec<_>>(),
     })
 }

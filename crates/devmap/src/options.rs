@@ -52,11 +52,11 @@ pub struct RunOptions {
 
 #[derive(Clone, Copy, Debug, ValueEnum)]
 enum ModeArgument {
-    /// The best that the machine permits
+    /// By a mount namespace where the machine permits it, else trapped
     Auto,
     /// By a private mount namespace: other files cost nothing
     Namespace,
-    /// By answering the system calls that take a path (not built yet)
+    /// By answering the system calls that take a path
     Trapped,
 }
 
@@ -109,9 +109,6 @@ impl RunOptions {
             }
             Ok(nodes)
         };
-        if matches!(self.mode, ModeArgument::Trapped) {
-            return fail("the mode \"trapped\" is not built yet; leave --mode out");
-        }
         let mut command = self.command.into_iter();
         let Some(program) = command.next() else {
             return fail("there is no program to run");

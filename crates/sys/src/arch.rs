@@ -53,6 +53,10 @@ macro_rules! common_numbers {
         pub const EPOLL_PWAIT: u32 = libc::SYS_epoll_pwait as u32;
         pub const SENDFILE: u32 = libc::SYS_sendfile as u32;
         pub const SPLICE: u32 = libc::SYS_splice as u32;
+        pub const TEE: u32 = libc::SYS_tee as u32;
+        pub const VMSPLICE: u32 = libc::SYS_vmsplice as u32;
+        pub const COPY_FILE_RANGE: u32 = libc::SYS_copy_file_range as u32;
+        pub const TRUNCATE: u32 = libc::SYS_truncate as u32;
         pub const SENDMSG: u32 = libc::SYS_sendmsg as u32;
         pub const RECVMSG: u32 = libc::SYS_recvmsg as u32;
         pub const PIDFD_GETFD: u32 = libc::SYS_pidfd_getfd as u32;

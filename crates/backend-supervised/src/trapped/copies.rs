@@ -53,8 +53,7 @@ fn duplicate(
     // A number that is free here must not be taken by an open in between.
     let _placing = trapped.placing.lock();
     let old = call.notification.args[0];
-    let held =
-        attach::hold(call.notification.tid, || call.send(Reply::Error(Errno::EMFILE.raw())));
+    let held = attach::hold(call.notification.tid, || call.send(Reply::Error(Errno::EMFILE.raw())));
     match held {
         Ok(mut held) => {
             let args = [old, command as u64, lowest, 0, filter::OWN, 0];

@@ -279,7 +279,13 @@ fn packets(mask: PollEvents, access: OpenFlags) -> usize {
     let writes = error || has(&[PollEvents::OUT, PollEvents::WRNORM, PollEvents::WRBAND]);
     match (access.read, access.write) {
         (_, false) => usize::from(reads),
-        (false, true) => if writes { 0 } else { SLOTS },
+        (false, true) => {
+            if writes {
+                0
+            } else {
+                SLOTS
+            }
+        }
         (true, true) => match (reads, writes) {
             (true, true) => 1,
             (true, false) => SLOTS,
@@ -292,9 +298,8 @@ fn packets(mask: PollEvents, access: OpenFlags) -> usize {
 /// where the client can write, and for writing where it can only read, so that alone it
 /// is hung up.
 fn fifo(access: OpenFlags, flags: OFlags) -> io::Result<(OwnedFd, OwnedFd)> {
-    let (reader, writer) = rustix::pipe::pipe_with(
-        PipeFlags::CLOEXEC | PipeFlags::NONBLOCK | PipeFlags::DIRECT,
-    )?;
+    let (reader, writer) =
+        rustix::pipe::pipe_with(PipeFlags::CLOEXEC | PipeFlags::NONBLOCK | PipeFlags::DIRECT)?;
     rustix::pipe::fcntl_setpipe_size(&reader, SLOTS * rustix::param::page_size())?;
     let client = reopen(&reader, flags)?;
     Ok((client, if access.write { reader } else { writer }))

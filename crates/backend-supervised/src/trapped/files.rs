@@ -35,10 +35,22 @@ struct Request {
 }
 
 enum What {
-    Open { flags: u32, resolve: u64 },
-    Stat { to: u64, encode: fn(&FileStatus) -> Vec<u8> },
-    Access { mode: u32, effective: bool },
-    Readlink { to: u64, len: i32 },
+    Open {
+        flags: u32,
+        resolve: u64,
+    },
+    Stat {
+        to: u64,
+        encode: fn(&FileStatus) -> Vec<u8>,
+    },
+    Access {
+        mode: u32,
+        effective: bool,
+    },
+    Readlink {
+        to: u64,
+        len: i32,
+    },
     /// What Linux says of a device.
     Refuse(Errno),
 }
@@ -81,16 +93,12 @@ fn request(notification: &Notification) -> Option<Request> {
             let what = What::Stat { to: args[4], encode: stat::statx_bytes };
             below(follows(args[2]), args[2], what)
         }
-        nr::FACCESSAT => {
-            below(true, 0, What::Access { mode: args[2] as u32, effective: false })
-        }
+        nr::FACCESSAT => below(true, 0, What::Access { mode: args[2] as u32, effective: false }),
         nr::FACCESSAT2 => {
             let effective = args[3] & libc::AT_EACCESS as u64 != 0;
             below(follows(args[3]), args[3], What::Access { mode: args[2] as u32, effective })
         }
-        nr::READLINKAT => {
-            below(false, 0, What::Readlink { to: args[2], len: args[3] as i32 })
-        }
+        nr::READLINKAT => below(false, 0, What::Readlink { to: args[2], len: args[3] as i32 }),
         nr::TRUNCATE => here(args[0], true, What::Refuse(Errno::EINVAL)),
         nr::EXECVE => here(args[0], true, What::Refuse(Errno::EACCES)),
         nr::EXECVEAT => below(follows(args[4]), 0, What::Refuse(Errno::EACCES)),
@@ -288,10 +296,8 @@ fn open(
     }
     let started = Instant::now();
     let id = core.opens.reserve();
-    let open = Open {
-        flags: client::open_flags(flags),
-        pid: client::process_of(tid).unwrap_or(tid),
-    };
+    let open =
+        Open { flags: client::open_flags(flags), pid: client::process_of(tid).unwrap_or(tid) };
     let opened = notify::interruptible(core, call, || core.opens.open(id, device, &open));
     core.trace_call(started, || Event {
         device: &device.path,

@@ -146,9 +146,7 @@ pub(super) fn filter(first: u32) -> Result<Filter, AssembleError> {
     asm.jump_if_eq(OWN as u32, allow);
     asm.load_arg_low(1);
     let command = asm.label();
-    for which in
-        [libc::F_DUPFD, libc::F_DUPFD_CLOEXEC, libc::F_SETPIPE_SZ, libc::F_GETPIPE_SZ]
-    {
+    for which in [libc::F_DUPFD, libc::F_DUPFD_CLOEXEC, libc::F_SETPIPE_SZ, libc::F_GETPIPE_SZ] {
         asm.jump_if_eq(which as u32, command);
     }
     asm.jump(allow);

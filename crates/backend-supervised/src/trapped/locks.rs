@@ -2,7 +2,11 @@
 //! FIFO of its own: so for each device there is one file here, and each open file of the
 //! device locks it by a file of its own.
 
-use std::{io, os::fd::{AsFd, OwnedFd}, sync::Arc};
+use std::{
+    io,
+    os::fd::{AsFd, OwnedFd},
+    sync::Arc,
+};
 
 use devmap_driver::{Errno, WaitQueue};
 use devmap_sys::memfd;
@@ -30,9 +34,8 @@ pub(super) type Locker = Mutex<Option<OwnedFd>>;
 
 impl Locks {
     pub(super) fn new(devices: usize) -> io::Result<Locks> {
-        let lock = |_| {
-            Ok(Lock { file: memfd::create("devmap-lock", 1)?, free: HostWaitQueue::default() })
-        };
+        let lock =
+            |_| Ok(Lock { file: memfd::create("devmap-lock", 1)?, free: HostWaitQueue::default() });
         Ok(Locks((0..devices).map(lock).collect::<io::Result<_>>()?))
     }
 

@@ -45,7 +45,10 @@ pub(crate) enum Found {
     Other,
     Entry(Entry),
     /// A descriptor of a client, by its link in `/proc`.
-    Descriptor { tid: u32, fd: u32 },
+    Descriptor {
+        tid: u32,
+        fd: u32,
+    },
     /// Something below a device, or a device with a `/` behind it.
     Below,
 }
