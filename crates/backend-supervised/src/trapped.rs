@@ -4,7 +4,8 @@
 //! The calls that take a path are notified, and those that mean a device are answered
 //! here (`paths`, `files`). A device's descriptor is a FIFO (`descriptors`) with a number
 //! that the filter knows (`filter`); what the program reads and writes goes to the driver
-//! (`transfer`), and copies of the descriptor get such numbers too (`copies`).
+//! (`transfer`), and copies of the descriptor get such numbers too (`copies`), or are only
+//! stood for (`standins`).
 //!
 //! What does not live here: `mmap`, `ioctl`, `mremap`: these are as in namespace mode
 //! (`notify`, `map`).
@@ -15,6 +16,7 @@ mod files;
 mod filter;
 mod locks;
 mod paths;
+mod standins;
 mod transfer;
 
 use std::{

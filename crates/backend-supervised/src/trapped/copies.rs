@@ -1,18 +1,24 @@
 //! Copies of a device's descriptor in trapped mode: they too must have a number that the
 //! filter looks at.
 
+use std::sync::Arc;
+
 use devmap_driver::Errno;
-use devmap_sys::{arch::nr, seccomp::Reply};
+use devmap_sys::{
+    arch::nr,
+    seccomp::{Notification, Reply},
+};
 
 use super::{Trapped, descriptors::Descriptor, filter};
 use crate::{
     attach::{self, NotHeld},
+    client,
     filter::LAST_STANDARD,
     notify::Call,
 };
 
 /// Serves a call if it copies a descriptor, or asks a FIFO for what a device is not.
-pub(super) fn serve(trapped: &Trapped, call: &Call<'_>, descriptor: &Descriptor) -> bool {
+pub(super) fn serve(trapped: &Trapped, call: &Call<'_>, descriptor: &Arc<Descriptor>) -> bool {
     let [old, second, third, ..] = call.notification.args;
     let (old, second) = (old as u32, second as u32);
     let first = u64::from(trapped.first);
@@ -30,16 +36,29 @@ pub(super) fn serve(trapped: &Trapped, call: &Call<'_>, descriptor: &Descriptor)
                 call.answer(Reply::Continue);
                 return true;
             }
-            crate::report_once(format_args!(
-                "{}: dup2 to descriptor {second} fails with EBADF: in trapped mode a device can be \
-                 at 0, 1, 2 and from {first} on only; see `devmap doctor`",
-                descriptor.device.path.display()
-            ));
-            call.answer(Reply::Error(libc::EBADF));
+            stand_in(trapped, call, descriptor);
         }
         _ => return false,
     }
     true
+}
+
+/// Puts what stands for a device at the number that `dup2` or `dup3` asks for.
+fn stand_in(trapped: &Trapped, call: &Call<'_>, descriptor: &Arc<Descriptor>) {
+    let Notification { tid, nr, args: [old, new, flags, ..], .. } = *call.notification;
+    let flags = if nr == nr::DUP3 { flags as i32 } else { 0 };
+    if flags & !libc::O_CLOEXEC != 0 {
+        return call.answer(Reply::Error(libc::EINVAL));
+    }
+    let now = client::status_flags(tid, old as u32).unwrap_or(0);
+    let nonblocking = now & libc::O_NONBLOCK.cast_unsigned() != 0;
+    let placed = trapped.descriptors.add_standin(descriptor, nonblocking).and_then(|client| {
+        call.replace_descriptor(&client, new as u32, flags & libc::O_CLOEXEC != 0)
+    });
+    call.answer(match placed {
+        Ok(()) => Reply::Value(i64::from(new as u32)),
+        Err(error) => Reply::Error(error.raw_os_error().unwrap_or(libc::EBADF)),
+    });
 }
 
 /// Has the caller make the copy itself, from `lowest` on.

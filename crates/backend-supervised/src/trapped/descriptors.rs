@@ -35,7 +35,7 @@ use rustix::{
     pipe::PipeFlags,
 };
 
-use super::locks::Locker;
+use super::{locks::Locker, standins};
 use crate::{
     client,
     host::{HostWaitQueue, Wake},
@@ -58,9 +58,10 @@ pub(crate) struct Descriptor {
     pub(crate) file: Option<Arc<OpenFile>>,
     /// Bytes from the device's start (`file->f_pos`).
     pub(crate) position: AtomicU64,
-    /// The supervisor's end: for reading, unless the client can only read.
+    /// The supervisor's end of the FIFO: for reading, unless the client can only read.
     held: OwnedFd,
     access: OpenFlags,
+    /// How many packets are in the FIFO.
     shown: Mutex<usize>,
     /// What `flock` locks.
     pub(super) locker: Locker,
@@ -70,13 +71,36 @@ pub(crate) struct Descriptor {
 
 /// All descriptors of devices.
 pub(crate) struct Descriptors {
-    live: Mutex<HashMap<Identity, Arc<Descriptor>>>,
-    /// Says which were closed: an event for each end that is alone.
+    live: Mutex<Live>,
+    /// Says which were closed: an event, with the key, for each end that is alone.
     closes: OwnedFd,
     /// Of open files whose pollers are to be told.
     wakes: Sender<u64>,
     /// The other end, until a thread takes it.
     woken: Mutex<Option<Receiver<u64>>>,
+}
+
+/// What clients have.
+#[derive(Default)]
+struct Live {
+    /// By what a client's descriptor is open on.
+    files: HashMap<Identity, Arc<Descriptor>>,
+    /// The supervisor's ends: of FIFOs and of stand-ins.
+    ends: HashMap<u64, End>,
+    next_key: u64,
+}
+
+struct End {
+    identity: Identity,
+    /// Of a stand-in.
+    peer: Option<OwnedFd>,
+}
+
+impl Live {
+    fn devices(&self) -> impl Iterator<Item = &Arc<Descriptor>> {
+        let ends = self.ends.values().filter(|end| end.peer.is_none());
+        ends.filter_map(|end| self.files.get(&end.identity))
+    }
 }
 
 impl Descriptors {
@@ -104,7 +128,6 @@ impl Descriptors {
             kept -= OFlags::RWMODE;
         }
         let (client, held) = fifo(access, kept)?;
-        let identity = identity_of(&client)?;
         let descriptor = Arc::new(Descriptor {
             device: device.clone(),
             file,
@@ -115,21 +138,50 @@ impl Descriptors {
             locker: Locker::default(),
             woken: Arc::default(),
         });
-        self.live.lock().insert(identity, descriptor.clone());
-        // Errors and hang-ups are always told. The device number is the same for all.
-        let (data, none) = (epoll::EventData::new_u64(identity.1), epoll::EventFlags::empty());
-        if let Err(error) = epoll::add(&self.closes, &descriptor.held, data, none) {
-            self.live.lock().remove(&identity);
-            return Err(error.into());
-        }
+        self.watch(&mut self.live.lock(), identity_of(&client)?, &descriptor, None)?;
         self.refresh(&descriptor);
         Ok(client)
+    }
+
+    /// Makes what stands for a device at a number that the filter does not look at: the
+    /// client's end.
+    pub(crate) fn add_standin(
+        &self,
+        descriptor: &Arc<Descriptor>,
+        nonblocking: bool,
+    ) -> io::Result<OwnedFd> {
+        let (client, peer) = standins::make(nonblocking)?;
+        let mut live = self.live.lock();
+        if !live.files.values().any(|other| Arc::ptr_eq(other, descriptor)) {
+            // Closed since the caller asked.
+            return Err(io::Error::from_raw_os_error(libc::EBADF));
+        }
+        self.watch(&mut live, identity_of(&client)?, descriptor, Some(peer))?;
+        Ok(client)
+    }
+
+    /// Notes what a client will have, and waits for its close.
+    fn watch(
+        &self,
+        live: &mut Live,
+        identity: Identity,
+        descriptor: &Arc<Descriptor>,
+        peer: Option<OwnedFd>,
+    ) -> io::Result<()> {
+        let key = live.next_key;
+        live.next_key += 1;
+        // Errors and hang-ups are always told.
+        let (data, none) = (epoll::EventData::new_u64(key), epoll::EventFlags::empty());
+        epoll::add(&self.closes, peer.as_ref().unwrap_or(&descriptor.held), data, none)?;
+        live.files.insert(identity, descriptor.clone());
+        live.ends.insert(key, End { identity, peer });
+        Ok(())
     }
 
     /// The open file behind a descriptor of a client, if it is a device's.
     pub(crate) fn of(&self, tid: u32, fd: u32) -> Option<Arc<Descriptor>> {
         let identity = client::identity(tid, fd)?;
-        self.live.lock().get(&identity).cloned()
+        self.live.lock().files.get(&identity).cloned()
     }
 
     /// Readable when some were closed.
@@ -137,21 +189,30 @@ impl Descriptors {
         &self.closes
     }
 
-    /// Some of those that were closed by now, all in the end.
+    /// Open files of which no descriptor is left, in the order of the closes. Empty when
+    /// nothing was closed any more.
     pub(crate) fn closed(&self) -> io::Result<Vec<Arc<Descriptor>>> {
-        let mut events = Vec::with_capacity(64);
         let now = rustix::event::Timespec::default();
         let mut closed = Vec::new();
-        rustix::io::retry_on_intr(|| {
-            epoll::wait(&self.closes, rustix::buffer::spare_capacity(&mut events), Some(&now))
-        })?;
-        let mut live = self.live.lock();
-        for event in &events {
-            let inode = event.data.u64();
-            let identity = live.keys().find(|identity| identity.1 == inode).copied();
-            if let Some(descriptor) = identity.and_then(|identity| live.remove(&identity)) {
-                let _ = epoll::delete(&self.closes, &descriptor.held);
-                closed.push(descriptor);
+        while closed.is_empty() {
+            let mut events = Vec::with_capacity(64);
+            rustix::io::retry_on_intr(|| {
+                epoll::wait(&self.closes, rustix::buffer::spare_capacity(&mut events), Some(&now))
+            })?;
+            if events.is_empty() {
+                break;
+            }
+            let mut live = self.live.lock();
+            for event in &events {
+                let Some(end) = live.ends.remove(&event.data.u64()) else { continue };
+                let Some(descriptor) = live.files.remove(&end.identity) else { continue };
+                // The end of a FIFO lives as long as what stands for it.
+                if end.peer.is_none() {
+                    epoll::delete(&self.closes, &descriptor.held)?;
+                }
+                if !live.files.values().any(|other| Arc::ptr_eq(other, &descriptor)) {
+                    closed.push(descriptor);
+                }
             }
         }
         Ok(closed)
@@ -160,7 +221,7 @@ impl Descriptors {
     /// Shows what a device's driver says now to everybody who has it open.
     pub(crate) fn refresh_device(&self, device: u64) {
         let of_device = |descriptor: &&Arc<Descriptor>| descriptor.device.index == device;
-        let all: Vec<_> = self.live.lock().values().filter(of_device).cloned().collect();
+        let all: Vec<_> = self.live.lock().devices().filter(of_device).cloned().collect();
         all.iter().for_each(|descriptor| self.refresh(descriptor));
     }
 
@@ -171,7 +232,7 @@ impl Descriptors {
             let has_id = |descriptor: &&Arc<Descriptor>| {
                 descriptor.file.as_ref().is_some_and(|file| file.id == id)
             };
-            let descriptor = self.live.lock().values().find(has_id).cloned();
+            let descriptor = self.live.lock().devices().find(has_id).cloned();
             if let Some(descriptor) = descriptor
                 && descriptor.woken.load(Ordering::SeqCst)
             {
@@ -237,8 +298,9 @@ impl Descriptor {
         };
         for _ in 0..packets {
             match rustix::io::write(end, &[0]) {
-                // Full: somebody else has written, which only harms himself.
-                Ok(_) | Err(Errno::AGAIN) => {}
+                // Full: somebody else has written, which only harms himself. Or nobody is
+                // left to be shown anything.
+                Ok(_) | Err(Errno::AGAIN | Errno::PIPE) => {}
                 Err(error) => return Err(error.into()),
             }
         }

@@ -127,13 +127,14 @@ pub(super) fn filter(first: u32) -> Result<Filter, AssembleError> {
     // The second: see `filter::namespace`.
     asm.jump_if_set((libc::MAP_ANONYMOUS | libc::MAP_DENYWRITE) as u32, allow);
     asm.load_arg_low(4);
-    device_number(&mut asm, first, notify, allow);
+    asm.jump_if_ge(NEGATIVE, allow);
+    asm.jump(notify);
 
+    // A device may be stood for by any number (see `standins`).
     asm.bind(ioctl);
     asm.load_arg_low(0);
     asm.jump_if_ge(NEGATIVE, allow);
     asm.jump_if_ge(first, notify);
-    asm.jump_if_ge(LAST_STANDARD + 1, allow);
     asm.load_arg_low(1);
     // A FIFO would say how many packets there are.
     asm.jump_if_eq(libc::FIONREAD as u32, notify);
