@@ -23,6 +23,7 @@ use devmap_sys::{
     mapping::{Mapping, Protection, Sharing},
     memfd,
 };
+use rustix::fs::{CWD, Mode, OFlags};
 
 /// The memory that is mapped, in bytes: what the device must have.
 pub(crate) const MEMORY: usize = 2 << 20;
@@ -167,9 +168,10 @@ impl ClientOptions {
             }
             Workload::Open => {
                 let path = plain(&path)?;
-                let flags = rustix::fs::OFlags::RDONLY | rustix::fs::OFlags::CLOEXEC;
+                let flags = OFlags::RDONLY | OFlags::CLOEXEC;
                 repeat(move || {
-                    drop(rustix::fs::open(&*path, flags, rustix::fs::Mode::empty())?);
+                    // openat(2), as C libraries do.
+                    drop(rustix::fs::openat(CWD, &*path, flags, Mode::empty())?);
                     Ok(())
                 })
             }
