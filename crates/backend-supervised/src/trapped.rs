@@ -10,6 +10,7 @@
 //! What does not live here: `mmap`, `ioctl`, `mremap`: these are as in namespace mode
 //! (`notify`, `map`).
 
+mod changes;
 mod copies;
 mod descriptors;
 mod files;

@@ -35,6 +35,26 @@ macro_rules! common_numbers {
         pub const FACCESSAT: u32 = libc::SYS_faccessat as u32;
         pub const FACCESSAT2: u32 = libc::SYS_faccessat2 as u32;
         pub const READLINKAT: u32 = libc::SYS_readlinkat as u32;
+        pub const FCHMODAT: u32 = libc::SYS_fchmodat as u32;
+        pub const FCHOWNAT: u32 = libc::SYS_fchownat as u32;
+        pub const UTIMENSAT: u32 = libc::SYS_utimensat as u32;
+        pub const UNLINKAT: u32 = libc::SYS_unlinkat as u32;
+        pub const RENAMEAT: u32 = libc::SYS_renameat as u32;
+        pub const RENAMEAT2: u32 = libc::SYS_renameat2 as u32;
+        pub const MKDIRAT: u32 = libc::SYS_mkdirat as u32;
+        pub const MKNODAT: u32 = libc::SYS_mknodat as u32;
+        pub const SYMLINKAT: u32 = libc::SYS_symlinkat as u32;
+        pub const LINKAT: u32 = libc::SYS_linkat as u32;
+        pub const GETXATTR: u32 = libc::SYS_getxattr as u32;
+        pub const LGETXATTR: u32 = libc::SYS_lgetxattr as u32;
+        pub const LISTXATTR: u32 = libc::SYS_listxattr as u32;
+        pub const LLISTXATTR: u32 = libc::SYS_llistxattr as u32;
+        pub const SETXATTR: u32 = libc::SYS_setxattr as u32;
+        pub const LSETXATTR: u32 = libc::SYS_lsetxattr as u32;
+        pub const REMOVEXATTR: u32 = libc::SYS_removexattr as u32;
+        pub const LREMOVEXATTR: u32 = libc::SYS_lremovexattr as u32;
+        /// Linux 6.6; libc does not know it on every target.
+        pub const FCHMODAT2: u32 = 452;
         pub const FCHMOD: u32 = libc::SYS_fchmod as u32;
         pub const FCHOWN: u32 = libc::SYS_fchown as u32;
         pub const MMAP: u32 = libc::SYS_mmap as u32;

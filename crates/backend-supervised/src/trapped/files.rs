@@ -3,7 +3,7 @@
 
 use std::{fs, io::Write, os::fd::AsFd, time::Instant};
 
-use devmap_driver::{Errno, Open};
+use devmap_driver::Open;
 use devmap_sys::{
     arch::nr,
     memfd, process,
@@ -12,7 +12,7 @@ use devmap_sys::{
 };
 
 use super::{
-    Trapped,
+    Trapped, changes,
     paths::{self, Entry, Found},
 };
 use crate::{
@@ -35,24 +35,10 @@ struct Request {
 }
 
 enum What {
-    Open {
-        flags: u32,
-        resolve: u64,
-    },
-    Stat {
-        to: u64,
-        encode: fn(&FileStatus) -> Vec<u8>,
-    },
-    Access {
-        mode: u32,
-        effective: bool,
-    },
-    Readlink {
-        to: u64,
-        len: i32,
-    },
-    /// What Linux says of a device.
-    Refuse(Errno),
+    Open { flags: u32, resolve: u64 },
+    Stat { to: u64, encode: fn(&FileStatus) -> Vec<u8> },
+    Access { mode: u32, effective: bool },
+    Readlink { to: u64, len: i32 },
 }
 
 /// Takes a call apart; `None` where it takes no path, or cannot be read.
@@ -99,9 +85,6 @@ fn request(notification: &Notification) -> Option<Request> {
             below(follows(args[3]), args[3], What::Access { mode: args[2] as u32, effective })
         }
         nr::READLINKAT => below(false, 0, What::Readlink { to: args[2], len: args[3] as i32 }),
-        nr::TRUNCATE => here(args[0], true, What::Refuse(Errno::EINVAL)),
-        nr::EXECVE => here(args[0], true, What::Refuse(Errno::EACCES)),
-        nr::EXECVEAT => below(follows(args[4]), 0, What::Refuse(Errno::EACCES)),
         nr if Some(nr) == nr::OPEN => here(args[0], opens(args[1]), open(args[1], 0)),
         nr if Some(nr) == nr::CREAT => {
             let flags = libc::O_CREAT | libc::O_WRONLY | libc::O_TRUNC;
@@ -121,12 +104,34 @@ fn request(notification: &Notification) -> Option<Request> {
 
 /// Serves a call if it takes a path.
 pub(super) fn serve(core: &std::sync::Arc<Core>, trapped: &Trapped, call: &Call<'_>) -> bool {
-    let Some(request) = request(call.notification) else { return false };
+    let Some(request) = request(call.notification) else { return change(trapped, call) };
     let reply = answer(core, trapped, call, &request);
     if let Some(reply) = reply {
         call.answer(reply);
     }
     true
+}
+
+/// Refuses a call that would change what stands at a device's path. False where it is no
+/// such call; others go on.
+fn change(trapped: &Trapped, call: &Call<'_>) -> bool {
+    let Notification { tid, nr, args, .. } = *call.notification;
+    let mut reply = None;
+    for (_, change) in changes::all().filter(|(other, _)| *other == nr) {
+        let directory = change.directory.map_or(libc::AT_FDCWD, |index| args[index] as i32);
+        let found = paths::read(tid, args[change.path])
+            .map(|path| trapped.paths.find(tid, directory, &path, change.follow).found);
+        match found {
+            Ok(Found::Entry(Entry::Device(_))) => reply = Some(Reply::Error(change.errno.raw())),
+            Ok(Found::Below) => reply = Some(Reply::Error(libc::ENOTDIR)),
+            _ => reply = reply.or(Some(Reply::Continue)),
+        }
+    }
+    let is_change = reply.is_some();
+    if let Some(reply) = reply {
+        call.answer(reply);
+    }
+    is_change
 }
 
 /// What is to be answered; `None` when it has been.
@@ -197,10 +202,6 @@ fn answer(
                 }
             }
             _ => Reply::Error(libc::EINVAL),
-        }),
-        What::Refuse(errno) => Some(match entry {
-            Entry::Device(_) => Reply::Error(errno.raw()),
-            Entry::Text(_) | Entry::Directory => Reply::Continue,
         }),
     }
 }

@@ -4,31 +4,26 @@
 //! opens of programs that walk trees; and the calls on descriptors that a FIFO would
 //! answer in its own way, where the number may be a device's (see `filter`).
 
+use std::collections::BTreeSet;
+
 use devmap_sys::{
     arch::{AUDIT_ARCH, nr},
     seccomp::{Action, AssembleError, Assembler, Filter, Label},
 };
 
+use super::changes;
 use crate::filter::{LAST_STANDARD, NEGATIVE, TERMINAL};
 
 /// Stands in the fifth argument of a `fcntl` that devmap makes in the client: it must
 /// not be notified. The kernel looks at three arguments.
 pub(super) const OWN: u64 = 0x6d61_7064;
 
-/// Calls that take a path, and nothing that would spare notifying them.
-const BY_PATH: [u32; 8] = [
-    nr::OPENAT2,
-    nr::FACCESSAT,
-    nr::FACCESSAT2,
-    nr::READLINKAT,
-    nr::TRUNCATE,
-    nr::EXECVE,
-    nr::EXECVEAT,
-    nr::REMAP_FILE_PAGES,
-];
+/// Calls that are always notified; besides them those of `changes`.
+const ALWAYS: [u32; 5] =
+    [nr::OPENAT2, nr::FACCESSAT, nr::FACCESSAT2, nr::READLINKAT, nr::REMAP_FILE_PAGES];
 
 /// The same, on architectures that have them.
-const OLD_BY_PATH: [Option<u32>; 5] = [nr::CREAT, nr::STAT, nr::LSTAT, nr::ACCESS, nr::READLINK];
+const OLD_ALWAYS: [Option<u32>; 5] = [nr::CREAT, nr::STAT, nr::LSTAT, nr::ACCESS, nr::READLINK];
 
 /// Calls on a descriptor.
 const ON_DESCRIPTOR: [u32; 19] = [
@@ -84,7 +79,8 @@ pub(super) fn filter(first: u32) -> Result<Filter, AssembleError> {
     let open = nr::OPEN.map(|nr| at(&mut asm, nr));
     let newfstatat = at(&mut asm, nr::NEWFSTATAT);
     let statx = at(&mut asm, nr::STATX);
-    for nr in BY_PATH.into_iter().chain(OLD_BY_PATH.into_iter().flatten()) {
+    let changes: BTreeSet<u32> = changes::all().map(|(nr, _)| nr).collect();
+    for nr in ALWAYS.into_iter().chain(OLD_ALWAYS.into_iter().flatten()).chain(changes) {
         asm.jump_if_eq(nr, notify);
     }
     let mmap = at(&mut asm, nr::MMAP);
