@@ -379,8 +379,8 @@ int devmap_area_insert(struct vm_area_struct *vma, u64 at, void *address, u64 fi
 	unsigned long count, left, i;
 	int err;
 
-	/* Before the first insertion: vm_insert_pages would set it too, but a plan of
-	 * fault extents alone needs it as well (fork copies its page table). */
+	/* vm_insert_pages would set it too, but a plan of fault extents alone needs it as
+	 * well: without it Linux 6.12 merges neighbouring areas, and never asks mmap. */
 	vm_flags_set(vma, VM_MIXEDMAP);
 	for (; pages; pages -= count, first_page += count, to += count << PAGE_SHIFT) {
 		count = min_t(u64, pages, DEVMAP_INSERT_BATCH);
