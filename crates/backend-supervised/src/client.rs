@@ -3,7 +3,7 @@
 //! Every answer may be out of date by the time it is used; callers that act on it
 //! say why that is safe.
 
-use std::{fs, io, os::fd::OwnedFd};
+use std::{fs, io, os::fd::OwnedFd, time::Duration};
 
 use devmap_driver::{Caller, Errno, OpenFlags};
 use devmap_sys::process;
@@ -30,10 +30,35 @@ pub(crate) fn has_pending_signal(tid: u32) -> io::Result<bool> {
     Ok((mask("SigPnd:") | mask("ShdPnd:")) & !mask("SigBlk:") != 0)
 }
 
+/// Whether SIGKILL is on its way to a thread, or the thread is gone.
+pub(crate) fn is_killed(tid: u32) -> bool {
+    const SIGKILL: u64 = 1 << (libc::SIGKILL - 1);
+    let Ok(status) = fs::read_to_string(format!("/proc/{tid}/status")) else { return true };
+    // The kernel puts it among each thread's own signals, whoever it was sent to.
+    let own = status_field(&status, "SigPnd:").and_then(|mask| u64::from_str_radix(mask, 16).ok());
+    own.is_some_and(|own| own & SIGKILL != 0)
+}
+
+/// The system call in which a thread waits for this process, see [`blocked_in`].
+pub(crate) fn waits_in(tid: u32) -> Option<(u32, [u64; 6])> {
+    // A signal wakes it for a moment, after which it waits on.
+    for _ in 0..1000 {
+        let text = fs::read_to_string(format!("/proc/{tid}/syscall")).ok()?;
+        if text.trim_end() != "running" {
+            return parse_call(&text);
+        }
+        std::thread::sleep(Duration::from_micros(100));
+    }
+    None
+}
+
 /// The system call that a thread is blocked in: its number and first arguments.
 /// `None` while it runs, or where it may not be looked at.
 pub(crate) fn blocked_in(tid: u32) -> Option<(u32, [u64; 6])> {
-    let text = fs::read_to_string(format!("/proc/{tid}/syscall")).ok()?;
+    parse_call(&fs::read_to_string(format!("/proc/{tid}/syscall")).ok()?)
+}
+
+fn parse_call(text: &str) -> Option<(u32, [u64; 6])> {
     let mut words = text.split_ascii_whitespace();
     let nr = words.next()?.parse().ok()?;
     let mut args = [0; 6];
@@ -109,8 +134,8 @@ impl Caller for Notified {
     }
 }
 
-/// The inode of the memory of a device that is mapped at an address of the client.
-pub(crate) fn mapped_inode(tid: u32, address: u64) -> Option<u64> {
+/// Device and inode number of the file that is mapped at an address of the client.
+pub(crate) fn mapped_file(tid: u32, address: u64) -> Option<(u64, u64)> {
     let maps = fs::read_to_string(format!("/proc/{tid}/maps")).ok()?;
     maps.lines().find_map(|line| {
         let mut fields = line.split_ascii_whitespace();
@@ -120,7 +145,9 @@ pub(crate) fn mapped_inode(tid: u32, address: u64) -> Option<u64> {
         if !(start..end).contains(&address) {
             return None;
         }
-        let inode = fields.nth(3)?.parse().ok()?;
-        fields.next()?.starts_with("/memfd:devmap").then_some(inode)
+        let (major, minor) = fields.nth(2)?.split_once(':')?;
+        let major = u32::from_str_radix(major, 16).ok()?;
+        let minor = u32::from_str_radix(minor, 16).ok()?;
+        Some((rustix::fs::makedev(major, minor), fields.next()?.parse().ok()?))
     })
 }

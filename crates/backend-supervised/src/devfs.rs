@@ -19,7 +19,7 @@ use std::{
 };
 
 use devmap_driver::{
-    Caller, Command, Errno, Ioctl, Kind, Open, OpenFlags, PollTable, Transfer, UserSlice,
+    Caller, Command, Errno, Ioctl, Kind, Open, OpenFlags, Platform, PollTable, Transfer, UserSlice,
 };
 use devmap_fuse::{
     Attr, Channel, DirBuffer, Entry, Header, Operation, Request, RequestBuffer, Statfs, open_flags,
@@ -44,13 +44,24 @@ use crate::{
 /// these nodes, and stay reachable when this server is gone.
 const FOR_EVER: Duration = Duration::from_secs(u32::MAX as u64);
 
+/// A request that an interrupt can reach.
+#[derive(Clone)]
+struct InProgress {
+    unique: u64,
+    /// The calling thread.
+    tid: u32,
+    waiter: Arc<Waiter>,
+}
+
 /// The server's state.
 pub(crate) struct Devfs {
     channel: Arc<Channel>,
     nodes: Nodes,
     owner: (u32, u32),
     /// Requests in progress that an interrupt can reach.
-    in_progress: Mutex<Vec<(u64, Arc<Waiter>)>>,
+    in_progress: Mutex<Vec<InProgress>>,
+    /// Threads of this process that open the file of faulted pages, for which open file.
+    opening: Mutex<HashMap<u32, u64>>,
     /// Answers to [`WHICH`], by ticket: which open file a descriptor is of.
     tickets: Mutex<HashMap<u64, u64>>,
 }
@@ -67,6 +78,7 @@ impl Devfs {
             nodes: Nodes::new(&core.devices, entries),
             owner,
             in_progress: Mutex::default(),
+            opening: Mutex::default(),
             tickets: Mutex::default(),
         }
     }
@@ -97,6 +109,20 @@ impl Devfs {
     /// [`Devfs::which`]).
     pub(crate) fn is_shared(&self, node: u64) -> bool {
         self.nodes.opens_of(node) > 1
+    }
+
+    /// Runs `open`, which opens the file of faulted pages in this thread, for an open file.
+    pub(crate) fn opening_backing<T>(&self, file: u64, open: impl FnOnce() -> T) -> T {
+        let tid = rustix::thread::gettid().as_raw_nonzero().get().cast_unsigned();
+        self.opening.lock().insert(tid, file);
+        let opened = open();
+        self.opening.lock().remove(&tid);
+        opened
+    }
+
+    /// Whether a node is the file of a device's faulted pages.
+    pub(crate) fn is_backing(&self, node: u64) -> bool {
+        self.nodes.is_backing(node)
     }
 
     /// Takes the answer to the ticket.
@@ -139,6 +165,23 @@ impl Devfs {
                 self.readdir(core, unique, nodeid, offset, size)
             }
             Operation::Open { flags } => self.open(core, &request.header, flags),
+            Operation::Read { fh, offset, size, .. } if self.is_backing(nodeid) => {
+                self.fault(core, &request.header, fh, offset, size)
+            }
+            Operation::Write { fh, offset, data, .. } if self.is_backing(nodeid) => {
+                self.write_back(core, unique, fh, offset, data)
+            }
+            Operation::Fsync { .. } if self.is_backing(nodeid) => channel.reply_empty(unique),
+            Operation::Release { fh, .. } if self.is_backing(nodeid) => {
+                let device = core.opens.find(fh).map(|file| file.device.index);
+                let answered = channel.reply_empty(unique);
+                if let (true, Some(device)) = (core.opens.backing_released(fh), device) {
+                    // Freed at the last unmap: the next program's pages are new ones.
+                    core.faulted.forget(device);
+                    let _ = channel.notify_inval_inode(nodeid, 0, 0);
+                }
+                answered
+            }
             Operation::Read { fh, offset, size, flags } => {
                 self.read(core, &request.header, fh, offset, size, flags)
             }
@@ -158,14 +201,11 @@ impl Devfs {
                 self.ioctl(core, &request.header, fh, Command(cmd), argument)
             }
             Operation::Interrupt { unique: other } => {
-                let waiter = self.waiter_of(other);
-                match waiter {
-                    Some(waiter) => {
-                        waiter.interrupt();
-                        Ok(())
-                    }
+                if self.interrupt(other) {
+                    Ok(())
+                } else {
                     // Not known yet, or answered: let the kernel see which.
-                    None => channel.reply_error(unique, libc::EAGAIN),
+                    channel.reply_error(unique, libc::EAGAIN)
                 }
             }
             Operation::Statfs => channel.reply_statfs(unique, &Statfs::default()),
@@ -189,7 +229,11 @@ impl Devfs {
     }
 
     fn lookup(&self, core: &Core, header: &Header, name: &[u8]) -> io::Result<()> {
-        let Some(node) = self.nodes.lookup(header.nodeid, name) else {
+        let backing = || {
+            let ours = self.opening.lock().contains_key(&header.pid);
+            self.nodes.backing(header.nodeid, name).filter(|_| ours)
+        };
+        let Some(node) = self.nodes.lookup(header.nodeid, name).or_else(backing) else {
             return self.channel.reply_error(header.unique, libc::ENOENT);
         };
         let (node, entry_valid) = match self.nodes.content(node) {
@@ -221,6 +265,10 @@ impl Devfs {
             match self.nodes.content(node)? {
                 Content::Directory(_) => Attr::new(node, libc::S_IFDIR | 0o755),
                 Content::Placeholder => Attr::new(node, libc::S_IFREG),
+                // As long as any device: which pages there are is said when mapping.
+                Content::Backing => {
+                    Attr { size: 1 << 62, ..Attr::new(node, libc::S_IFREG | 0o600) }
+                }
                 Content::Symlink(target) => {
                     let size = target.as_os_str().len() as u64;
                     Attr { size, ..Attr::new(node, libc::S_IFLNK | 0o777) }
@@ -273,7 +321,7 @@ impl Devfs {
                 Some(Content::Device(_)) => libc::S_IFCHR,
                 // Covered by the old entry, whose type the server does not know.
                 Some(Content::Placeholder) | None => 0,
-                Some(Content::Text(_)) => libc::S_IFREG,
+                Some(Content::Text(_) | Content::Backing) => libc::S_IFREG,
             };
             let entry = match self.nodes.content(child) {
                 Some(Content::Device(_)) | None => None,
@@ -293,17 +341,33 @@ impl Devfs {
     }
 
     /// Runs a driver's method as the call `unique`, so that a signal can end its waits.
-    fn interruptible<R>(&self, core: &Core, unique: u64, serve: impl FnOnce() -> R) -> R {
+    fn interruptible<R>(&self, core: &Core, header: &Header, serve: impl FnOnce() -> R) -> R {
+        let Header { unique, pid: tid, .. } = *header;
         let waiter = Arc::<Waiter>::default();
-        self.in_progress.lock().push((unique, waiter.clone()));
+        self.in_progress.lock().push(InProgress { unique, tid, waiter: waiter.clone() });
         let result = call::within(waiter, core.fuse_hook.clone(), serve);
-        self.in_progress.lock().retain(|(other, _)| *other != unique);
+        self.in_progress.lock().retain(|other| other.unique != unique);
         result
     }
 
-    fn waiter_of(&self, unique: u64) -> Option<Arc<Waiter>> {
-        let in_progress = self.in_progress.lock();
-        in_progress.iter().find(|(other, _)| *other == unique).map(|(_, waiter)| waiter.clone())
+    /// The caller of a request has a signal. Whether the request is in progress.
+    fn interrupt(&self, unique: u64) -> bool {
+        let look = || {
+            let in_progress = self.in_progress.lock();
+            in_progress.iter().find(|other| other.unique == unique).cloned()
+        };
+        let Some(InProgress { tid, waiter, .. }) = look() else { return false };
+        waiter.interrupt();
+        // A driver that waits by itself does not hear of it. A caller that is killed is let
+        // go all the same; the driver's answer then finds nobody.
+        while look().is_some() {
+            if client::is_killed(tid) {
+                let _ = self.channel.reply_error(unique, libc::EINTR);
+                break;
+            }
+            std::thread::sleep(Duration::from_millis(1));
+        }
+        true
     }
 
     /// Answers an error. FUSE has no way to ask for a restart, so the thread is held
@@ -332,6 +396,17 @@ impl Devfs {
                 Some(Content::Text(_)) => {
                     self.channel.reply_open(unique, header.nodeid, open_flags::KEEP_CACHE)
                 }
+                Some(Content::Backing) => {
+                    let file = self.opening.lock().get(&header.pid).copied();
+                    match file {
+                        Some(file) => self.channel.reply_open(
+                            unique,
+                            file,
+                            open_flags::KEEP_CACHE | open_flags::NOFLUSH,
+                        ),
+                        None => self.channel.reply_error(unique, libc::EACCES),
+                    }
+                }
                 _ => self.channel.reply_error(unique, libc::ENXIO),
             };
         };
@@ -344,7 +419,7 @@ impl Devfs {
             flags: client::open_flags(flags),
             pid: client::process_of(header.pid).unwrap_or(header.pid),
         };
-        let opened = self.interruptible(core, unique, || core.opens.open(id, device, &open));
+        let opened = self.interruptible(core, header, || core.opens.open(id, device, &open));
         core.trace_call(started, || Event {
             device: &device.path,
             tid: header.pid,
@@ -361,7 +436,15 @@ impl Devfs {
         if device.metadata.stream {
             how |= open_flags::STREAM | open_flags::NONSEEKABLE;
         }
-        let reply = || self.channel.reply_open(unique, id, how);
+        let reply = || {
+            let replied = self.channel.reply_open(unique, id, how);
+            if replied.is_err() {
+                // The caller was let go: nobody will ever close the file.
+                core.opens.close(id);
+                self.nodes.closed(header.nodeid);
+            }
+            replied
+        };
         if !matches!(device.metadata.kind, Kind::Character(_)) {
             return reply();
         }
@@ -394,12 +477,12 @@ impl Devfs {
             bytes: RefCell::new(vec![0; size as usize]),
             flags: client::open_flags(flags),
         };
-        let result = self.interruptible(core, header.unique, || {
+        let result = self.interruptible(core, header, || {
             file.device.call("read", |driver| {
                 let user = UserSlice::new(&buffer, 0, size as usize)?;
                 let position = if file.device.metadata.stream { 0 } else { offset };
                 let count = driver.read(file.state(), &Transfer::new(&buffer, user, position))?;
-                if count > size as usize { Err(Errno::EIO) } else { Ok(count) }
+                file.device.at_most("read", count, size as usize)
             })
         });
         core.trace_call(started, || {
@@ -425,18 +508,74 @@ impl Devfs {
         };
         let started = Instant::now();
         let buffer = WriteBuffer { bytes: data, flags: client::open_flags(flags) };
-        let result = self.interruptible(core, header.unique, || {
+        let result = self.interruptible(core, header, || {
             file.device.call("write", |driver| {
                 let user = UserSlice::new(&buffer, 0, data.len())?;
                 let position = if file.device.metadata.stream { 0 } else { offset };
                 let count = driver.write(file.state(), &Transfer::new(&buffer, user, position))?;
-                if count > data.len() { Err(Errno::EIO) } else { Ok(count) }
+                file.device.at_most("write", count, data.len())
             })
         });
         core.trace_call(started, || transfer(header, &file, "write", (offset, data.len()), result));
         match result {
             Ok(count) => self.channel.reply_written(header.unique, count as u32),
             Err(errno) => self.reply_errno(header, errno),
+        }
+    }
+
+    /// First access to faulted pages, and what the kernel reads ahead.
+    fn fault(
+        &self,
+        core: &Core,
+        header: &Header,
+        fh: u64,
+        offset: u64,
+        size: u32,
+    ) -> io::Result<()> {
+        let unique = header.unique;
+        let Some(file) = core.opens.find(fh) else {
+            return self.channel.reply_error(unique, libc::EIO);
+        };
+        let started = Instant::now();
+        let page_len = core.host.page_size().bytes();
+        let result =
+            self.interruptible(core, header, || core.faulted.read(page_len, &file, offset, size));
+        core.trace_call(started, || Event {
+            device: &file.device.path,
+            tid: 0,
+            call: "fault",
+            details: vec![
+                ("open", file.id.into()),
+                ("page", (offset / page_len).into()),
+                ("pages", (u64::from(size) / page_len).into()),
+            ],
+            result: result.as_ref().map(|_| Some(0)).map_err(|errno| *errno),
+        });
+        match result {
+            Ok(bytes) => self.channel.reply_data(unique, &bytes),
+            Err(errno) if errno == Errno::ERESTARTSYS => {
+                self.channel.reply_error(unique, libc::EINTR)
+            }
+            Err(errno) => self.channel.reply_error(unique, errno.raw()),
+        }
+    }
+
+    /// What programs have stored in faulted pages.
+    fn write_back(
+        &self,
+        core: &Core,
+        unique: u64,
+        fh: u64,
+        offset: u64,
+        data: &[u8],
+    ) -> io::Result<()> {
+        let Some(file) = core.opens.find(fh) else {
+            return self.channel.reply_error(unique, libc::EIO);
+        };
+        let page_len = core.host.page_size().bytes();
+        match core.faulted.write(page_len, file.device.index, offset, data) {
+            Ok(()) => self.channel.reply_written(unique, data.len() as u32),
+            Err(errno) => self.channel.reply_error(unique, errno.raw()),
         }
     }
 
@@ -456,7 +595,9 @@ impl Devfs {
             let channel = self.channel.clone();
             Arc::new(Poller { channel, kh, file: Arc::downgrade(&file) }) as Arc<dyn Wake>
         }));
-        let events = file.device.call("poll", |driver| Ok(driver.poll(file.state(), &mut table)));
+        let events = self.interruptible(core, header, || {
+            file.device.call("poll", |driver| Ok(driver.poll(file.state(), &mut table)))
+        });
         // A poll method that panicked: there is no errno in a mask.
         let events = events.unwrap_or(devmap_driver::PollEvents::ERR);
         core.trace_call(started, || Event {
@@ -495,9 +636,10 @@ impl Devfs {
             out_size: out_size as usize,
             out: RefCell::default(),
         };
-        let result = self.interruptible(core, header.unique, || {
+        let result = self.interruptible(core, header, || {
             file.device.call("ioctl", |driver| {
-                driver.ioctl(file.state(), &Ioctl::new(command, argument, &caller))
+                let value = driver.ioctl(file.state(), &Ioctl::new(command, argument, &caller))?;
+                file.device.at_most("ioctl", value, i32::MAX as u32)
             })
         });
         if let Some(started) = started {
@@ -540,7 +682,7 @@ fn transfer<'a>(
 /// Whether a thread stands in a system call that opens a file for use. Where it
 /// cannot be looked at, it gets the character device, which does not open.
 fn is_open(tid: u32) -> bool {
-    let Some((call, args)) = client::blocked_in(tid) else { return false };
+    let Some((call, args)) = client::waits_in(tid) else { return false };
     let is_path = |flags: u64| flags & libc::O_PATH as u64 != 0;
     match call {
         nr::OPENAT => !is_path(args[2]),

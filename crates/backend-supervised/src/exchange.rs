@@ -11,7 +11,7 @@ use std::{io, os::fd::OwnedFd};
 use devmap_sys::seccomp::Reply;
 use parking_lot::Mutex;
 
-use crate::{client, notify::Call, tokens::Token};
+use crate::{client, notify::Call};
 
 /// Descriptors that are exchanged now.
 #[derive(Default)]
@@ -28,19 +28,19 @@ struct Exchange {
 }
 
 impl Exchanged {
-    /// Exchanges the descriptor of a notified `mmap` for `token`'s file, and lets the
+    /// Exchanges the descriptor of a notified `mmap` for `file`, and lets the
     /// call go on.
-    pub(crate) fn map(&self, call: &Call<'_>, token: &Token) -> io::Result<()> {
+    pub(crate) fn map(&self, call: &Call<'_>, file: &OwnedFd) -> io::Result<()> {
         let tid = call.notification.tid;
         let fd = call.notification.args[4] as u32;
         let pid = client::process_of(tid).ok_or(io::ErrorKind::NotFound)?;
         let flags = client::status_flags(tid, fd).ok_or(io::ErrorKind::NotFound)?;
         let close_on_exec = flags.cast_signed() & libc::O_CLOEXEC != 0;
         let original = client::take_descriptor(tid, fd)?;
-        let stat = rustix::fs::fstat(&token.file)?;
+        let stat = rustix::fs::fstat(file)?;
         let stand_in = (stat.st_dev, stat.st_ino);
         let mut exchanged = self.0.lock();
-        call.replace_descriptor(&token.file, fd, close_on_exec)?;
+        call.replace_descriptor(file, fd, close_on_exec)?;
         exchanged.push(Exchange { pid, fd, original, close_on_exec, stand_in });
         call.send(Reply::Continue)
     }

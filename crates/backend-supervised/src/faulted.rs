@@ -1,23 +1,49 @@
-//! Fault extents, supplied before the map is handed out.
+//! Fault extents: pages that a driver supplies at first access.
 //!
-//! Each page of the extent is asked of the driver once, at mapping time, and then
-//! kept for every later map of the same page: so the extents come out as runs of
-//! memory, as remapped ones do. Serving the pages at first access instead, through
-//! FUSE, is not done yet; that is why an extent has a limit.
+//! In namespace mode they are the page cache of a FUSE file, one for each device, whose
+//! offsets are the device's. The first access to a page arrives as a read of that file,
+//! and is answered by the driver's `fault`; what a program stores in a shared map
+//! comes back as a write when the kernel needs the page, at `msync` or `munmap`, and is
+//! kept here, to be given again. So memory is used for pages that were touched alone,
+//! and system calls on them work.
+//!
+//! A page of a driver's own memory (`Supply::Page`) is not copied: a program and the
+//! driver must see each other's stores. A driver whose first page of an extent is of
+//! that sort is asked for all pages of it when it is mapped. So is every driver in
+//! trapped mode, which has no FUSE: that is what [`LIMIT`] limits.
 
-use std::{collections::HashMap, ops::Range, sync::Arc};
+use std::{
+    collections::{HashMap, HashSet},
+    io,
+    ops::Range,
+    os::fd::OwnedFd,
+    path::PathBuf,
+    sync::{Arc, OnceLock},
+};
 
 use devmap_driver::{Access, Errno, Fault, Memory, NewArea, NewPage, Platform, Supply};
 use parking_lot::Mutex;
+use rustix::fs::{Mode, OFlags};
 
-use crate::{Core, host::HostMemory, opens::OpenFile};
+use crate::{Core, host::HostMemory, nodes::BACKING, opens::OpenFile};
 
-/// The most bytes of fault extents in one map.
-pub(crate) const LIMIT: u64 = 256 << 20;
+/// The most bytes of fault extents in one map that are supplied before it is handed out.
+const LIMIT: u64 = 256 << 20;
 
-/// Pages that were filled, by device path and page of the device.
+/// What is known of faulted pages. Keys are the device's index and the page of the
+/// device.
 #[derive(Default)]
-pub(crate) struct Filled(Mutex<HashMap<(u64, u64), (HostMemory, u64)>>);
+pub(crate) struct Faulted {
+    /// Pages supplied early, and where they are.
+    early: Mutex<HashMap<(u64, u64), (HostMemory, u64)>>,
+    /// Pages that programs have changed and the kernel has given back; and the first
+    /// pages of extents, until they are asked for.
+    kept: Mutex<HashMap<(u64, u64), Box<[u8]>>>,
+    /// Devices whose pages are filled.
+    fills: Mutex<HashSet<u64>>,
+    /// The directory with the backing files' one.
+    directory: OnceLock<OwnedFd>,
+}
 
 /// A run of pages that one memory supplies.
 pub(crate) struct Run {
@@ -25,6 +51,14 @@ pub(crate) struct Run {
     pub(crate) pages: u64,
     pub(crate) memory: HostMemory,
     pub(crate) first_page: u64,
+}
+
+/// How the pages of an extent come.
+pub(crate) enum Extent {
+    /// At first access, from this file, at the device's offsets.
+    Later(Arc<OwnedFd>),
+    /// They are there.
+    Now(Vec<Run>),
 }
 
 /// The home's page, given to the driver to fill.
@@ -42,8 +76,148 @@ impl NewPage for Page<'_> {
     }
 }
 
-/// The pages `at` of the area, as runs.
+impl Faulted {
+    /// Where the file system can be seen.
+    pub(crate) fn set_directory(&self, directory: OwnedFd) -> Result<(), OwnedFd> {
+        self.directory.set(directory)
+    }
+
+    /// Answers a read of a backing file: whole pages, all or none. A short answer would
+    /// be the end of the file to the kernel.
+    pub(crate) fn read(
+        &self,
+        page_len: u64,
+        file: &OpenFile,
+        offset: u64,
+        size: u32,
+    ) -> Result<Vec<u8>, Errno> {
+        let mut bytes = Vec::new();
+        bytes.try_reserve(size as usize).map_err(|_| Errno::ENOMEM)?;
+        let mut buffer = Vec::new();
+        for page in offset / page_len..(offset + u64::from(size)).div_ceil(page_len) {
+            if let Some(kept) = self.kept.lock().get(&(file.device.index, page)) {
+                bytes.extend_from_slice(kept);
+                continue;
+            }
+            match ask(file, page, page_len, &mut buffer)? {
+                Supply::Filled => bytes.extend_from_slice(&buffer),
+                Supply::Page { .. } => {
+                    crate::report_once(format_args!(
+                        "{}: driver {:?} answered a fault with a page of its memory in an extent \
+                         whose first page it filled; the program gets SIGBUS",
+                        file.device.path.display(),
+                        file.device.name
+                    ));
+                    return Err(Errno::EIO);
+                }
+            }
+        }
+        bytes.truncate(size as usize);
+        Ok(bytes)
+    }
+
+    /// Takes back what a program has stored. The kernel writes whole pages.
+    pub(crate) fn write(
+        &self,
+        page_len: u64,
+        device: u64,
+        offset: u64,
+        data: &[u8],
+    ) -> Result<(), Errno> {
+        if !offset.is_multiple_of(page_len) || !(data.len() as u64).is_multiple_of(page_len) {
+            return Err(Errno::EIO);
+        }
+        let mut kept = self.kept.lock();
+        for (bytes, page) in data.chunks(page_len as usize).zip(offset / page_len..) {
+            kept.insert((device, page), bytes.into());
+        }
+        Ok(())
+    }
+
+    /// Nobody maps pages of the device any more.
+    pub(crate) fn forget(&self, device: u64) {
+        self.kept.lock().retain(|(of, _), _| *of != device);
+    }
+
+    fn open_backing(&self, core: &Core, file: &OpenFile) -> io::Result<OwnedFd> {
+        let (Some(directory), Some(devfs)) = (self.directory.get(), core.devfs.get()) else {
+            return Err(io::ErrorKind::Unsupported.into());
+        };
+        let path = PathBuf::from(BACKING).join(file.device.index.to_string());
+        let access = if file.flags.write { OFlags::RDWR } else { OFlags::RDONLY };
+        devfs.opening_backing(file.id, || {
+            Ok(rustix::fs::openat(directory, path, access | OFlags::CLOEXEC, Mode::empty())?)
+        })
+    }
+}
+
+/// How the pages `at` of the area come.
 pub(crate) fn supply(
+    core: &Core,
+    file: &Arc<OpenFile>,
+    area: &NewArea,
+    at: Range<u64>,
+) -> Result<Extent, Errno> {
+    let device = file.device.index;
+    if core.devfs.get().is_none() {
+        return supply_now(core, file, area, at).map(Extent::Now);
+    }
+    let fills = core.faulted.fills.lock().contains(&device);
+    if !fills {
+        let page = area.first_page() + at.start;
+        let mut buffer = Vec::new();
+        match ask(file, page, area.page_size().bytes(), &mut buffer)? {
+            Supply::Page { .. } => return supply_now(core, file, area, at).map(Extent::Now),
+            Supply::Filled => {
+                core.faulted.kept.lock().insert((device, page), buffer.into());
+                core.faulted.fills.lock().insert(device);
+            }
+        }
+    }
+    let backing = file.backing(|| core.faulted.open_backing(core, file)).map_err(|error| {
+        crate::report(format_args!(
+            "{}: cannot open the file of its faulted pages: {error}; mmap fails with ENOMEM",
+            file.device.path.display()
+        ));
+        Errno::ENOMEM
+    })?;
+    core.set_mapped();
+    Ok(Extent::Later(backing))
+}
+
+/// Asks the driver for one page of the device.
+fn ask(
+    file: &OpenFile,
+    page: u64,
+    page_len: u64,
+    buffer: &mut Vec<u8>,
+) -> Result<Supply<HostMemory>, Errno> {
+    let fault = Fault { page, access: Access::Read };
+    buffer.clear();
+    let mut new = Page { bytes: buffer, len: page_len as usize };
+    let supplied =
+        file.device.call("fault", |driver| driver.fault(file.state(), &fault, &mut new))?;
+    match &supplied {
+        Supply::Page { memory, page } if *page >= memory.pages() => {
+            crate::report(format_args!(
+                "{}: driver {:?} answered a fault with page {page} of a memory of {} pages",
+                file.device.path.display(),
+                file.device.name,
+                memory.pages()
+            ));
+            Err(Errno::EIO)
+        }
+        // Filled with nothing is a page of zeros.
+        Supply::Filled if buffer.is_empty() => {
+            buffer.resize(page_len as usize, 0);
+            Ok(supplied)
+        }
+        _ => Ok(supplied),
+    }
+}
+
+/// The pages `at` of the area, as runs of memory.
+fn supply_now(
     core: &Core,
     file: &Arc<OpenFile>,
     area: &NewArea,
@@ -53,8 +227,8 @@ pub(crate) fn supply(
     let bytes = (at.end - at.start) * page_len;
     if bytes > LIMIT {
         crate::report(format_args!(
-            "{}: mmap of {bytes} faulted bytes fails with ENOMEM: such memory is filled before it \
-             is handed out, up to {LIMIT} bytes a map; map a part of it",
+            "{}: mmap of {bytes} faulted bytes fails with ENOMEM: they are supplied before the \
+             map is handed out here, up to {LIMIT} bytes a map; map a part of it",
             file.device.path.display()
         ));
         return Err(Errno::ENOMEM);
@@ -63,26 +237,14 @@ pub(crate) fn supply(
     let mut fresh: Option<(HostMemory, u64)> = None;
     let mut buffer = Vec::new();
     for page in at.clone() {
-        let fault = Fault::new(area, page, Access::Read);
-        let key = (file.device.index, fault.page);
-        let known = core.filled.0.lock().get(&key).cloned();
+        let of_device = area.first_page() + page;
+        let key = (file.device.index, of_device);
+        let known = core.faulted.early.lock().get(&key).cloned();
         let (memory, of_memory) = if let Some(known) = known {
             known
         } else {
-            let mut new = Page { bytes: &mut buffer, len: page_len as usize };
-            let supplied =
-                file.device.call("fault", |driver| driver.fault(file.state(), &fault, &mut new))?;
-            match supplied {
-                Supply::Page { memory, page } if page < memory.pages() => (memory, page),
-                Supply::Page { memory, page } => {
-                    crate::report(format_args!(
-                        "{}: driver {:?} answered a fault with page {page} of a memory of {} pages",
-                        file.device.path.display(),
-                        file.device.name,
-                        memory.pages()
-                    ));
-                    return Err(Errno::EIO);
-                }
+            match ask(file, of_device, page_len, &mut buffer)? {
+                Supply::Page { memory, page } => (memory, page),
                 Supply::Filled => {
                     // One memory for the rest of the extent, taken page by page.
                     let (memory, next) = match fresh.take() {
@@ -92,7 +254,7 @@ pub(crate) fn supply(
                     memory.write(next * page_len, &buffer)?;
                     fresh = Some((memory.clone(), next + 1));
                     // Another caller may have been first: its page is the one.
-                    core.filled.0.lock().entry(key).or_insert((memory, next)).clone()
+                    core.faulted.early.lock().entry(key).or_insert((memory, next)).clone()
                 }
             }
         };

@@ -64,14 +64,10 @@ impl Host {
         Ok(memory)
     }
 
-    /// The memory with this inode number, which is unique among memfds.
-    pub(crate) fn memory_of_inode(&self, inode: u64) -> Option<HostMemory> {
+    /// Whether a file, by device and inode number, is a memory of this home.
+    pub(crate) fn has_memory(&self, file: (u64, u64)) -> bool {
         let memories = self.shared.memories.lock();
-        memories
-            .iter()
-            .filter_map(Weak::upgrade)
-            .find(|m| m.tokens.inode() == inode)
-            .map(HostMemory)
+        memories.iter().filter_map(Weak::upgrade).any(|region| region.tokens.identity() == file)
     }
 }
 

@@ -69,7 +69,7 @@ struct Core {
     devices: Vec<Arc<DeviceEntry>>,
     opens: Opens,
     trace: Arc<Trace>,
-    filled: faulted::Filled,
+    faulted: faulted::Faulted,
     exchanged: exchange::Exchanged,
     reaper: Reaper,
     watcher: Watcher,

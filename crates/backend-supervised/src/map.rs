@@ -3,7 +3,7 @@
 //!
 //! What does not live here: telling which calls are a device's (`notify`).
 
-use std::{io, sync::Arc};
+use std::{io, os::fd::OwnedFd, sync::Arc};
 
 use devmap_driver::{
     AreaFlags, Errno, Memory, NewArea, Plan, Platform, Protection, Sharing, Source,
@@ -33,15 +33,38 @@ struct Request {
     offset: u64,
 }
 
-/// Part of the area, and the pages of a memfd that go there.
+/// Part of the area, and the pages of a file that go there.
 struct Piece {
     /// Bytes from the area's start.
     at: u64,
     /// Bytes.
     len: u64,
-    memory: HostMemory,
-    /// Bytes from the memfd's start.
+    backing: Backing,
+    /// Bytes from the file's start.
     offset: u64,
+}
+
+/// Whose pages they are.
+enum Backing {
+    /// A driver's memory.
+    Memory(HostMemory),
+    /// The FUSE file of a device's faulted pages.
+    Faulted(Arc<OwnedFd>),
+}
+
+/// The file by which a piece is mapped, held until it is.
+enum MapFile {
+    Token(Arc<Token>),
+    Faulted(Arc<OwnedFd>),
+}
+
+impl MapFile {
+    fn fd(&self) -> &OwnedFd {
+        match self {
+            MapFile::Token(token) => &token.file,
+            MapFile::Faulted(file) => file,
+        }
+    }
 }
 
 /// Serves an `mmap` of `file`: answers the notification, and tells what came of it and
@@ -186,18 +209,27 @@ fn pieces(
             Source::Remap { memory, first_page } => pieces.push(Piece {
                 at: extent.at * page,
                 len: extent.pages * page,
-                memory: memory.clone(),
+                backing: Backing::Memory(memory.clone()),
                 offset: first_page * page,
             }),
             Source::Fault => {
-                let supplied =
-                    faulted::supply(core, file, area, extent.at..extent.at + extent.pages)?;
-                pieces.extend(supplied.into_iter().map(|run| Piece {
-                    at: run.at * page,
-                    len: run.pages * page,
-                    memory: run.memory,
-                    offset: run.first_page * page,
-                }));
+                let at = extent.at..extent.at + extent.pages;
+                match faulted::supply(core, file, area, at)? {
+                    faulted::Extent::Later(backing) => pieces.push(Piece {
+                        at: extent.at * page,
+                        len: extent.pages * page,
+                        backing: Backing::Faulted(backing),
+                        offset: (area.first_page() + extent.at) * page,
+                    }),
+                    faulted::Extent::Now(runs) => {
+                        pieces.extend(runs.into_iter().map(|run| Piece {
+                            at: run.at * page,
+                            len: run.pages * page,
+                            backing: Backing::Memory(run.memory),
+                            offset: run.first_page * page,
+                        }));
+                    }
+                }
             }
         }
     }
@@ -207,7 +239,11 @@ fn pieces(
 
 /// `VM_RESERVED` was never swapped.
 fn keep_resident(file: &OpenFile, pieces: &[Piece]) {
-    if pieces.iter().any(|piece| !piece.memory.keep_resident()) {
+    let swappable = |piece: &Piece| match &piece.backing {
+        Backing::Memory(memory) => !memory.keep_resident(),
+        Backing::Faulted(_) => false,
+    };
+    if pieces.iter().any(swappable) {
         crate::report_once(format_args!(
             "{}: its memory may be swapped out: RLIMIT_MEMLOCK is too small to lock it",
             file.device.path.display()
@@ -224,11 +260,15 @@ fn carry_out(
     plan: &Plan<HostMemory>,
     pieces: &[Piece],
 ) -> Result<Option<u64>, Errno> {
-    let mut tokens = Vec::with_capacity(pieces.len());
+    let mut files = Vec::with_capacity(pieces.len());
     for piece in pieces {
-        // Noted first: a map that fails leaves a note that the next look removes,
-        // a map without a note would lose its memory.
-        tokens.push(token(core, file, &piece.memory).map_err(|error| {
+        let opened = match &piece.backing {
+            // Noted first: a map that fails leaves a note that the next look removes,
+            // a map without a note would lose its memory.
+            Backing::Memory(memory) => token(core, file, memory).map(MapFile::Token),
+            Backing::Faulted(backing) => Ok(MapFile::Faulted(backing.clone())),
+        };
+        files.push(opened.map_err(|error| {
             crate::report(format_args!(
                 "{}: cannot open its memory for a map: {error}",
                 file.device.path.display()
@@ -240,8 +280,8 @@ fn carry_out(
     let mut added = Ok(());
     let held = attach::hold(call.notification.tid, || {
         // Descriptors can be given only before the answer.
-        added = tokens.iter().try_for_each(|token| {
-            let number = call.add_scratch(&token.file)?;
+        added = files.iter().try_for_each(|file| {
+            let number = call.add_scratch(file.fd())?;
             scratch.push(number);
             Ok(())
         });
@@ -251,7 +291,7 @@ fn carry_out(
     let mut held = match held {
         Ok(held) => held,
         Err(NotHeld::Refused) => {
-            return without_attaching(core, call, file, request, pieces, &tokens);
+            return without_attaching(core, call, file, request, pieces, &files);
         }
         Err(NotHeld::Gone) => return Err(Errno::EINTR),
     };
@@ -267,7 +307,7 @@ fn carry_out(
         Err(error) => held.set_result(-i64::from(error.raw_os_error().unwrap_or(libc::EIO))),
     }
     let _ = held.release();
-    drop(tokens);
+    drop(files);
     core.opens.after_map(file);
     mapped
         .map(|address| Some(address.cast_unsigned()))
@@ -281,11 +321,11 @@ fn without_attaching(
     file: &OpenFile,
     request: &Request,
     pieces: &[Piece],
-    tokens: &[Arc<Token>],
+    files: &[MapFile],
 ) -> Result<Option<u64>, Errno> {
-    let exchanged = match (pieces, tokens) {
-        ([piece], [token]) if piece.offset == request.offset => {
-            core.exchanged.map(call, token).map_err(|error| error.to_string())
+    let exchanged = match (pieces, files) {
+        ([piece], [file]) if piece.offset == request.offset => {
+            core.exchanged.map(call, file.fd()).map_err(|error| error.to_string())
         }
         _ => Err("it is not one run of pages at its own offset in the memory".to_owned()),
     };

@@ -31,7 +31,13 @@ pub(crate) enum Content {
     Text(String),
     /// A device, by its index.
     Device(usize),
+    /// The file whose pages are a device's faulted ones.
+    Backing,
 }
+
+/// The directory of backing files within that of devices: listed nowhere, and found by
+/// the supervisor alone.
+pub(crate) const BACKING: &str = ".devmap-faulted";
 
 struct OpenNode {
     device: usize,
@@ -47,15 +53,18 @@ struct OpenNode {
 pub(crate) struct Nodes {
     /// By node number, less [`devmap_fuse::ROOT_ID`].
     fixed: Vec<Content>,
+    /// Where the backing files are, and the directory in which that is found.
+    backing: (u64, u64),
     open: Mutex<HashMap<u64, OpenNode>>,
 }
 
 impl Nodes {
     pub(crate) fn new(devices: &[Arc<DeviceEntry>], entries: &DevEntries) -> Nodes {
-        let mut nodes = Nodes { fixed: Vec::new(), open: Mutex::default() };
+        let mut nodes = Nodes { fixed: Vec::new(), backing: (0, 0), open: Mutex::default() };
         let root = nodes.add(Content::Directory(BTreeMap::new()));
         let dev = nodes.directory(root, OsStr::new(namespace::DEV));
         let char = nodes.directory(root, OsStr::new(namespace::CHAR));
+        nodes.backing = (nodes.add(Content::Directory(BTreeMap::new())), dev);
         for (path, kind) in &entries.dev {
             let content = match kind {
                 EntryKind::Directory => Content::Directory(BTreeMap::new()),
@@ -70,6 +79,8 @@ impl Nodes {
         for (index, device) in devices.iter().enumerate() {
             let Ok(path) = device.path.strip_prefix("/dev") else { continue };
             nodes.insert(dev, path, Content::Device(index));
+            let backing = PathBuf::from(index.to_string());
+            nodes.insert(nodes.backing.0, &backing, Content::Backing);
             if let Kind::Character(_) = device.metadata.kind {
                 let (major, minor) = device.number;
                 let directory = PathBuf::from(format!("{major}:{minor}"));
@@ -131,6 +142,17 @@ impl Nodes {
             Content::Directory(children) => children.get(OsStr::from_bytes(name)).copied(),
             _ => None,
         }
+    }
+
+    /// The directory of backing files, if that is what the name means.
+    pub(crate) fn backing(&self, directory: u64, name: &[u8]) -> Option<u64> {
+        let (node, parent) = self.backing;
+        (directory == parent && name == BACKING.as_bytes()).then_some(node)
+    }
+
+    /// Whether the node is a backing file.
+    pub(crate) fn is_backing(&self, node: u64) -> bool {
+        matches!(self.content(node), Some(Content::Backing))
     }
 
     /// The node that shows a device to `stat`.

@@ -192,7 +192,8 @@ fn ioctl(core: &Arc<Core>, call: &Call<'_>, file: &Arc<OpenFile>) {
     let caller = client::Notified { tid: notification.tid, fd: fd as u32, opened: file.flags };
     let result = interruptible(core, call, || {
         file.device.call("ioctl", |driver| {
-            driver.ioctl(file.state(), &Ioctl::new(command, argument, &caller))
+            let value = driver.ioctl(file.state(), &Ioctl::new(command, argument, &caller))?;
+            file.device.at_most("ioctl", value, i32::MAX as u32)
         })
     });
     core.refresh(&file.device);
@@ -303,7 +304,9 @@ fn seek(tid: u32, fd: u32, file: &OpenFile, offset: i64, whence: i32) -> Result<
         libc::SEEK_END => SeekFrom::End(offset),
         _ => return Err(Errno::EINVAL),
     };
-    let at = file.device.call("llseek", |driver| driver.llseek(file.state(), to))?;
+    let at = file.device.call("llseek", |driver| {
+        file.device.at_most("llseek", driver.llseek(file.state(), to)?, i64::MAX as u64)
+    })?;
     rustix::fs::seek(position()?.1, rustix::fs::SeekFrom::Start(at)).map_err(|_| Errno::EIO)?;
     Ok(at)
 }
@@ -311,11 +314,16 @@ fn seek(tid: u32, fd: u32, file: &OpenFile, offset: i64, whence: i32) -> Result<
 /// Refuses a call whose first argument is in memory of a device.
 fn refuse_on_memory(core: &Core, call: &Call<'_>, errno: Errno) {
     let notification = call.notification;
-    let inode = core
+    let file = core
         .has_mapped()
-        .then(|| client::mapped_inode(notification.tid, notification.args[0]))
+        .then(|| client::mapped_file(notification.tid, notification.args[0]))
         .flatten();
-    let device = inode.is_some_and(|inode| core.host.memory_of_inode(inode).is_some());
+    let device = file.is_some_and(|(device, inode)| {
+        if core.mount_device.get() == Some(&device) {
+            return core.devfs.get().is_some_and(|devfs| devfs.is_backing(inode));
+        }
+        core.host.has_memory((device, inode))
+    });
     call.answer(if device { Reply::Error(errno.raw()) } else { Reply::Continue });
 }
 

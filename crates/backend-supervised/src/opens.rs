@@ -6,6 +6,9 @@
 
 use std::{
     collections::HashMap,
+    fmt::Display,
+    io,
+    os::fd::OwnedFd,
     panic::{AssertUnwindSafe, catch_unwind},
     path::PathBuf,
     sync::{
@@ -57,6 +60,26 @@ impl DeviceEntry {
             Err(Errno::EIO)
         })
     }
+
+    /// A driver's answer, unless it is more than any right one. That is reported and
+    /// answered with `EIO`.
+    pub(crate) fn at_most<T: PartialOrd + Display>(
+        &self,
+        method: &'static str,
+        value: T,
+        most: T,
+    ) -> Result<T, Errno> {
+        if value <= most {
+            return Ok(value);
+        }
+        crate::report(format_args!(
+            "{}: the driver {:?} answered {value} to {method}, where {most} is the most; the \
+             program gets EIO",
+            self.path.display(),
+            self.name
+        ));
+        Err(Errno::EIO)
+    }
 }
 
 /// One open file of a device (`struct file`).
@@ -69,10 +92,40 @@ pub(crate) struct OpenFile {
     /// whether it still is. They are held here, so a driver that lets go of its
     /// memory does not take it from under a program.
     maps: Mutex<Vec<(HostMemory, u64)>>,
+    /// The file of its faulted pages.
+    backing: Mutex<Backing>,
     trace: Arc<Trace>,
 }
 
+/// The file through which clients map the faulted pages of an open file. Like a token,
+/// it lives in maps alone once the open file is closed; FUSE tells when it ends.
+enum Backing {
+    None,
+    Open(Arc<OwnedFd>),
+    /// Let go of here, and not yet released by the kernel.
+    Left,
+}
+
 impl OpenFile {
+    /// The file of its faulted pages, which `open` opens the first time.
+    pub(crate) fn backing(
+        &self,
+        open: impl FnOnce() -> io::Result<OwnedFd>,
+    ) -> io::Result<Arc<OwnedFd>> {
+        let mut backing = self.backing.lock();
+        if let Backing::Open(file) = &*backing {
+            return Ok(file.clone());
+        }
+        let file = Arc::new(open()?);
+        *backing = Backing::Open(file.clone());
+        Ok(file)
+    }
+
+    /// Whether it has, or had, a file of faulted pages that is not released.
+    pub(crate) fn has_backing(&self) -> bool {
+        !matches!(*self.backing.lock(), Backing::None)
+    }
+
     /// The driver's state.
     pub(crate) fn state(&self) -> &AnyFile {
         self.state.as_ref().expect("there until drop")
@@ -87,6 +140,11 @@ impl OpenFile {
     }
 
     fn forget_tokens(&self) {
+        let mut backing = self.backing.lock();
+        if let Backing::Open(_) = *backing {
+            *backing = Backing::Left;
+        }
+        drop(backing);
         for (memory, _) in self.maps.lock().iter() {
             memory.tokens().forget(self.id);
         }
@@ -95,7 +153,7 @@ impl OpenFile {
     fn is_mapped(&self) -> bool {
         let mut maps = self.maps.lock();
         maps.retain(|(memory, id)| memory.tokens().is_live(*id));
-        !maps.is_empty()
+        !maps.is_empty() || self.has_backing()
     }
 }
 
@@ -157,6 +215,7 @@ impl Opens {
             flags: open.flags,
             state: Some(state),
             maps: Mutex::default(),
+            backing: Mutex::new(Backing::None),
             trace: self.trace.clone(),
         });
         self.files.lock().insert(id, file.clone());
@@ -165,6 +224,25 @@ impl Opens {
 
     pub(crate) fn get(&self, id: u64) -> Option<Arc<OpenFile>> {
         self.files.lock().get(&id).cloned()
+    }
+
+    /// The open file, though it may be closed and only mapped.
+    pub(crate) fn find(&self, id: u64) -> Option<Arc<OpenFile>> {
+        self.get(id).or_else(|| self.closed.lock().get(&id).cloned())
+    }
+
+    /// The kernel has released the file of the faulted pages of an open file. True when
+    /// no open file of the device has one any more.
+    pub(crate) fn backing_released(&self, id: u64) -> bool {
+        let Some(file) = self.find(id) else { return true };
+        *file.backing.lock() = Backing::None;
+        let device = file.device.index;
+        drop(file);
+        self.sweep();
+        let has = |files: &HashMap<u64, Arc<OpenFile>>| {
+            files.values().any(|file| file.device.index == device && file.has_backing())
+        };
+        !has(&self.files.lock()) && !has(&self.closed.lock())
     }
 
     /// The last descriptor is gone. The driver's release follows when nothing is

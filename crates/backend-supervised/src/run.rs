@@ -4,10 +4,11 @@ use std::{
     collections::BTreeSet,
     ffi::OsString,
     os::{
-        fd::{AsFd, OwnedFd},
+        fd::{AsFd, BorrowedFd, OwnedFd},
         linux::fs::MetadataExt,
         unix::net::UnixStream,
     },
+    panic::{AssertUnwindSafe, catch_unwind},
     path::{Path, PathBuf},
     sync::{
         Arc, OnceLock,
@@ -105,7 +106,7 @@ impl Role for Supervised {
             format!("cannot create the trace {}: {error}", path.unwrap_or_default())
         })?;
         let prepared = choose(settings.mode, &nodes)?;
-        let devices = entries(nodes);
+        let devices = entries(nodes)?;
         let trapped = match &prepared {
             Some(_) => None,
             None => Some(Trapped::new(&devices)?),
@@ -116,7 +117,7 @@ impl Role for Supervised {
             devices,
             opens: Opens::new(FIRST_OPEN, trace.clone()),
             trace,
-            filled: Default::default(),
+            faulted: Default::default(),
             exchanged: Default::default(),
             reaper: Reaper::new().map_err(|error| format!("cannot use inotify: {error}"))?,
             watcher: Watcher::default(),
@@ -136,15 +137,15 @@ impl Role for Supervised {
         let Some(Prepared { program, supervisor, .. }) = prepared else {
             let filter =
                 core.trapped.as_ref().map(Trapped::filter).ok_or("prepared for nothing")?;
-            return hand_over(channel, 0, filter);
+            return hand_over(channel, 0, filter, None);
         };
         // Only the supervisor may hold the file system's descriptor: its death has to end it.
         drop(supervisor);
         program.enter().map_err(|error| format!("cannot enter a private /dev: {error}"))?;
-        let device = std::fs::metadata("/dev")
-            .map_err(|error| format!("cannot look at the private /dev: {error}"))?
-            .st_dev();
-        hand_over(channel, device, filter::namespace())
+        let (device, dev) = std::fs::File::open("/dev")
+            .and_then(|dev| Ok((dev.metadata()?.st_dev(), dev)))
+            .map_err(|error| format!("cannot look at the private /dev: {error}"))?;
+        hand_over(channel, device, filter::namespace(), Some(dev.as_fd()))
     }
 
     fn supervise(self, channel: UnixStream, tree: SupervisorSide) -> Result<(), String> {
@@ -165,11 +166,15 @@ impl Role for Supervised {
         let entered = supervisor.wait();
         let listener = handover::receive(&channel)
             .map_err(|error| format!("cannot receive the seccomp listener: {error}"))?;
-        let (Ok(_), Some((device, listener))) = (entered, listener) else {
+        let (Ok(_), Some((device, mut fds))) = (entered, listener) else {
             tree.settled();
             return Ok(());
         };
+        let (Some(dev), Some(listener)) = (fds.pop(), fds.pop()) else {
+            return Err("cannot receive the seccomp listener: no descriptor came".to_owned());
+        };
         let _ = core.mount_device.set(device);
+        let _ = core.faulted.set_directory(dev);
         let ended = serve_notifications(&core, listener);
         watch(&core);
         wait_for_program(&core, &requests, &tree);
@@ -207,18 +212,21 @@ fn choose(mode: Mode, nodes: &[Node]) -> Result<Option<Prepared>, String> {
     }
 }
 
-/// Installs the filter in this process, and gives the supervisor its end and a number.
+/// Installs the filter in this process, and gives the supervisor its end, a number and
+/// perhaps a directory.
 fn hand_over(
     channel: &UnixStream,
     number: u64,
     filter: Result<Filter, AssembleError>,
+    directory: Option<BorrowedFd<'_>>,
 ) -> Result<(), String> {
     let filter = filter.map_err(|error| error.to_string())?;
     // Root may do without, and then setuid programs work as ever.
     let listener = seccomp::install(&filter, !rustix::process::geteuid().is_root())
         .or_else(|_| seccomp::install(&filter, true))
         .map_err(|error| format!("cannot install the seccomp filter: {error}"))?;
-    handover::send(channel, number, &listener)
+    let fds: Vec<_> = [Some(listener.as_fd()), directory].into_iter().flatten().collect();
+    handover::send(channel, number, &fds)
         .map_err(|error| format!("cannot reach the supervisor: {error}"))
 }
 
@@ -230,7 +238,7 @@ fn supervise_trapped(
 ) -> Result<(), String> {
     let listener = handover::receive(channel)
         .map_err(|error| format!("cannot receive the seccomp listener: {error}"))?;
-    if let Some((_, listener)) = listener {
+    if let Some(listener) = listener.and_then(|(_, mut fds)| fds.pop()) {
         // Each open file of a device takes a descriptor here.
         let limit = rustix::process::getrlimit(Resource::Nofile);
         let _ = rustix::process::setrlimit(
@@ -256,19 +264,24 @@ fn supervise_trapped(
 
 /// The devices with their numbers: a number that the driver leaves to its home is the
 /// next free one of the majors for local use (240, Documentation/admin-guide/devices).
-fn entries(nodes: Vec<Node>) -> Vec<Arc<DeviceEntry>> {
+fn entries(nodes: Vec<Node>) -> Result<Vec<Arc<DeviceEntry>>, String> {
     const LOCAL_MAJOR: u32 = 240;
     // Where there is no such directory, no number is known to be taken.
     let taken = std::fs::read_dir("/sys/dev/char").into_iter().flatten().flatten();
     let mut taken: BTreeSet<String> =
         taken.map(|entry| entry.file_name().to_string_lossy().into_owned()).collect();
-    let metadata: Vec<_> = nodes.iter().map(|node| node.device.metadata()).collect();
+    let metadata = nodes.iter().map(|node| {
+        catch_unwind(AssertUnwindSafe(|| node.device.metadata())).map_err(|_| {
+            format!("{}: the driver {:?} panicked in metadata", node.path.display(), node.name)
+        })
+    });
+    let metadata: Vec<_> = metadata.collect::<Result<_, _>>()?;
     taken.extend(metadata.iter().filter_map(|metadata| match metadata.kind {
         Kind::Character(Number::Fixed { major, minor }) => Some(format!("{major}:{minor}")),
         _ => None,
     }));
     let mut minors = 0..;
-    nodes
+    let entries = nodes
         .into_iter()
         .zip(metadata)
         .zip(0..)
@@ -286,7 +299,8 @@ fn entries(nodes: Vec<Node>) -> Vec<Arc<DeviceEntry>> {
             let Node { path, name, device } = node;
             Arc::new(DeviceEntry { path, name, index, device, metadata, number })
         })
-        .collect()
+        .collect();
+    Ok(entries)
 }
 
 impl Core {

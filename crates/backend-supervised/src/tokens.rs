@@ -32,7 +32,8 @@ pub(crate) type Holder = (u64, bool);
 /// The tokens of one memory.
 pub(crate) struct Tokens {
     memfd: OwnedFd,
-    inode: u64,
+    /// Device and inode number.
+    identity: (u64, u64),
     next: AtomicU64,
     /// Tokens kept at hand while their open file is open, so that its next map costs
     /// no reopening.
@@ -42,18 +43,19 @@ pub(crate) struct Tokens {
 
 impl Tokens {
     pub(crate) fn new(memfd: OwnedFd) -> io::Result<Tokens> {
-        let inode = rustix::fs::fstat(&memfd)?.st_ino;
+        let stat = rustix::fs::fstat(&memfd)?;
         Ok(Tokens {
             memfd,
-            inode,
+            identity: (stat.st_dev, stat.st_ino),
             next: AtomicU64::new(0),
             cached: Mutex::default(),
             watched: Mutex::new(false),
         })
     }
 
-    pub(crate) fn inode(&self) -> u64 {
-        self.inode
+    /// Device and inode number of the memfd.
+    pub(crate) fn identity(&self) -> (u64, u64) {
+        self.identity
     }
 
     /// The token of `holder`.
