@@ -297,7 +297,9 @@ fn seek(descriptor: &Descriptor, file: &OpenFile, offset: i64, whence: i32) -> R
         libc::SEEK_END => SeekFrom::End(offset),
         _ => return Err(Errno::EINVAL),
     };
-    let at = file.device.call("llseek", |driver| driver.llseek(file.state(), to))?;
+    let at = file.device.call("llseek", |driver| {
+        file.device.at_most("llseek", driver.llseek(file.state(), to)?, i64::MAX as u64)
+    })?;
     descriptor.position.store(at, Ordering::SeqCst);
     Ok(at)
 }

@@ -1,6 +1,8 @@
 //! An author's own binary as a device server.
 
 use std::{
+    fmt::Display,
+    panic::{AssertUnwindSafe, catch_unwind},
     path::PathBuf,
     process::{self, ExitCode},
 };
@@ -39,9 +41,15 @@ impl Server {
         let path = path.into();
         let name = self.name.to_owned();
         self.paths.push(path.clone());
-        self.devices.push(Box::new(move |host| match make(host) {
-            Ok(device) => Ok(Node { path, name, device: supervised::erase(device) }),
-            Err(errno) => Err(format!("cannot make the device {}={name}: {errno}", path.display())),
+        self.devices.push(Box::new(move |host| {
+            let failed = |why: &dyn Display| {
+                format!("cannot make the device {}={name}: {why}", path.display())
+            };
+            match catch_unwind(AssertUnwindSafe(|| make(host))) {
+                Ok(Ok(device)) => Ok(Node { device: supervised::erase(device), path, name }),
+                Ok(Err(errno)) => Err(failed(&errno)),
+                Err(_) => Err(failed(&"the driver panicked")),
+            }
         }));
         self
     }
