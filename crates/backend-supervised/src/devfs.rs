@@ -9,6 +9,8 @@
 //!
 //! What does not live here: what is answered by seccomp notification (`notify`).
 
+mod callers;
+
 use std::{
     cell::RefCell,
     collections::HashMap,
@@ -18,22 +20,21 @@ use std::{
     time::{Duration, Instant},
 };
 
-use devmap_driver::{
-    Caller, Command, Errno, Ioctl, Kind, Open, OpenFlags, Platform, PollTable, Transfer, UserSlice,
-};
+use devmap_driver::{Command, Errno, Ioctl, Kind, Open, Platform, Transfer, UserSlice};
 use devmap_fuse::{
     Attr, Channel, DirBuffer, Entry, Header, Operation, Request, RequestBuffer, Statfs, open_flags,
 };
 use devmap_sys::{arch::nr, descriptor::WHICH, process};
 use parking_lot::Mutex;
 
+use self::callers::{IoctlCaller, Poller, Pollers, ReadBuffer, WriteBuffer};
 use crate::{
     Core,
     attach::{self, NotHeld},
     call::{self, Waiter},
     client,
     filter::FIRST_DESCRIPTOR,
-    host::{HostWaitQueue, Wake},
+    host::Wake,
     namespace::DevEntries,
     nodes::{Content, FIRST_OPEN, Nodes},
     opens::OpenFile,
@@ -726,143 +727,4 @@ fn move_up(mut held: attach::Held, core: &Core, tid: u32) -> io::Result<()> {
 /// Whether the soft limit of descriptors allows the range.
 fn has_room(tid: u32) -> bool {
     client::descriptor_limit(tid).is_some_and(|limit| limit > u64::from(FIRST_DESCRIPTOR))
-}
-
-/// The caller of a read: its buffer is the answer under construction.
-struct ReadBuffer {
-    bytes: RefCell<Vec<u8>>,
-    flags: OpenFlags,
-}
-
-impl Caller for ReadBuffer {
-    /// A read's buffer is written only.
-    fn copy_from(&self, _address: u64, _into: &mut [u8]) -> Result<(), Errno> {
-        Err(Errno::EFAULT)
-    }
-
-    fn copy_to(&self, address: u64, from: &[u8]) -> Result<(), Errno> {
-        let start = usize::try_from(address).map_err(|_| Errno::EFAULT)?;
-        let end = start.checked_add(from.len()).ok_or(Errno::EFAULT)?;
-        let mut bytes = self.bytes.borrow_mut();
-        bytes.get_mut(start..end).ok_or(Errno::EFAULT)?.copy_from_slice(from);
-        Ok(())
-    }
-
-    fn flags(&self) -> OpenFlags {
-        self.flags
-    }
-}
-
-/// The caller of a write: its buffer came with the request.
-struct WriteBuffer<'a> {
-    bytes: &'a [u8],
-    flags: OpenFlags,
-}
-
-impl Caller for WriteBuffer<'_> {
-    fn copy_from(&self, address: u64, into: &mut [u8]) -> Result<(), Errno> {
-        let start = usize::try_from(address).map_err(|_| Errno::EFAULT)?;
-        let end = start.checked_add(into.len()).ok_or(Errno::EFAULT)?;
-        into.copy_from_slice(self.bytes.get(start..end).ok_or(Errno::EFAULT)?);
-        Ok(())
-    }
-
-    /// A write's buffer is read only.
-    fn copy_to(&self, _address: u64, _from: &[u8]) -> Result<(), Errno> {
-        Err(Errno::EFAULT)
-    }
-
-    fn flags(&self) -> OpenFlags {
-        self.flags
-    }
-}
-
-/// The caller of an ioctl that came by FUSE.
-struct IoctlCaller<'a> {
-    tid: u32,
-    opened: OpenFlags,
-    argument: u64,
-    /// What stood at the argument, if the command's direction says that it goes in.
-    in_data: &'a [u8],
-    /// How much the answer may hold, if the direction says that it comes out.
-    out_size: usize,
-    /// The answer: what was written at the argument, from its first byte on.
-    out: RefCell<Vec<u8>>,
-}
-
-impl IoctlCaller<'_> {
-    /// The place of `len` bytes at `address` within the argument's first `limit` bytes.
-    fn place(&self, address: u64, len: usize, limit: usize) -> Option<std::ops::Range<usize>> {
-        let start = usize::try_from(address.checked_sub(self.argument)?).ok()?;
-        let end = start.checked_add(len)?;
-        (end <= limit).then_some(start..end)
-    }
-}
-
-impl Caller for IoctlCaller<'_> {
-    fn copy_from(&self, address: u64, into: &mut [u8]) -> Result<(), Errno> {
-        let out = self.out.borrow();
-        if let Some(place) = self.place(address, into.len(), out.len()) {
-            into.copy_from_slice(&out[place]);
-        } else if let Some(place) = self.place(address, into.len(), self.in_data.len()) {
-            into.copy_from_slice(&self.in_data[place]);
-        } else {
-            process::read_memory(self.tid, address, into).map_err(|_| Errno::EFAULT)?;
-        }
-        Ok(())
-    }
-
-    fn copy_to(&self, address: u64, from: &[u8]) -> Result<(), Errno> {
-        let mut out = self.out.borrow_mut();
-        match self.place(address, from.len(), self.out_size) {
-            // The answer has no holes: it ends where nothing was written yet.
-            Some(place) if place.start <= out.len() => {
-                if out.len() < place.end {
-                    out.resize(place.end, 0);
-                }
-                out[place].copy_from_slice(from);
-                Ok(())
-            }
-            _ => process::write_memory(self.tid, address, from).map_err(|_| Errno::EFAULT),
-        }
-    }
-
-    fn flags(&self) -> OpenFlags {
-        let fd = client::blocked_in(self.tid)
-            .and_then(|(call, args)| (call == nr::IOCTL).then_some(args[0] as u32));
-        fd.and_then(|fd| client::status_flags(self.tid, fd)).map_or(self.opened, client::open_flags)
-    }
-}
-
-/// A poller in the kernel, which a wake tells to ask again.
-struct Poller {
-    channel: Arc<Channel>,
-    kh: u64,
-    file: std::sync::Weak<OpenFile>,
-}
-
-impl Wake for Poller {
-    fn wake(&self) {
-        // A handle that is closed meanwhile is not an error to anybody.
-        let _ = self.channel.notify_poll(self.kh);
-    }
-
-    fn is_alive(&self) -> bool {
-        self.file.strong_count() > 0
-    }
-
-    fn key(&self) -> u64 {
-        self.kh
-    }
-}
-
-/// Registers one poller with the queues that a driver names.
-struct Pollers(Option<Arc<dyn Wake>>);
-
-impl PollTable<HostWaitQueue> for Pollers {
-    fn register(&mut self, queue: &HostWaitQueue) {
-        if let Some(poller) = &self.0 {
-            queue.register(poller.clone());
-        }
-    }
 }

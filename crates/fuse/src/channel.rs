@@ -163,11 +163,22 @@ impl Channel {
         }
     }
 
-    /// One message: header and parts, in one `writev`, as the kernel wants it.
+    /// One message: header and parts, in one write, as the kernel wants it. The kernel pins
+    /// each part by itself, so short ones are put together first.
     fn send(&self, unique: u64, error: i32, parts: &[&[u8]]) -> io::Result<()> {
         let len = size_of::<abi::OutHeader>() + parts.iter().map(|part| part.len()).sum::<usize>();
         let len = u32::try_from(len).map_err(|_| io::Error::from(Errno::INVAL))?;
         let header = abi::OutHeader { len, error, unique };
+        let mut short = [0; 512];
+        if let Some(message) = short.get_mut(..len as usize) {
+            let mut at = 0;
+            for part in std::iter::once(&header.as_bytes()).chain(parts) {
+                message[at..at + part.len()].copy_from_slice(part);
+                at += part.len();
+            }
+            rustix::io::retry_on_intr(|| rustix::io::write(&self.fd, message))?;
+            return Ok(());
+        }
         let mut slices = [IoSlice::new(&[]); 3];
         slices[0] = IoSlice::new(header.as_bytes());
         for (slice, part) in slices[1..].iter_mut().zip(parts) {

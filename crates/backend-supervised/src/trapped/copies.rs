@@ -61,7 +61,7 @@ fn stand_in(trapped: &Trapped, call: &Call<'_>, descriptor: &Arc<Descriptor>) {
     });
 }
 
-/// Has the caller make the copy itself, from `lowest` on.
+/// Copies a descriptor to the first free number from `lowest` on.
 fn duplicate(
     trapped: &Trapped,
     call: &Call<'_>,
@@ -69,13 +69,32 @@ fn duplicate(
     command: i32,
     lowest: u64,
 ) {
+    let tid = call.notification.tid;
+    let old = call.notification.args[0];
+    let Ok(lowest) = u32::try_from(lowest) else {
+        return call.answer(Reply::Error(libc::EINVAL));
+    };
     // A number that is free here must not be taken by an open in between.
     let _placing = trapped.placing.lock();
+    let reply = match client::take_descriptor(tid, old as u32) {
+        Ok(copy) => super::free_number(tid, lowest).and_then(|number| {
+            let close_on_exec = command == libc::F_DUPFD_CLOEXEC;
+            call.replace_descriptor(&copy, number, close_on_exec).ok()?;
+            Some(i64::from(number))
+        }),
+        // Containers refuse that.
+        Err(_) => return duplicate_there(call, descriptor, command, lowest),
+    };
+    call.answer(reply.map_or(Reply::Error(libc::EMFILE), Reply::Value));
+}
+
+/// The same, made by the caller itself.
+fn duplicate_there(call: &Call<'_>, descriptor: &Descriptor, command: i32, lowest: u32) {
     let old = call.notification.args[0];
     let held = attach::hold(call.notification.tid, || call.send(Reply::Error(Errno::EMFILE.raw())));
     match held {
         Ok(mut held) => {
-            let args = [old, command as u64, lowest, 0, filter::OWN, 0];
+            let args = [old, command as u64, lowest.into(), 0, filter::OWN, 0];
             let made = held.inject(nr::FCNTL, args);
             // EINVAL: the limit of descriptors is no more than `lowest`.
             let emfile = -i64::from(Errno::EMFILE.raw());
