@@ -180,7 +180,17 @@ impl Tools {
         }
         fs::create_dir_all(cache)?;
         let package = format!("linux-image-{release}");
-        check(Command::new("apt-get").args(["download", "-q", &package]).current_dir(cache))?;
+        let download =
+            || check(Command::new("apt-get").args(["download", "-q", &package]).current_dir(cache));
+        if download().is_err() {
+            // The lists are old, or there are none.
+            check(&mut command("apt-get", &["update", "-q"]))?;
+            download().map_err(|error| {
+                format!(
+                    "{error}; are these the newest headers? apt-get install linux-headers-amd64"
+                )
+            })?;
+        }
         let archive = fs::read_dir(cache)?
             .filter_map(|entry| Some(entry.ok()?.path()))
             .find(|path| path.to_string_lossy().contains(&format!("{package}_")))
