@@ -248,11 +248,15 @@ impl Opens {
     /// The last descriptor is gone. The driver's release follows when nothing is
     /// mapped through the file any more.
     pub(crate) fn close(&self, id: u64) {
+        // Found in one of the two at any moment: the end of its faulted pages' file may
+        // be told before this is over.
+        let mut closed = self.closed.lock();
         let Some(file) = self.files.lock().remove(&id) else { return };
+        closed.insert(id, file.clone());
+        drop(closed);
         file.forget_tokens();
-        if file.is_mapped() {
-            self.closed.lock().insert(id, file);
-        }
+        drop(file);
+        self.sweep();
     }
 
     /// A map through `file` has been made: had the file been closed meanwhile, its
