@@ -2,6 +2,7 @@
 
 use devmap_backend_supervised::{self as supervised, AnyDevice, Host};
 use devmap_devices::{demo, events, hello, mem, pattern, zero};
+use devmap_devices_host::camera;
 use devmap_driver::{Errno, OptionError, OptionSpec};
 
 /// Options as text, in the order given.
@@ -41,7 +42,7 @@ impl Builtin {
     }
 }
 
-/// The entry of a module of `devmap-devices`, all of which look alike: NAME, ABOUT,
+/// The entry of a module of a device, all of which look alike: NAME, ABOUT,
 /// OPTIONS, `Options` with `set`, and a device made from a platform and the options.
 macro_rules! builtin {
     ($module:ident, $device:ident) => {
@@ -59,13 +60,14 @@ macro_rules! builtin {
 }
 
 /// All of them, in the order in which to show them.
-static BUILTINS: [Builtin; 6] = [
+static BUILTINS: [Builtin; 7] = [
     builtin!(demo, Demo),
     builtin!(mem, Mem),
     builtin!(zero, Zero),
     builtin!(hello, Hello),
     builtin!(events, Events),
     builtin!(pattern, Pattern),
+    builtin!(camera, Camera),
 ];
 
 /// The built-in devices.

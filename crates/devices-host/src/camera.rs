@@ -1,0 +1,388 @@
+//! The device `camera`: a [`Capture`] on one of the built-in sources, by options.
+
+use std::{
+    path::{Path, PathBuf},
+    sync::atomic::{AtomicU32, Ordering},
+    time::Duration,
+};
+
+use devmap_driver::{
+    Device, Errno, Ioctl, Metadata, NewArea, Open, OptionError, OptionSpec, Plan, Platform,
+    PollEvents, PollTable, Transfer,
+};
+
+use crate::{
+    capture::{Capture, Description, File},
+    controls,
+    format::{Offer, PixelFormat, Size},
+    source::{Painted, Pattern, Patterns, Pictures, Raw, Source},
+    stream::Pace,
+    trouble::Trouble,
+};
+
+/// What `--device PATH=NAME` calls it.
+pub const NAME: &str = "camera";
+/// One line of help.
+pub const ABOUT: &str =
+    "a V4L2 camera that shows test patterns, pictures or another program's frames";
+
+const fn option(
+    name: &'static str,
+    value: &'static str,
+    default: &'static str,
+    help: &'static str,
+) -> OptionSpec {
+    OptionSpec { name, value, default, help }
+}
+
+/// What it takes.
+pub const OPTIONS: &[OptionSpec] = &[
+    option("size", "WxH", "640x480", "size of the pictures, 160x120 to 1920x1080, both even"),
+    option("fps", "N", "30", "frames a second, 1 to 60"),
+    option("format", "FORMAT", "yuyv", "first format: yuyv, nv12, rgb24, grey or mjpeg"),
+    option("pattern", "PATTERN", "bars", "bars, gradient, noise, solid or box"),
+    option("color", "RRGGBB", "808080", "the colour of pattern=solid, in hexadecimal"),
+    option("text", "WHEN", "auto", "frame number and clock burnt in: on, off, auto (with bars)"),
+    option("picture", "PATH", "", "show this picture, or those of a directory in turn"),
+    option("source", "PATH", "", "raw frames of this format and size, from a pipe or a file"),
+    option("pace", "PACE", "timer", "client: a frame as soon as a buffer is queued; or timer"),
+    option("minor", "N", "auto", "the minor number; auto: 0 for the first camera, and so on"),
+    option("unplug", "N", "never", "after N frames the camera is gone: ENODEV"),
+    option("stall", "N", "never", "after N frames no frame comes any more"),
+    option("corrupt", "N", "never", "each Nth frame is garbled and flagged"),
+    option("eio", "N", "never", "the Nth ioctl answers EIO"),
+    option("late", "MS", "0", "frames come up to so many milliseconds late"),
+    option("seed", "N", "0", "what noise, lateness and garbling are drawn from"),
+];
+
+/// Frame sizes that a camera has, besides the one it is given.
+const SIZES: [Size; 6] = [
+    Size::new(160, 120),
+    Size::new(320, 240),
+    Size::new(640, 480),
+    Size::new(800, 600),
+    Size::new(1280, 720),
+    Size::new(1920, 1080),
+];
+
+/// Frame rates that a camera has, besides the one it is given.
+const RATES: [u32; 9] = [60, 50, 30, 25, 20, 15, 10, 5, 1];
+
+/// The options of [`Camera`].
+#[derive(Clone, Debug)]
+pub struct Options {
+    size: Size,
+    rate: u32,
+    pixels: PixelFormat,
+    pattern: Pattern,
+    colour: [u8; 3],
+    /// `None`: as the pattern has it.
+    has_clock: Option<bool>,
+    picture: Option<PathBuf>,
+    source: Option<PathBuf>,
+    pace: Pace,
+    minor: Option<u32>,
+    trouble: Trouble,
+}
+
+impl Default for Options {
+    fn default() -> Options {
+        Options {
+            size: Size::new(640, 480),
+            rate: 30,
+            pixels: PixelFormat::Yuyv,
+            pattern: Pattern::Bars,
+            colour: [0x80; 3],
+            has_clock: None,
+            picture: None,
+            source: None,
+            pace: Pace::Timer,
+            minor: None,
+            trouble: Trouble::default(),
+        }
+    }
+}
+
+/// One of the words, or what it should have been.
+fn choose<T: Copy>(
+    value: &str,
+    words: &[(&str, T)],
+    expected: &'static str,
+) -> Result<T, OptionError> {
+    let found = words.iter().find(|(word, _)| *word == value);
+    found.map(|(_, meaning)| *meaning).ok_or(OptionError::BadValue(expected))
+}
+
+fn parse_frame_size(value: &str) -> Option<Size> {
+    let (width, height) = value.split_once('x')?;
+    let size = Size::new(width.parse().ok()?, height.parse().ok()?);
+    let is_even = size.width.is_multiple_of(2) && size.height.is_multiple_of(2);
+    let is_within = (160..=1920).contains(&size.width) && (120..=1080).contains(&size.height);
+    (is_even && is_within).then_some(size)
+}
+
+fn parse_colour(value: &str) -> Option<[u8; 3]> {
+    let is_hexadecimal = value.len() == 6 && value.bytes().all(|byte| byte.is_ascii_hexdigit());
+    let number = is_hexadecimal.then(|| u32::from_str_radix(value, 16).ok()).flatten()?;
+    let [_, red, green, blue] = number.to_be_bytes();
+    Some([red, green, blue])
+}
+
+/// A count of at least 1, or `never`.
+fn parse_count(value: &str) -> Result<Option<u64>, OptionError> {
+    match value {
+        "never" => Ok(None),
+        _ => match value.parse() {
+            Ok(0) | Err(_) => Err(OptionError::BadValue("a number of at least 1, or never")),
+            Ok(count) => Ok(Some(count)),
+        },
+    }
+}
+
+fn parse_number<T: std::str::FromStr>(
+    value: &str,
+    expected: &'static str,
+) -> Result<T, OptionError> {
+    value.parse().map_err(|_| OptionError::BadValue(expected))
+}
+
+impl Options {
+    /// Sets one option from text.
+    ///
+    /// # Errors
+    /// [`OptionError`]: no such key, or not such a value; for a path, also what is
+    /// there now.
+    pub fn set(&mut self, key: &str, value: &str) -> Result<(), OptionError> {
+        let path = || (!value.is_empty()).then(|| PathBuf::from(value));
+        match key {
+            "size" => {
+                self.size = parse_frame_size(value).ok_or(OptionError::BadValue(
+                    "WIDTHxHEIGHT, from 160x120 to 1920x1080, both even, such as 640x480",
+                ))?;
+            }
+            "fps" => {
+                const EXPECTED: &str = "a number from 1 to 60";
+                let rate = parse_number(value, EXPECTED)?;
+                if !(1..=60).contains(&rate) {
+                    return Err(OptionError::BadValue(EXPECTED));
+                }
+                self.rate = rate;
+            }
+            "format" => {
+                let words = PixelFormat::ALL.map(|pixels| (pixels.name(), pixels));
+                self.pixels = choose(value, &words, "yuyv, nv12, rgb24, grey or mjpeg")?;
+            }
+            "pattern" => {
+                let words = [
+                    ("bars", Pattern::Bars),
+                    ("gradient", Pattern::Gradient),
+                    ("noise", Pattern::Noise),
+                    ("solid", Pattern::Solid),
+                    ("box", Pattern::Box),
+                ];
+                self.pattern = choose(value, &words, "bars, gradient, noise, solid or box")?;
+            }
+            "color" => {
+                self.colour = parse_colour(value).ok_or(OptionError::BadValue(
+                    "six hexadecimal digits: red, green and blue, such as ff8000",
+                ))?;
+            }
+            "text" => {
+                let words = [("on", Some(true)), ("off", Some(false)), ("auto", None)];
+                self.has_clock = choose(value, &words, "on, off or auto")?;
+            }
+            "picture" => {
+                self.picture = path();
+                if self.picture.as_deref().is_some_and(|path| Pictures::new(path, false).is_err()) {
+                    return Err(OptionError::BadValue(
+                        "a picture that can be read (PNG, JPEG, GIF, BMP, PNM or WebP), or a \
+                         directory of such pictures",
+                    ));
+                }
+            }
+            "source" => {
+                self.source = path();
+                if self.source.as_deref().is_some_and(|path| !is_source(path)) {
+                    return Err(OptionError::BadValue(
+                        "a named pipe (make it with mkfifo) or a file that can be read",
+                    ));
+                }
+            }
+            "pace" => {
+                let words = [("timer", Pace::Timer), ("client", Pace::Client)];
+                self.pace = choose(value, &words, "timer or client")?;
+            }
+            "minor" => {
+                const EXPECTED: &str = "a number from 0 to 255, or auto";
+                self.minor = match value {
+                    "auto" => None,
+                    _ => Some(parse_number::<u8>(value, EXPECTED)?.into()),
+                };
+            }
+            "unplug" => self.trouble.unplug = parse_count(value)?,
+            "stall" => self.trouble.stall = parse_count(value)?,
+            "corrupt" => self.trouble.corrupt = parse_count(value)?,
+            "eio" => self.trouble.eio = parse_count(value)?,
+            "late" => {
+                const EXPECTED: &str = "a number of milliseconds, at most 60000";
+                let late = parse_number(value, EXPECTED)?;
+                if late > 60000 {
+                    return Err(OptionError::BadValue(EXPECTED));
+                }
+                self.trouble.late = Duration::from_millis(late);
+            }
+            "seed" => self.trouble.seed = parse_number(value, "a number of at most 64 bits")?,
+            _ => return Err(OptionError::Unknown),
+        }
+        Ok(())
+    }
+
+    fn offer(&self) -> Offer {
+        // Another program's frames are what they are.
+        if self.source.is_some() {
+            return Offer {
+                pixels: vec![self.pixels],
+                sizes: vec![self.size],
+                rates: vec![self.rate],
+                size: self.size,
+                rate: self.rate,
+            };
+        }
+        let mut pixels = PixelFormat::ALL.to_vec();
+        pixels.sort_by_key(|pixels| *pixels != self.pixels);
+        let mut sizes = SIZES.to_vec();
+        if !sizes.contains(&self.size) {
+            sizes.push(self.size);
+            sizes.sort_by_key(|size| size.width * size.height);
+        }
+        let mut rates = RATES.to_vec();
+        if !rates.contains(&self.rate) {
+            rates.push(self.rate);
+            rates.sort_by_key(|rate| std::cmp::Reverse(*rate));
+        }
+        Offer { pixels, sizes, rates, size: self.size, rate: self.rate }
+    }
+
+    fn source(&self) -> Result<Box<dyn Source>, Errno> {
+        if let Some(path) = &self.source {
+            // Frames of JPEG have no fixed length to cut a stream of bytes by.
+            if self.pixels.is_compressed() {
+                eprintln!("devmap: camera: source= takes frames of a fixed length, not mjpeg");
+                return Err(Errno::EINVAL);
+            }
+            return Ok(Box::new(Raw::new(path.clone())));
+        }
+        if let Some(path) = &self.picture {
+            let pictures = Pictures::new(path, self.has_clock == Some(true));
+            return Ok(Box::new(Painted::new(pictures.map_err(|error| {
+                eprintln!("devmap: camera: {error}");
+                Errno::EIO
+            })?)));
+        }
+        let has_clock = self.has_clock.unwrap_or(self.pattern == Pattern::Bars);
+        let patterns = Patterns::new(self.pattern, self.colour, has_clock, self.trouble.seed);
+        Ok(Box::new(Painted::new(patterns)))
+    }
+}
+
+/// Whether frames can be read from there. A pipe is not opened: that waits for a writer.
+fn is_source(path: &Path) -> bool {
+    use std::os::unix::fs::FileTypeExt;
+    path.metadata().is_ok_and(|metadata| {
+        metadata.file_type().is_fifo() || (metadata.is_file() && std::fs::File::open(path).is_ok())
+    })
+}
+
+/// The device: a capture device on a built-in source.
+pub struct Camera<P: Platform>(Capture<P>);
+
+impl<P: Platform> Camera<P> {
+    /// Makes a camera.
+    ///
+    /// # Errors
+    /// `ENOMEM`; `EIO` for a picture that has gone since the options were read;
+    /// `EINVAL` for options that exclude each other.
+    pub fn new(platform: &P, options: &Options) -> Result<Camera<P>, Errno> {
+        static NEXT_MINOR: AtomicU32 = AtomicU32::new(0);
+        let minor = options.minor.unwrap_or_else(|| NEXT_MINOR.fetch_add(1, Ordering::Relaxed));
+        let about = Description {
+            card: format!("devmap camera {minor}"),
+            bus_info: format!("platform:devmap-{minor:03}"),
+            minor,
+            offer: options.offer(),
+            controls: controls::WEBCAM,
+            pace: options.pace,
+            trouble: options.trouble,
+        };
+        Ok(Camera(Capture::new(platform, about, options.source()?)?))
+    }
+}
+
+impl<P: Platform> Device<P> for Camera<P> {
+    type File = File<P>;
+
+    fn open(&self, open: &Open) -> Result<File<P>, Errno> {
+        self.0.open(open)
+    }
+
+    fn metadata(&self) -> Metadata {
+        self.0.metadata()
+    }
+
+    fn mmap(&self, file: &File<P>, area: &NewArea) -> Result<Plan<P::Memory>, Errno> {
+        self.0.mmap(file, area)
+    }
+
+    fn read(&self, file: &File<P>, transfer: &Transfer<'_>) -> Result<usize, Errno> {
+        self.0.read(file, transfer)
+    }
+
+    fn ioctl(&self, file: &File<P>, call: &Ioctl<'_>) -> Result<u32, Errno> {
+        self.0.ioctl(file, call)
+    }
+
+    fn poll(&self, file: &File<P>, table: &mut dyn PollTable<P::WaitQueue>) -> PollEvents {
+        self.0.poll(file, table)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn values_that_are_wrong_are_told_what_would_be_right() {
+        let mut options = Options::default();
+        for (key, value) in [
+            ("size", "640"),
+            ("size", "641x480"),
+            ("size", "159x120"),
+            ("size", "4000x3000"),
+            ("fps", "0"),
+            ("fps", "61"),
+            ("color", "red"),
+            ("color", "+12345"),
+            ("picture", "/no/such/picture.png"),
+            ("source", "/no/such/pipe"),
+            ("unplug", "0"),
+            ("late", "-1"),
+        ] {
+            let refused = options.set(key, value);
+            assert!(matches!(refused, Err(OptionError::BadValue(_))), "{key}={value}");
+        }
+        assert_eq!(options.set("colour", "ffffff"), Err(OptionError::Unknown));
+    }
+
+    #[test]
+    fn what_is_given_is_among_what_is_offered() {
+        let mut options = Options::default();
+        options.set("size", "1024x768").unwrap();
+        options.set("fps", "24").unwrap();
+        options.set("format", "grey").unwrap();
+        let offer = options.offer();
+        assert!(offer.sizes.contains(&Size::new(1024, 768)));
+        assert!(offer.rates.contains(&24));
+        assert_eq!(offer.first().pixels, PixelFormat::Grey);
+        assert_eq!(offer.pixels.len(), 5);
+    }
+}

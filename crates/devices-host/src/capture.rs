@@ -1,0 +1,377 @@
+//! The V4L2 capture driver: a device that programs find to be a camera, on a source
+//! of frames that an author supplies.
+//!
+//! What does not live here: the ioctls one by one (`ioctl`), the states of buffers
+//! (`queue`), the thread that fills them (`stream`).
+
+use std::sync::{Arc, Mutex};
+
+use devmap_driver::{
+    AreaFlags, Device, Errno, Ioctl, Kind, Lock, Metadata, NewArea, Number, Open, Plan, Platform,
+    PollEvents, PollTable, Sharing, Transfer, WaitQueue,
+};
+
+use crate::{
+    controls::{ControlSpec, Controls},
+    events::Events,
+    format::{Format, Offer},
+    ioctl,
+    queue::{Buffers, Reading},
+    source::Source,
+    stream::{self, Pace, Stream},
+    trouble::Trouble,
+    uapi::memory,
+};
+
+/// `V4L2_PRIORITY_DEFAULT`, which is `V4L2_PRIORITY_INTERACTIVE`.
+const DEFAULT_PRIORITY: u32 = 2;
+/// The major number of video devices.
+const MAJOR: u32 = 81;
+/// How many buffers `read(2)` makes.
+const READ_BUFFERS: u32 = 4;
+
+/// What a camera is.
+#[derive(Clone, Debug)]
+pub struct Description {
+    /// Its name, at most 31 bytes (`card`).
+    pub card: String,
+    /// Where it is plugged in, such as `platform:devmap-0` (`bus_info`).
+    pub bus_info: String,
+    /// Its minor number: the N of `/dev/videoN`.
+    pub minor: u32,
+    /// Formats, sizes and rates.
+    pub offer: Offer,
+    /// Its controls, in the order of their numbers.
+    pub controls: &'static [ControlSpec],
+    /// When frames come.
+    pub pace: Pace,
+    /// What goes wrong.
+    pub trouble: Trouble,
+}
+
+/// A camera.
+pub struct Capture<P: Platform> {
+    shared: Arc<Shared<P>>,
+}
+
+/// What calls and the thread of a stream share.
+pub(crate) struct Shared<P: Platform> {
+    pub(crate) platform: P,
+    pub(crate) about: Description,
+    pub(crate) state: P::Lock<State<P>>,
+    /// A frame, an event, or the end of something.
+    pub(crate) changed: P::WaitQueue,
+    /// Held by the thread of a stream, as long as it runs.
+    pub(crate) source: Mutex<Box<dyn Source>>,
+}
+
+/// One open file's own.
+pub(crate) struct FileState {
+    pub(crate) id: u64,
+    pub(crate) priority: u32,
+    pub(crate) events: Events,
+}
+
+pub(crate) struct State<P: Platform> {
+    pub(crate) format: Format,
+    /// Frames a second.
+    pub(crate) rate: u32,
+    pub(crate) controls: Controls,
+    pub(crate) buffers: Option<Buffers<P::Memory>>,
+    /// Present while streaming.
+    pub(crate) stream: Option<Arc<Stream>>,
+    /// The stream failed (`q->error`).
+    pub(crate) is_broken: bool,
+    /// The camera was unplugged.
+    pub(crate) is_gone: bool,
+    /// Frames that went into a buffer, ever.
+    pub(crate) frames: u64,
+    /// Frames that found no buffer, ever.
+    pub(crate) dropped: u64,
+    /// Ioctls, ever.
+    pub(crate) calls: u64,
+    pub(crate) files: Vec<FileState>,
+    next_file: u64,
+}
+
+impl<P: Platform> State<P> {
+    /// Whether this stream is the one that runs.
+    pub(crate) fn is_current(&self, stream: &Arc<Stream>) -> bool {
+        self.stream.as_ref().is_some_and(|current| Arc::ptr_eq(current, stream))
+    }
+
+    /// Whether this stream has a buffer to fill; true also when it is over.
+    pub(crate) fn wants_frame(&self, stream: &Arc<Stream>) -> bool {
+        !self.is_current(stream) || self.buffers.as_ref().is_some_and(Buffers::has_queued)
+    }
+
+    pub(crate) fn file(&mut self, id: u64) -> Option<&mut FileState> {
+        self.files.iter_mut().find(|file| file.id == id)
+    }
+
+    /// Ends the stream, if there is one; its buffers are the program's again.
+    pub(crate) fn stop(&mut self) {
+        if let Some(stream) = self.stream.take() {
+            stream.stop();
+        }
+        self.is_broken = false;
+        if let Some(buffers) = &mut self.buffers {
+            buffers.cancel();
+        }
+    }
+
+    /// Refuses a file that is not the owner of the buffers, if there are any
+    /// (`vb2_queue_is_busy`), and every file while `read(2)` uses them.
+    pub(crate) fn check_owner(&self, id: u64) -> Result<(), Errno> {
+        match &self.buffers {
+            Some(buffers) if buffers.owner != id || buffers.reading.is_some() => Err(Errno::EBUSY),
+            _ => Ok(()),
+        }
+    }
+
+    /// The frame that comes next, for whoever waits; `None`: not yet.
+    pub(crate) fn take_frame(&mut self) -> Option<Result<u32, Errno>> {
+        if self.is_gone {
+            return Some(Err(Errno::ENODEV));
+        }
+        if self.stream.is_none() {
+            return Some(Err(Errno::EINVAL));
+        }
+        if self.is_broken {
+            return Some(Err(Errno::EIO));
+        }
+        self.buffers.as_mut().and_then(Buffers::take).map(Ok)
+    }
+
+    /// Reads on in the frame being read, or in the next; `None`: there is none yet.
+    fn read_frame(&mut self, into: &mut [u8]) -> Option<Result<usize, Errno>> {
+        let reading = self.buffers.as_ref().and_then(|buffers| buffers.reading);
+        let (index, from) = match reading.and_then(|reading| reading.current) {
+            Some(current) => current,
+            None => match self.take_frame()? {
+                Ok(index) => (index, 0),
+                Err(errno) => return Some(Err(errno)),
+            },
+        };
+        let buffers = self.buffers.as_mut()?;
+        let count = match buffers.read(index, from, into) {
+            Ok(count) => count,
+            Err(errno) => return Some(Err(errno)),
+        };
+        let at = from + count as u32;
+        let is_over = at >= buffers.bytes_used(index);
+        if is_over {
+            buffers.enqueue(index);
+        }
+        buffers.reading = Some(Reading { current: (!is_over).then_some((index, at)) });
+        Some(Ok(count))
+    }
+}
+
+impl<P: Platform> Shared<P> {
+    /// Makes buffers for frames of the format now.
+    ///
+    /// # Errors
+    /// `ENOMEM`.
+    pub(crate) fn buffers(
+        &self,
+        format: Format,
+        (owner, kind): (u64, u32),
+        count: u32,
+    ) -> Result<Buffers<P::Memory>, Errno> {
+        let length = format.size_image();
+        let stride = Buffers::<P::Memory>::stride(self.platform.page_size(), length);
+        let memory = self.platform.scattered(stride * u64::from(count))?;
+        Ok(Buffers::new(owner, kind, memory, (stride, length), count))
+    }
+}
+
+impl<P: Platform> Capture<P> {
+    /// Makes a camera.
+    ///
+    /// # Errors
+    /// `ENOMEM`; `EINVAL` for an offer without formats, sizes or rates.
+    pub fn new(
+        platform: &P,
+        about: Description,
+        source: Box<dyn Source>,
+    ) -> Result<Capture<P>, Errno> {
+        let offer = &about.offer;
+        if offer.pixels.is_empty() || offer.sizes.is_empty() || offer.rates.is_empty() {
+            return Err(Errno::EINVAL);
+        }
+        let state = State {
+            format: offer.first(),
+            rate: offer.rate,
+            controls: Controls::new(about.controls),
+            buffers: None,
+            stream: None,
+            is_broken: false,
+            is_gone: false,
+            frames: 0,
+            dropped: 0,
+            calls: 0,
+            files: Vec::new(),
+            next_file: 1,
+        };
+        Ok(Capture {
+            shared: Arc::new(Shared {
+                platform: platform.clone(),
+                about,
+                state: platform.lock(state)?,
+                changed: platform.wait_queue()?,
+                source: Mutex::new(source),
+            }),
+        })
+    }
+
+    /// Starts `read(2)`: buffers of the driver's own, and a stream (`__vb2_init_fileio`).
+    fn start_reading(&self, id: u64) -> Result<(), Errno> {
+        let shared = &self.shared;
+        let stream = shared.state.with(|state| {
+            if state.is_gone {
+                return Err(Errno::ENODEV);
+            }
+            if let Some(buffers) = &state.buffers {
+                let is_reader = buffers.reading.is_some() && buffers.owner == id;
+                return if is_reader { Ok(None) } else { Err(Errno::EBUSY) };
+            }
+            let mut buffers = shared.buffers(state.format, (id, memory::MMAP), READ_BUFFERS)?;
+            buffers.reading = Some(Reading::default());
+            buffers.enqueue_all();
+            state.buffers = Some(buffers);
+            let stream = Arc::<Stream>::default();
+            state.stream = Some(stream.clone());
+            Ok(Some(stream))
+        })?;
+        if let Some(stream) = stream {
+            stream::spawn(shared.clone(), stream);
+        }
+        Ok(())
+    }
+}
+
+impl<P: Platform> Drop for Capture<P> {
+    fn drop(&mut self) {
+        self.shared.state.with(State::stop);
+    }
+}
+
+/// An open file of a camera. Dropped: its buffers and events go.
+pub struct File<P: Platform> {
+    id: u64,
+    shared: Arc<Shared<P>>,
+}
+
+impl<P: Platform> Drop for File<P> {
+    fn drop(&mut self) {
+        self.shared.state.with(|state| {
+            if state.buffers.as_ref().is_some_and(|buffers| buffers.owner == self.id) {
+                state.stop();
+                state.buffers = None;
+            }
+            state.files.retain(|file| file.id != self.id);
+        });
+        self.shared.changed.wake_all();
+    }
+}
+
+impl<P: Platform> Device<P> for Capture<P> {
+    type File = File<P>;
+
+    fn open(&self, _open: &Open) -> Result<File<P>, Errno> {
+        let id = self.shared.state.with(|state| {
+            if state.is_gone {
+                return Err(Errno::ENODEV);
+            }
+            let id = state.next_file;
+            state.next_file += 1;
+            let events = Events::default();
+            state.files.push(FileState { id, priority: DEFAULT_PRIORITY, events });
+            Ok(id)
+        })?;
+        Ok(File { id, shared: self.shared.clone() })
+    }
+
+    fn metadata(&self) -> Metadata {
+        let number = Number::Fixed { major: MAJOR, minor: self.shared.about.minor };
+        Metadata { kind: Kind::Character(number), mode: 0o666, stream: true }
+    }
+
+    /// One buffer, from its start (`vb2_mmap`).
+    fn mmap(&self, _file: &File<P>, area: &NewArea) -> Result<Plan<P::Memory>, Errno> {
+        self.shared.state.with(|state| {
+            if state.is_gone {
+                return Err(Errno::ENODEV);
+            }
+            if area.sharing() != Sharing::Shared || !area.protection().read {
+                return Err(Errno::EINVAL);
+            }
+            let buffers = state.buffers.as_ref().ok_or(Errno::EINVAL)?;
+            if !buffers.is_mapped_kind() {
+                return Err(Errno::EINVAL);
+            }
+            if buffers.reading.is_some() {
+                return Err(Errno::EBUSY);
+            }
+            let length = buffers.at_offset(area.offset()).ok_or(Errno::EINVAL)?;
+            if area.len() > length {
+                return Err(Errno::EINVAL);
+            }
+            let flags = AreaFlags::DONTEXPAND.union(AreaFlags::DONTDUMP);
+            Ok(Plan::remap_all(area, buffers.memory(), area.first_page()).flags(flags))
+        })
+    }
+
+    /// The next frame, in as many pieces as the program likes (`vb2_read`).
+    fn read(&self, file: &File<P>, transfer: &Transfer<'_>) -> Result<usize, Errno> {
+        self.start_reading(file.id)?;
+        let wanted = transfer.user().len();
+        if wanted == 0 {
+            return Ok(0);
+        }
+        let shared = &self.shared;
+        let mut bytes = vec![0; wanted.min(shared.about.offer.largest())];
+        let mut attempt = || shared.state.with(|state| state.read_frame(&mut bytes));
+        let count = if transfer.flags().nonblocking {
+            attempt().ok_or(Errno::EAGAIN)?
+        } else {
+            shared.changed.wait(&mut attempt)?
+        }?;
+        if let Some(stream) = shared.state.with(|state| state.stream.clone()) {
+            stream.kick();
+        }
+        transfer.user().copy_out(&bytes[..count])?;
+        Ok(count)
+    }
+
+    fn ioctl(&self, file: &File<P>, call: &Ioctl<'_>) -> Result<u32, Errno> {
+        ioctl::serve(&self.shared, file.id, call)
+    }
+
+    /// `vb2_poll` and `v4l2_ctrl_poll`.
+    fn poll(&self, file: &File<P>, table: &mut dyn PollTable<P::WaitQueue>) -> PollEvents {
+        table.register(&self.shared.changed);
+        self.shared.state.with(|state| {
+            if state.is_gone {
+                return PollEvents::ERR.union(PollEvents::HUP);
+            }
+            let mut events = PollEvents::NONE;
+            if state.file(file.id).is_some_and(|file| file.events.is_pending()) {
+                events = events.union(PollEvents::PRI);
+            }
+            let readable = PollEvents::IN.union(PollEvents::RDNORM);
+            match &state.buffers {
+                Some(buffers) if state.stream.is_some() && !state.is_broken => {
+                    if buffers.has_done()
+                        || buffers.reading.is_some_and(|reading| reading.current.is_some())
+                    {
+                        events = events.union(readable);
+                    }
+                }
+                _ => events = events.union(PollEvents::ERR),
+            }
+            events
+        })
+    }
+}

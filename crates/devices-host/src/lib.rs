@@ -1,0 +1,27 @@
+//! Drivers that need files, threads and pictures, and so run where there is `std`.
+//!
+//! | module | what it is |
+//! |---|---|
+//! | [`camera`] | the device `camera`, by options |
+//! | [`capture`] | the V4L2 capture driver, for a camera of one's own |
+//! | [`source`] | where frames come from: patterns, pictures, pipes |
+//! | [`format`], [`controls`], [`trouble`] | what such a camera offers, and what goes wrong with it |
+//!
+//! What does not live here: drivers that need nothing but `core`.
+
+#![forbid(unsafe_code)]
+
+pub mod camera;
+pub mod capture;
+pub mod controls;
+mod events;
+pub mod format;
+mod ioctl;
+mod ioctl_controls;
+mod queue;
+pub mod source;
+mod stream;
+pub mod trouble;
+mod uapi;
+
+pub use stream::Pace;

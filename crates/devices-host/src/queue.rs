@@ -1,0 +1,272 @@
+//! The buffers of a stream and their states, by the rules of `videobuf2-core.c`.
+//!
+//! All buffers of a queue lie in one memory, each at the offset that `VIDIOC_QUERYBUF`
+//! says. What does not live here: who may call (`ioctl`), and who fills (`stream`).
+
+use std::collections::VecDeque;
+
+use devmap_driver::{Errno, Memory, PageSize};
+
+use crate::uapi::{self, Buffer, Time, buf_flag, memory};
+
+/// The most buffers of one queue (`VB2_MAX_FRAME`).
+pub(crate) const MAX_BUFFERS: u32 = 32;
+/// The fewest that a stream runs well with.
+pub(crate) const MIN_BUFFERS: u32 = 2;
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Place {
+    /// The program has it.
+    Dequeued,
+    /// The program has it, and it is ready to be queued (`VIDIOC_PREPARE_BUF`).
+    Prepared,
+    /// It waits to be filled.
+    Queued,
+    /// It is filled.
+    Done,
+}
+
+#[derive(Clone, Copy, Debug)]
+struct Slot {
+    place: Place,
+    /// Where a frame goes with `V4L2_MEMORY_USERPTR`, and how much fits there.
+    user: (u64, u32),
+    filled: Filled,
+}
+
+/// What is known of a filled buffer.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Filled {
+    pub(crate) bytes_used: u32,
+    pub(crate) sequence: u32,
+    pub(crate) timestamp: Time,
+    /// The content is wrong (`V4L2_BUF_FLAG_ERROR`).
+    pub(crate) is_corrupt: bool,
+}
+
+impl Filled {
+    const NEVER: Filled = Filled {
+        bytes_used: 0,
+        sequence: 0,
+        timestamp: Time { seconds: 0, microseconds: 0 },
+        is_corrupt: false,
+    };
+}
+
+/// The progress of `read(2)` through a frame.
+#[derive(Clone, Copy, Debug, Default)]
+pub(crate) struct Reading {
+    /// The buffer being read, and how much of it has been.
+    pub(crate) current: Option<(u32, u32)>,
+}
+
+/// Buffers, all of one memory.
+pub(crate) struct Buffers<M> {
+    /// The open file that asked for them.
+    pub(crate) owner: u64,
+    /// Present when `read(2)` made them.
+    pub(crate) reading: Option<Reading>,
+    /// `V4L2_MEMORY_*`.
+    kind: u32,
+    memory: M,
+    /// Bytes from one buffer to the next: whole pages.
+    stride: u64,
+    /// Bytes that a frame needs at most.
+    length: u32,
+    slots: Vec<Slot>,
+    queued: VecDeque<u32>,
+    done: VecDeque<u32>,
+}
+
+impl<M: Memory> Buffers<M> {
+    /// How far apart buffers of this length lie.
+    pub(crate) fn stride(page: PageSize, length: u32) -> u64 {
+        page.pages_for(length.into()) * page.bytes()
+    }
+
+    /// `count` buffers in `memory`, which has room for them.
+    pub(crate) fn new(
+        owner: u64,
+        kind: u32,
+        memory: M,
+        (stride, length): (u64, u32),
+        count: u32,
+    ) -> Buffers<M> {
+        let slot = Slot { place: Place::Dequeued, user: (0, length), filled: Filled::NEVER };
+        Buffers {
+            owner,
+            reading: None,
+            kind,
+            memory,
+            stride,
+            length,
+            slots: vec![slot; count as usize],
+            queued: VecDeque::new(),
+            done: VecDeque::new(),
+        }
+    }
+
+    pub(crate) fn is_mapped_kind(&self) -> bool {
+        self.kind == memory::MMAP
+    }
+
+    /// The first page and the length in bytes of the buffer that begins at this byte.
+    pub(crate) fn at_offset(&self, offset: u64) -> Option<u64> {
+        let is_start = offset.is_multiple_of(self.stride);
+        (is_start && offset / self.stride < self.slots.len() as u64).then_some(self.stride)
+    }
+
+    pub(crate) fn memory(&self) -> &M {
+        &self.memory
+    }
+
+    /// As `VIDIOC_QUERYBUF` says it.
+    ///
+    /// # Errors
+    /// `EINVAL`: no such buffer.
+    pub(crate) fn describe(&self, index: u32) -> Result<Buffer, Errno> {
+        let slot = self.slots.get(index as usize).ok_or(Errno::EINVAL)?;
+        let mut flags = buf_flag::TIMESTAMP_MONOTONIC;
+        flags |= match slot.place {
+            Place::Dequeued => 0,
+            Place::Prepared => buf_flag::PREPARED,
+            Place::Queued => buf_flag::QUEUED,
+            Place::Done => buf_flag::DONE,
+        };
+        if slot.filled.is_corrupt && slot.place != Place::Queued {
+            flags |= buf_flag::ERROR;
+        }
+        let m = if self.is_mapped_kind() {
+            if self.memory.is_mapped() {
+                flags |= buf_flag::MAPPED;
+            }
+            u64::from(index) * self.stride
+        } else {
+            slot.user.0
+        };
+        Ok(Buffer {
+            index,
+            kind: uapi::VIDEO_CAPTURE,
+            bytes_used: slot.filled.bytes_used,
+            flags,
+            field: uapi::FIELD_NONE,
+            pad: 0,
+            timestamp: slot.filled.timestamp,
+            timecode: [0; 4],
+            sequence: slot.filled.sequence,
+            memory: self.kind,
+            m,
+            length: if self.is_mapped_kind() { self.length } else { slot.user.1 },
+            reserved2: 0,
+            request_fd: 0,
+            pad2: 0,
+        })
+    }
+
+    /// Checks a buffer that a program wants to queue or prepare; its place.
+    fn check(&self, buffer: &Buffer) -> Result<usize, Errno> {
+        const REQUEST_FD: u32 = 0x0080_0000;
+        const EBADR: i32 = 53;
+        let index = buffer.index as usize;
+        let slot = self.slots.get(index).ok_or(Errno::EINVAL)?;
+        if buffer.memory != self.kind {
+            return Err(Errno::EINVAL);
+        }
+        if buffer.flags & REQUEST_FD != 0 {
+            return Err(Errno::from_raw(EBADR).unwrap_or(Errno::EINVAL));
+        }
+        if !matches!(slot.place, Place::Dequeued | Place::Prepared) {
+            return Err(Errno::EINVAL);
+        }
+        if !self.is_mapped_kind() && buffer.length < self.length {
+            return Err(Errno::EINVAL);
+        }
+        Ok(index)
+    }
+
+    /// `VIDIOC_PREPARE_BUF`.
+    ///
+    /// # Errors
+    /// `EINVAL`: no such buffer, not of this memory, too short, or not the program's.
+    pub(crate) fn prepare(&mut self, buffer: &Buffer) -> Result<(), Errno> {
+        let index = self.check(buffer)?;
+        if self.slots[index].place == Place::Prepared {
+            return Err(Errno::EINVAL);
+        }
+        self.slots[index].place = Place::Prepared;
+        self.slots[index].user = (buffer.m, buffer.length);
+        Ok(())
+    }
+
+    /// `VIDIOC_QBUF`.
+    ///
+    /// # Errors
+    /// As [`Buffers::prepare`].
+    pub(crate) fn queue(&mut self, buffer: &Buffer) -> Result<(), Errno> {
+        let index = self.check(buffer)?;
+        self.slots[index].user = (buffer.m, buffer.length);
+        self.enqueue(buffer.index);
+        Ok(())
+    }
+
+    /// Puts a buffer that exists behind those that wait to be filled.
+    pub(crate) fn enqueue(&mut self, index: u32) {
+        let slot = &mut self.slots[index as usize];
+        slot.place = Place::Queued;
+        slot.filled.is_corrupt = false;
+        self.queued.push_back(index);
+    }
+
+    pub(crate) fn enqueue_all(&mut self) {
+        (0..self.slots.len() as u32).for_each(|index| self.enqueue(index));
+    }
+
+    /// Whether a buffer waits to be filled.
+    pub(crate) fn has_queued(&self) -> bool {
+        !self.queued.is_empty()
+    }
+
+    /// Whether a frame waits to be taken.
+    pub(crate) fn has_done(&self) -> bool {
+        !self.done.is_empty()
+    }
+
+    /// Fills the buffer that waits longest; false: none waits.
+    pub(crate) fn fill(&mut self, frame: &[u8], filled: Filled) -> bool {
+        let Some(index) = self.queued.pop_front() else { return false };
+        // The memory was made for frames of this length.
+        let _ = self.memory.write(u64::from(index) * self.stride, frame);
+        let slot = &mut self.slots[index as usize];
+        slot.place = Place::Done;
+        slot.filled = filled;
+        self.done.push_back(index);
+        true
+    }
+
+    /// Takes the oldest frame; it is the program's now.
+    pub(crate) fn take(&mut self) -> Option<u32> {
+        let index = self.done.pop_front()?;
+        self.slots[index as usize].place = Place::Dequeued;
+        Some(index)
+    }
+
+    /// The bytes of a taken frame, from `from` on, at most as many as fit.
+    pub(crate) fn read(&self, index: u32, from: u32, into: &mut [u8]) -> Result<usize, Errno> {
+        let rest = self.bytes_used(index).saturating_sub(from) as usize;
+        let count = rest.min(into.len());
+        self.memory.read(u64::from(index) * self.stride + u64::from(from), &mut into[..count])?;
+        Ok(count)
+    }
+
+    /// The length of the frame in a buffer.
+    pub(crate) fn bytes_used(&self, index: u32) -> u32 {
+        self.slots.get(index as usize).map_or(0, |slot| slot.filled.bytes_used)
+    }
+
+    /// All buffers are the program's again (`VIDIOC_STREAMOFF`).
+    pub(crate) fn cancel(&mut self) {
+        self.queued.clear();
+        self.done.clear();
+        self.slots.iter_mut().for_each(|slot| slot.place = Place::Dequeued);
+    }
+}

@@ -1,0 +1,128 @@
+//! Test patterns.
+
+use crate::trouble::Dice;
+
+use super::{
+    Tick,
+    painted::{Area, Changed, Painter, Picture},
+    text::Clock,
+};
+
+/// What is painted.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Pattern {
+    /// Eight bars: white, yellow, cyan, green, magenta, red, blue, black.
+    Bars,
+    /// Red grows from left to right, green from top to bottom, blue is 128: component
+    /// `255 * x / (width - 1)`, rounded down.
+    Gradient,
+    /// Grey noise, new in each frame.
+    Noise,
+    /// One colour.
+    Solid,
+    /// A white box on dark blue, which moves by 4 pixels a frame.
+    Box,
+}
+
+const BARS: [[u8; 3]; 8] = [
+    [255, 255, 255],
+    [255, 255, 0],
+    [0, 255, 255],
+    [0, 255, 0],
+    [255, 0, 255],
+    [255, 0, 0],
+    [0, 0, 255],
+    [0, 0, 0],
+];
+
+const BACKGROUND: [u8; 3] = [0, 0, 96];
+
+/// The painter of patterns.
+#[derive(Clone, Copy, Debug)]
+pub struct Patterns {
+    /// What is painted.
+    pub pattern: Pattern,
+    /// The colour of [`Pattern::Solid`].
+    pub colour: [u8; 3],
+    /// Whether the number and the time of the frame are burnt in.
+    pub has_clock: bool,
+    /// What noise is drawn from.
+    pub seed: u64,
+    last_box: Option<Area>,
+}
+
+impl Patterns {
+    /// A painter.
+    pub fn new(pattern: Pattern, colour: [u8; 3], has_clock: bool, seed: u64) -> Patterns {
+        Patterns { pattern, colour, has_clock, seed, last_box: None }
+    }
+
+    /// Where the box is in a frame: back and forth, across and down.
+    fn box_at(sequence: u32, picture: &Picture) -> Area {
+        let size = picture.size();
+        let side = (size.height as usize / 4).next_multiple_of(2);
+        let bounce = |room: usize| {
+            let at = sequence as usize * 4 % (2 * room).max(1);
+            at.min(2 * room - at)
+        };
+        let left = bounce(size.width as usize - side);
+        let top = bounce(size.height as usize - side);
+        Area { left, top, right: left + side, bottom: top + side }
+    }
+}
+
+impl Painter for Patterns {
+    fn start(&mut self, picture: &mut Picture) -> Result<(), String> {
+        let size = picture.size();
+        let (width, height) = (size.width as usize, size.height as usize);
+        self.last_box = None;
+        match self.pattern {
+            Pattern::Bars => picture.paint(|x, _| BARS[x * 8 / width]),
+            Pattern::Gradient => {
+                picture.paint(|x, y| [scaled(x, width), scaled(y, height), 128]);
+            }
+            Pattern::Solid => picture.fill(picture.all(), self.colour),
+            Pattern::Box => picture.fill(picture.all(), BACKGROUND),
+            Pattern::Noise => {}
+        }
+        Ok(())
+    }
+
+    fn paint(&mut self, tick: &Tick, picture: &mut Picture) -> Result<Changed, String> {
+        let mut areas = Vec::new();
+        match self.pattern {
+            Pattern::Noise => {
+                noise(Dice(self.seed ^ u64::from(tick.sequence) << 32), picture.bytes_mut());
+                areas.push(picture.all());
+            }
+            Pattern::Box => {
+                if let Some(last) = self.last_box {
+                    picture.fill(last, BACKGROUND);
+                    areas.push(last);
+                }
+                let now = Patterns::box_at(tick.sequence, picture);
+                picture.fill(now, [255; 3]);
+                areas.push(now);
+                self.last_box = Some(now);
+            }
+            Pattern::Bars | Pattern::Gradient | Pattern::Solid => {}
+        }
+        if self.has_clock {
+            areas.push(Clock::paint(tick, picture));
+        }
+        Ok(Changed::Areas(areas))
+    }
+}
+
+fn scaled(at: usize, count: usize) -> u8 {
+    (255 * at / (count - 1).max(1)) as u8
+}
+
+fn noise(mut dice: Dice, rgb: &mut [u8]) {
+    for eight in rgb.chunks_mut(3 * 8) {
+        for (pixel, grey) in eight.as_chunks_mut::<3>().0.iter_mut().zip(dice.next().to_le_bytes())
+        {
+            *pixel = [grey; 3];
+        }
+    }
+}
