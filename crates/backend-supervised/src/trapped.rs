@@ -303,3 +303,54 @@ fn seek(descriptor: &Descriptor, file: &OpenFile, offset: i64, whence: i32) -> R
     descriptor.position.store(at, Ordering::SeqCst);
     Ok(at)
 }
+
+#[cfg(test)]
+mod testing {
+    use std::{path::Path, sync::Arc, sync::atomic::AtomicU32, sync::atomic::Ordering};
+
+    use devmap_driver::{Device, Errno, Kind, Metadata, Number, Open, PollEvents, PollTable};
+
+    use crate::{
+        erase::erase,
+        host::{Host, HostWaitQueue},
+        opens::DeviceEntry,
+    };
+
+    /// What a test changes of its device.
+    #[derive(Default)]
+    pub(super) struct State {
+        pub(super) mask: AtomicU32,
+        pub(super) queue: HostWaitQueue,
+    }
+
+    struct Masked(Arc<State>);
+
+    impl Device<Host> for Masked {
+        type File = ();
+
+        fn open(&self, _open: &Open) -> Result<(), Errno> {
+            Ok(())
+        }
+
+        fn poll(&self, _file: &(), table: &mut dyn PollTable<HostWaitQueue>) -> PollEvents {
+            table.register(&self.0.queue);
+            PollEvents::from_bits(self.0.mask.load(Ordering::SeqCst))
+        }
+    }
+
+    /// A device that says the mask of the state, with the number 240:7.
+    pub(super) fn device(path: &Path, index: u64) -> (Arc<DeviceEntry>, Arc<State>) {
+        let state = Arc::new(State::default());
+        let number = (240, 7);
+        let kind = Kind::Character(Number::Fixed { major: number.0, minor: number.1 });
+        let entry = DeviceEntry {
+            path: path.to_owned(),
+            name: "masked".to_owned(),
+            index,
+            device: erase(Masked(state.clone())),
+            metadata: Metadata { kind, ..Metadata::CHARACTER },
+            number,
+        };
+        (Arc::new(entry), state)
+    }
+}

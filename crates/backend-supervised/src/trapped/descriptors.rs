@@ -265,25 +265,28 @@ impl Descriptors {
 }
 
 impl Descriptor {
-    /// Changes how many packets there are. Where nothing changes although a queue was
-    /// woken, edge-triggered pollers are told anew by one more packet for a moment.
+    /// Changes how many packets there are. Where none come although a queue was woken,
+    /// those who wait for edges are told by one more packet for a moment.
     fn show(&self, shown: &mut usize, packets: usize, woken: bool) -> io::Result<()> {
-        let again = woken && packets > 0 && *shown == packets;
-        if again && packets < SLOTS {
-            self.put(1)?;
-            return self.take(1);
+        let before = std::mem::replace(shown, packets);
+        if packets > before {
+            return self.put(packets - before);
         }
-        if again {
-            self.take(1)?;
-            return self.put(1);
+        if packets < before {
+            self.take(before - packets)?;
         }
-        if packets > *shown {
-            self.put(packets - *shown)?;
-        } else if packets < *shown {
-            self.take(*shown - packets)?;
+        match packets {
+            0 => Ok(()),
+            _ if !woken => Ok(()),
+            SLOTS => {
+                self.take(1)?;
+                self.put(1)
+            }
+            _ => {
+                self.put(1)?;
+                self.take(1)
+            }
         }
-        *shown = packets;
-        Ok(())
     }
 
     fn put(&self, packets: usize) -> io::Result<()> {
@@ -408,5 +411,119 @@ struct Register(Arc<Poller>);
 impl PollTable<HostWaitQueue> for Register {
     fn register(&mut self, queue: &HostWaitQueue) {
         queue.register(self.0.clone());
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::path::Path;
+
+    use devmap_driver::{Open, WaitQueue};
+    use rustix::event::{PollFd, PollFlags, poll};
+
+    use super::{super::testing, *};
+    use crate::{opens::Opens, trace::Trace};
+
+    fn opens() -> Opens {
+        Opens::new(1, Arc::new(Trace::new(None, false).unwrap()))
+    }
+
+    fn open(opens: &Opens, device: &Arc<DeviceEntry>, flags: i32) -> Arc<OpenFile> {
+        let flags = client::open_flags(flags.cast_unsigned());
+        opens.open(opens.reserve(), device, &Open { flags, pid: 1 }).unwrap()
+    }
+
+    fn shows(client: &OwnedFd) -> PollFlags {
+        let mut fds = [PollFd::new(client, PollFlags::IN | PollFlags::OUT | PollFlags::PRI)];
+        poll(&mut fds, Some(&rustix::event::Timespec::default())).unwrap();
+        fds[0].revents()
+    }
+
+    #[test]
+    fn every_mask_is_shown_as_far_as_a_fifo_can() {
+        let (device, state) = testing::device(Path::new("/dev/x"), 0);
+        let (descriptors, opens) = (Descriptors::new().unwrap(), opens());
+        for (flags, access) in [
+            (libc::O_RDONLY, PollFlags::IN),
+            (libc::O_WRONLY, PollFlags::OUT),
+            (libc::O_RDWR, PollFlags::IN | PollFlags::OUT),
+        ] {
+            let file = open(&opens, &device, flags);
+            let client = descriptors.add(&device, Some(file), flags.cast_unsigned()).unwrap();
+            // From every mask to every other.
+            for (before, mask) in (0..32).flat_map(|before| (0..32).map(move |m| (before, m))) {
+                for mask in [before, mask] {
+                    state.mask.store(mask, Ordering::SeqCst);
+                    descriptors.refresh_device(0);
+                }
+                let mask = PollEvents::from_bits(mask);
+                let has = |event| mask.contains(event);
+                let mut shown = PollFlags::empty();
+                let error = has(PollEvents::ERR);
+                shown.set(PollFlags::IN, has(PollEvents::IN) || has(PollEvents::HUP) || error);
+                shown.set(PollFlags::OUT, has(PollEvents::OUT) || error);
+                if flags == libc::O_RDWR && shown.is_empty() {
+                    shown = PollFlags::OUT;
+                }
+                assert_eq!(shows(&client), shown & access, "{mask} after {before}, {flags:#o}");
+            }
+        }
+    }
+
+    #[test]
+    fn a_wake_is_told_to_those_who_wait_for_edges() {
+        let (device, state) = testing::device(Path::new("/dev/x"), 0);
+        let (descriptors, opens) = (Descriptors::new().unwrap(), opens());
+        let file = open(&opens, &device, libc::O_RDWR);
+        let client = descriptors.add(&device, Some(file), libc::O_RDWR as u32).unwrap();
+        let waiter = epoll::create(epoll::CreateFlags::CLOEXEC).unwrap();
+        let edges = epoll::EventFlags::IN | epoll::EventFlags::ET;
+        epoll::add(&waiter, &client, epoll::EventData::new_u64(1), edges).unwrap();
+        let told = || {
+            let mut events = Vec::with_capacity(2);
+            let now = rustix::event::Timespec::default();
+            epoll::wait(&waiter, rustix::buffer::spare_capacity(&mut events), Some(&now)).unwrap()
+        };
+        assert_eq!(told(), 0);
+        for mask in [PollEvents::IN, PollEvents::IN.union(PollEvents::OUT)] {
+            state.mask.store(mask.bits(), Ordering::SeqCst);
+            for _ in 0..10 {
+                state.queue.wake_all();
+                descriptors.refresh_device(0);
+                assert_eq!((told(), told()), (1, 0), "{mask}");
+                descriptors.refresh_device(0);
+                assert_eq!(told(), 0, "{mask}: nothing was woken");
+            }
+        }
+    }
+
+    #[test]
+    fn the_last_close_is_told_once() {
+        let (device, _) = testing::device(Path::new("/dev/x"), 0);
+        let (descriptors, opens) = (Descriptors::new().unwrap(), opens());
+        for flags in [libc::O_RDONLY, libc::O_WRONLY, libc::O_RDWR, libc::O_ACCMODE] {
+            let file = open(&opens, &device, flags);
+            let id = file.id;
+            let client = descriptors.add(&device, Some(file), flags.cast_unsigned()).unwrap();
+            let copy = client.try_clone().unwrap();
+            let tid = rustix::process::getpid().as_raw_nonzero().get().unsigned_abs();
+            let descriptor = descriptors.of(tid, client.as_raw_fd().cast_unsigned()).unwrap();
+            let standin = descriptors.add_standin(&descriptor, false).unwrap();
+            let stands_for = descriptors.of(tid, standin.as_raw_fd().cast_unsigned()).unwrap();
+            assert!(Arc::ptr_eq(&stands_for, &descriptor));
+            assert_eq!(rustix::io::read(&standin, &mut [0]), Err(Errno::INVAL));
+            assert_eq!(rustix::io::write(&standin, &[0]), Err(Errno::NOTCONN));
+            drop(client);
+            assert!(descriptors.closed().unwrap().is_empty());
+            drop(copy);
+            assert!(descriptors.closed().unwrap().is_empty());
+            descriptors.refresh_device(0);
+            drop(standin);
+            let closed = descriptors.closed().unwrap();
+            let closed: Vec<_> = closed.iter().filter_map(|d| d.file.as_ref()).collect();
+            assert_eq!(closed.iter().map(|file| file.id).collect::<Vec<_>>(), [id], "{flags:#o}");
+            assert!(descriptors.closed().unwrap().is_empty());
+            assert!(descriptors.add_standin(&descriptor, false).is_err());
+        }
     }
 }

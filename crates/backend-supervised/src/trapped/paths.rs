@@ -115,7 +115,8 @@ impl Paths {
             fd => format!("/proc/{tid}/fd/{fd}"),
         };
         // Most paths are settled by one look: they have no name of ours, and are no link.
-        let mut quick = Path::new(&start).join(OsStr::from_bytes(path));
+        let end = path.iter().rposition(|byte| *byte != b'/').map_or(path.len(), |last| last + 1);
+        let mut quick = Path::new(&start).join(OsStr::from_bytes(&path[..end]));
         let mut first = true;
         for _ in 0..LINKS {
             if self.may_be_ours(if first { path } else { quick.as_os_str().as_bytes() }) {
@@ -141,7 +142,7 @@ impl Paths {
     fn may_be_ours(&self, path: &[u8]) -> bool {
         let mut names = path.split(|byte| *byte == b'/').filter(|name| !name.is_empty());
         let is_number = |name: &[u8]| name.iter().all(u8::is_ascii_digit);
-        names.clone().next_back().is_some_and(|name| is_number(name))
+        names.clone().next_back().is_some_and(is_number)
             || names.any(|name| self.names.contains(OsStr::from_bytes(name)))
     }
 
@@ -245,4 +246,98 @@ pub(crate) fn read(tid: u32, address: u64) -> io::Result<Vec<u8>> {
         }
     }
     Err(io::Error::from_raw_os_error(libc::ENAMETOOLONG))
+}
+
+#[cfg(test)]
+mod tests {
+    use std::{os::fd::AsRawFd, os::unix::fs::symlink};
+
+    use super::{super::testing, *};
+
+    /// In a word, what this thread's path means.
+    fn means(paths: &Paths, directory: i32, path: &Path, follow: bool) -> String {
+        let tid = rustix::thread::gettid().as_raw_nonzero().get().unsigned_abs();
+        let followed = paths.find(tid, directory, path.as_os_str().as_bytes(), follow);
+        let text = match followed.found {
+            Found::Other => "other".to_owned(),
+            Found::Entry(Entry::Device(device)) => format!("device {}", device.index),
+            Found::Entry(Entry::Text(text)) => text.lines().last().unwrap_or_default().to_owned(),
+            Found::Entry(Entry::Directory) => "directory".to_owned(),
+            Found::Descriptor { tid: owner, fd } => format!("{} {fd}", owner == tid),
+            Found::Below => "below".to_owned(),
+        };
+        if followed.is_plain { format!("{text}, plain") } else { text }
+    }
+
+    #[test]
+    fn paths_are_followed_as_the_kernel_does() {
+        let directory = tempfile::tempdir().unwrap();
+        let top = directory.path();
+        fs::create_dir(top.join("dir")).unwrap();
+        fs::write(top.join("file"), "").unwrap();
+        symlink(top.join("dir/dev0"), top.join("link")).unwrap();
+        symlink("dir", top.join("dirlink")).unwrap();
+        symlink("../link", top.join("dir/again")).unwrap();
+        symlink("loop", top.join("loop")).unwrap();
+        symlink("/proc/self/fd", top.join("mine")).unwrap();
+        let (device, _) = testing::device(&top.join("dir/dev0"), 0);
+        let paths = Paths::new(&[device]).unwrap();
+        let opened = fs::File::open(top).unwrap();
+        let (here, fd) = (libc::AT_FDCWD, opened.as_raw_fd());
+        for (path, followed, itself) in [
+            ("dir/dev0", "device 0", "device 0"),
+            ("dir//./dev0", "device 0", "device 0"),
+            ("dir/../dir/dev0", "device 0", "device 0"),
+            ("dirlink/dev0", "device 0", "device 0"),
+            ("link", "device 0", "other"),
+            ("dir/again", "device 0", "other"),
+            ("link/", "below", "below"),
+            ("dir/dev0/", "below", "below"),
+            ("dir/dev0/x", "below", "below"),
+            ("dev0", "other", "other"),
+            ("dir/dev0x", "other", "other"),
+            ("file", "other", "other"),
+            ("missing", "other", "other"),
+            ("loop", "other", "other"),
+            ("dir", "other", "other"),
+        ] {
+            assert_eq!(means(&paths, here, &top.join(path), true), followed, "{path}");
+            assert_eq!(means(&paths, here, &top.join(path), false), itself, "{path}, itself");
+        }
+        assert_eq!(means(&paths, fd, Path::new("dir/dev0"), true), "device 0, plain");
+        assert_eq!(means(&paths, fd, Path::new("dirlink/dev0"), true), "device 0");
+        assert_eq!(means(&paths, fd, Path::new("dir/../dir/dev0"), true), "device 0");
+        // A process's descriptors, by any of their links.
+        let tid = rustix::thread::gettid().as_raw_nonzero().get();
+        let of_thread = format!("/proc/thread-self/fd/{fd}");
+        assert_eq!(means(&paths, here, Path::new(&of_thread), true), format!("true {fd}"));
+        let of_process = format!("/proc/{tid}/fd/{fd}");
+        assert_eq!(means(&paths, here, Path::new(&of_process), true), format!("true {fd}"));
+        let by_link = top.join(format!("mine/{fd}"));
+        assert!(means(&paths, here, &by_link, true).ends_with(&format!(" {fd}")));
+        // What the kernel would say of the number.
+        let sysfs = Path::new("/sys/dev/char/240:7/uevent");
+        let text = means(&paths, here, sysfs, true);
+        assert!(text.starts_with("DEVNAME=/") && text.ends_with("dir/dev0"), "{text}");
+        assert_eq!(means(&paths, here, Path::new("/sys/dev/char/240:7"), true), "directory");
+        assert_eq!(means(&paths, here, Path::new("/sys/dev/char/1:3/uevent"), true), "other");
+    }
+
+    #[test]
+    fn a_missing_directory_is_told() {
+        let (device, _) = testing::device(Path::new("/no/such/place/dev0"), 0);
+        let message = Paths::new(&[device]).err().unwrap();
+        assert!(message.contains("/no/such/place/dev0"), "{message}");
+    }
+
+    #[test]
+    fn a_path_is_read_up_to_its_end_or_the_edge_of_memory() {
+        let tid = rustix::process::getpid().as_raw_nonzero().get().unsigned_abs();
+        let text = c"some/path";
+        assert_eq!(read(tid, text.as_ptr().addr() as u64).unwrap(), text.to_bytes());
+        assert!(read(tid, 8).is_err());
+        let long = vec![b'x'; 2 * LONGEST];
+        let error = read(tid, long.as_ptr().addr() as u64).unwrap_err();
+        assert_eq!(error.raw_os_error(), Some(libc::ENAMETOOLONG));
+    }
 }
