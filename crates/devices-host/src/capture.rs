@@ -16,7 +16,7 @@ use crate::{
     events::Events,
     format::{Format, Offer},
     ioctl,
-    queue::{Buffers, Reading},
+    queue::{self, Buffers, Reading},
     source::Source,
     stream::{self, Pace, Stream},
     trouble::Trouble,
@@ -169,20 +169,20 @@ impl<P: Platform> State<P> {
 }
 
 impl<P: Platform> Shared<P> {
-    /// Makes buffers for frames of the format now.
+    /// Adds `count` buffers of `length` bytes.
     ///
     /// # Errors
     /// `ENOMEM`.
-    pub(crate) fn buffers(
+    pub(crate) fn add_buffers(
         &self,
-        format: Format,
-        (owner, kind): (u64, u32),
+        buffers: &mut Buffers<P::Memory>,
+        length: u32,
         count: u32,
-    ) -> Result<Buffers<P::Memory>, Errno> {
-        let length = format.size_image();
-        let stride = Buffers::<P::Memory>::stride(self.platform.page_size(), length);
+    ) -> Result<(), Errno> {
+        let stride = queue::stride(self.platform.page_size(), length);
         let memory = self.platform.scattered(stride * u64::from(count))?;
-        Ok(Buffers::new(owner, kind, memory, (stride, length), count))
+        buffers.add(&memory, (stride, length), count);
+        Ok(())
     }
 }
 
@@ -236,7 +236,8 @@ impl<P: Platform> Capture<P> {
                 let is_reader = buffers.reading.is_some() && buffers.owner == id;
                 return if is_reader { Ok(None) } else { Err(Errno::EBUSY) };
             }
-            let mut buffers = shared.buffers(state.format, (id, memory::MMAP), READ_BUFFERS)?;
+            let mut buffers = Buffers::new(id, memory::MMAP);
+            shared.add_buffers(&mut buffers, state.format.size_image(), READ_BUFFERS)?;
             buffers.reading = Some(Reading::default());
             buffers.enqueue_all();
             state.buffers = Some(buffers);
@@ -314,12 +315,13 @@ impl<P: Platform> Device<P> for Capture<P> {
             if buffers.reading.is_some() {
                 return Err(Errno::EBUSY);
             }
-            let length = buffers.at_offset(area.offset()).ok_or(Errno::EINVAL)?;
-            if area.len() > length {
+            let (memory, start, span) = buffers.at_offset(area.offset()).ok_or(Errno::EINVAL)?;
+            if area.len() > span {
                 return Err(Errno::EINVAL);
             }
+            let first_page = area.page_size().page_of(start);
             let flags = AreaFlags::DONTEXPAND.union(AreaFlags::DONTDUMP);
-            Ok(Plan::remap_all(area, buffers.memory(), area.first_page()).flags(flags))
+            Ok(Plan::remap_all(area, memory, first_page).flags(flags))
         })
     }
 

@@ -15,9 +15,9 @@ use crate::{
     queue::{self, Buffers},
     stream::{self, Stream},
     uapi::{
-        self, Buffer, Capability, Crop, CropCap, FmtDesc, Format, Fraction, FrameIntervals,
-        FrameSizes, Input, PixFormat, Rect, RequestBuffers, Selection, StreamParm, VIDEO_CAPTURE,
-        Word, cap, memory,
+        self, Buffer, Capability, CreateBuffers, Crop, CropCap, FmtDesc, Format, Fraction,
+        FrameIntervals, FrameSizes, Input, PixFormat, Rect, RequestBuffers, Selection, StreamParm,
+        VIDEO_CAPTURE, Word, cap, memory,
     },
 };
 
@@ -42,9 +42,10 @@ pub(crate) fn store<T: IntoBytes + Immutable>(call: &Ioctl<'_>, answer: &T) -> R
 }
 
 /// Calls that a file of a higher priority forbids (`INFO_FL_PRIO`).
-const BY_PRIORITY: [Command; 9] = [
+const BY_PRIORITY: [Command; 10] = [
     uapi::S_FMT,
     uapi::REQBUFS,
+    uapi::CREATE_BUFS,
     uapi::STREAMON,
     uapi::STREAMOFF,
     uapi::S_PARM,
@@ -99,6 +100,7 @@ pub(crate) fn serve<P: Platform>(
         uapi::S_PRIORITY => context.set_priority(),
         uapi::LOG_STATUS => context.log_status(),
         uapi::REQBUFS => context.request_buffers(),
+        uapi::CREATE_BUFS => context.create_buffers(),
         uapi::QUERYBUF => context.query_buffer(),
         uapi::PREPARE_BUF => context.prepare_buffer(),
         uapi::QBUF => context.queue_buffer(),
@@ -390,17 +392,68 @@ impl<P: Platform> Context<'_, P> {
                 return Ok(0);
             }
             let count = asked.count.clamp(queue::MIN_BUFFERS, queue::MAX_BUFFERS);
-            let owner = (self.file, asked.memory);
-            state.buffers = Some(self.shared.buffers(state.format, owner, count)?);
+            let mut buffers = Buffers::new(self.file, asked.memory);
+            self.shared.add_buffers(&mut buffers, state.format.size_image(), count)?;
+            state.buffers = Some(buffers);
             Ok(count)
         })?;
         store(
             self.call,
             &RequestBuffers {
                 count,
-                capabilities: cap::BUF_MMAP | cap::BUF_USERPTR | cap::BUF_ORPHANED,
+                capabilities: cap::BUFFERS,
                 flags: 0,
                 reserved: [0; 3],
+                ..asked
+            },
+        )
+    }
+
+    /// `vb2_create_bufs`: more buffers, also while streaming, for a frame of the size that
+    /// the format says.
+    fn create_buffers(&self) -> Result<u32, Errno> {
+        const ENOBUFS: i32 = 105;
+        let asked: CreateBuffers = fetch(self.call)?;
+        check_kind(asked.format.kind)?;
+        if !matches!(asked.memory, memory::MMAP | memory::USERPTR) {
+            return Err(Errno::EINVAL);
+        }
+        let length = asked.format.pix.size_image;
+        let (index, count) = self.try_state(|state| {
+            state.check_owner(self.file)?;
+            let index = state.buffers.as_ref().map_or(0, Buffers::count);
+            if asked.count == 0 {
+                return Ok((index, 0));
+            }
+            if state.buffers.as_ref().is_some_and(|buffers| buffers.kind() != asked.memory) {
+                return Err(Errno::EINVAL);
+            }
+            // Room for a frame, and not for many.
+            let needed = state.format.size_image();
+            let largest = self.shared.about.offer.largest() as u32;
+            if length < needed || length > largest.saturating_mul(2) {
+                return Err(Errno::EINVAL);
+            }
+            let count = asked.count.min(queue::MAX_BUFFERS - index);
+            if count == 0 {
+                return Err(Errno::from_raw(ENOBUFS).unwrap_or(Errno::ENOMEM));
+            }
+            let mut buffers =
+                state.buffers.take().unwrap_or_else(|| Buffers::new(self.file, asked.memory));
+            let added = self.shared.add_buffers(&mut buffers, length, count);
+            if buffers.count() > 0 {
+                state.buffers = Some(buffers);
+            }
+            added.map(|()| (index, count))
+        })?;
+        store(
+            self.call,
+            &CreateBuffers {
+                index,
+                count,
+                capabilities: cap::BUFFERS,
+                flags: 0,
+                reserved: [0; 6],
                 ..asked
             },
         )
@@ -421,7 +474,11 @@ impl<P: Platform> Context<'_, P> {
     ) -> Result<u32, Errno> {
         let asked: Buffer = fetch(self.call)?;
         check_kind(asked.kind)?;
-        if asked.memory == memory::USERPTR {
+        let brings_pointer = self.try_state(|state| {
+            state.check_owner(self.file)?;
+            state.buffers.as_ref().ok_or(Errno::EINVAL)?.brings_pointer(&asked)
+        })?;
+        if brings_pointer {
             // The pages must be there (get_user_pages): EFAULT.
             let mut first = [0];
             self.call.at(asked.m, asked.length.max(1) as usize)?.copy_in(&mut first)?;

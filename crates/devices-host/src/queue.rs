@@ -1,7 +1,7 @@
 //! The buffers of a stream and their states, by the rules of `videobuf2-core.c`.
 //!
-//! All buffers of a queue lie in one memory, each at the offset that `VIDIOC_QUERYBUF`
-//! says. What does not live here: who may call (`ioctl`), and who fills (`stream`).
+//! The buffers of one request lie in one memory; those of the first, each at the offset
+//! that `VIDIOC_QUERYBUF` says. What does not live here: who may call (`ioctl`), and who fills (`stream`).
 
 use std::collections::VecDeque;
 
@@ -26,9 +26,17 @@ enum Place {
     Done,
 }
 
-#[derive(Clone, Copy, Debug)]
-struct Slot {
+struct Slot<M> {
     place: Place,
+    memory: M,
+    /// Where it begins in the memory.
+    start: u64,
+    /// Where it begins in the device.
+    offset: u64,
+    /// Whole pages from there.
+    span: u64,
+    /// Bytes that it holds.
+    length: u32,
     /// Where a frame goes with `V4L2_MEMORY_USERPTR`, and how much fits there.
     user: (u64, u32),
     filled: Filled,
@@ -60,7 +68,7 @@ pub(crate) struct Reading {
     pub(crate) current: Option<(u32, u32)>,
 }
 
-/// Buffers, all of one memory.
+/// The buffers of a queue.
 pub(crate) struct Buffers<M> {
     /// The open file that asked for them.
     pub(crate) owner: u64,
@@ -68,56 +76,62 @@ pub(crate) struct Buffers<M> {
     pub(crate) reading: Option<Reading>,
     /// `V4L2_MEMORY_*`.
     kind: u32,
-    memory: M,
-    /// Bytes from one buffer to the next: whole pages.
-    stride: u64,
-    /// Bytes that a frame needs at most.
-    length: u32,
-    slots: Vec<Slot>,
+    slots: Vec<Slot<M>>,
     queued: VecDeque<u32>,
     done: VecDeque<u32>,
 }
 
-impl<M: Memory> Buffers<M> {
-    /// How far apart buffers of this length lie.
-    pub(crate) fn stride(page: PageSize, length: u32) -> u64 {
-        page.pages_for(length.into()) * page.bytes()
-    }
+/// How far apart buffers of this length lie.
+pub(crate) fn stride(page: PageSize, length: u32) -> u64 {
+    page.pages_for(length.into()) * page.bytes()
+}
 
-    /// `count` buffers in `memory`, which has room for them.
-    pub(crate) fn new(
-        owner: u64,
-        kind: u32,
-        memory: M,
-        (stride, length): (u64, u32),
-        count: u32,
-    ) -> Buffers<M> {
-        let slot = Slot { place: Place::Dequeued, user: (0, length), filled: Filled::NEVER };
+impl<M: Memory> Buffers<M> {
+    /// No buffers yet.
+    pub(crate) fn new(owner: u64, kind: u32) -> Buffers<M> {
         Buffers {
             owner,
             reading: None,
             kind,
-            memory,
-            stride,
-            length,
-            slots: vec![slot; count as usize],
+            slots: Vec::new(),
             queued: VecDeque::new(),
             done: VecDeque::new(),
         }
+    }
+
+    /// Adds `count` buffers of `length` bytes, `stride` apart in `memory`.
+    pub(crate) fn add(&mut self, memory: &M, (stride, length): (u64, u32), count: u32) {
+        let base = self.slots.last().map_or(0, |last| last.offset + last.span);
+        self.slots.extend((0..u64::from(count)).map(|n| Slot {
+            place: Place::Dequeued,
+            memory: memory.clone(),
+            start: n * stride,
+            offset: base + n * stride,
+            span: stride,
+            length,
+            user: (0, length),
+            filled: Filled::NEVER,
+        }));
+    }
+
+    /// How many there are.
+    pub(crate) fn count(&self) -> u32 {
+        self.slots.len() as u32
+    }
+
+    pub(crate) fn kind(&self) -> u32 {
+        self.kind
     }
 
     pub(crate) fn is_mapped_kind(&self) -> bool {
         self.kind == memory::MMAP
     }
 
-    /// The first page and the length in bytes of the buffer that begins at this byte.
-    pub(crate) fn at_offset(&self, offset: u64) -> Option<u64> {
-        let is_start = offset.is_multiple_of(self.stride);
-        (is_start && offset / self.stride < self.slots.len() as u64).then_some(self.stride)
-    }
-
-    pub(crate) fn memory(&self) -> &M {
-        &self.memory
+    /// The buffer that begins at this byte of the device: its memory, where it begins
+    /// there, and the whole pages that it takes.
+    pub(crate) fn at_offset(&self, offset: u64) -> Option<(&M, u64, u64)> {
+        let slot = self.slots.iter().find(|slot| slot.offset == offset)?;
+        Some((&slot.memory, slot.start, slot.span))
     }
 
     /// As `VIDIOC_QUERYBUF` says it.
@@ -137,10 +151,10 @@ impl<M: Memory> Buffers<M> {
             flags |= buf_flag::ERROR;
         }
         let m = if self.is_mapped_kind() {
-            if self.memory.is_mapped() {
+            if slot.memory.is_mapped() {
                 flags |= buf_flag::MAPPED;
             }
-            u64::from(index) * self.stride
+            slot.offset
         } else {
             slot.user.0
         };
@@ -156,7 +170,7 @@ impl<M: Memory> Buffers<M> {
             sequence: slot.filled.sequence,
             memory: self.kind,
             m,
-            length: if self.is_mapped_kind() { self.length } else { slot.user.1 },
+            length: if self.is_mapped_kind() { slot.length } else { slot.user.1 },
             reserved2: 0,
             request_fd: 0,
             pad2: 0,
@@ -178,10 +192,21 @@ impl<M: Memory> Buffers<M> {
         if !matches!(slot.place, Place::Dequeued | Place::Prepared) {
             return Err(Errno::EINVAL);
         }
-        if !self.is_mapped_kind() && buffer.length < self.length {
+        let is_prepared = slot.place == Place::Prepared;
+        if !self.is_mapped_kind() && !is_prepared && buffer.length < slot.length {
             return Err(Errno::EINVAL);
         }
         Ok(index)
+    }
+
+    /// Whether a buffer that is to be queued or prepared brings a pointer of the
+    /// program's: one that is prepared has it already.
+    ///
+    /// # Errors
+    /// As [`Buffers::prepare`].
+    pub(crate) fn brings_pointer(&self, buffer: &Buffer) -> Result<bool, Errno> {
+        let index = self.check(buffer)?;
+        Ok(!self.is_mapped_kind() && self.slots[index].place == Place::Dequeued)
     }
 
     /// `VIDIOC_PREPARE_BUF`.
@@ -204,7 +229,9 @@ impl<M: Memory> Buffers<M> {
     /// As [`Buffers::prepare`].
     pub(crate) fn queue(&mut self, buffer: &Buffer) -> Result<(), Errno> {
         let index = self.check(buffer)?;
-        self.slots[index].user = (buffer.m, buffer.length);
+        if self.slots[index].place == Place::Dequeued {
+            self.slots[index].user = (buffer.m, buffer.length);
+        }
         self.enqueue(buffer.index);
         Ok(())
     }
@@ -234,9 +261,9 @@ impl<M: Memory> Buffers<M> {
     /// Fills the buffer that waits longest; false: none waits.
     pub(crate) fn fill(&mut self, frame: &[u8], filled: Filled) -> bool {
         let Some(index) = self.queued.pop_front() else { return false };
-        // The memory was made for frames of this length.
-        let _ = self.memory.write(u64::from(index) * self.stride, frame);
         let slot = &mut self.slots[index as usize];
+        // Within the slot: it was made for frames of this length.
+        let _ = slot.memory.write(slot.start, frame);
         slot.place = Place::Done;
         slot.filled = filled;
         self.done.push_back(index);
@@ -252,9 +279,10 @@ impl<M: Memory> Buffers<M> {
 
     /// The bytes of a taken frame, from `from` on, at most as many as fit.
     pub(crate) fn read(&self, index: u32, from: u32, into: &mut [u8]) -> Result<usize, Errno> {
-        let rest = self.bytes_used(index).saturating_sub(from) as usize;
+        let slot = self.slots.get(index as usize).ok_or(Errno::EINVAL)?;
+        let rest = slot.filled.bytes_used.saturating_sub(from) as usize;
         let count = rest.min(into.len());
-        self.memory.read(u64::from(index) * self.stride + u64::from(from), &mut into[..count])?;
+        slot.memory.read(slot.start + u64::from(from), &mut into[..count])?;
         Ok(count)
     }
 

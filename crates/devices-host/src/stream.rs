@@ -132,7 +132,8 @@ fn run<P: Platform>(shared: &Arc<Shared<P>>, stream: &Arc<Stream>) -> Result<(),
     source.start(format)?;
     let mut frame = vec![0; format.size_image() as usize];
     let mut dice = shared.about.trouble.dice();
-    let started = Instant::now();
+    let mut started = Instant::now();
+    let mut is_first = true;
     let mut sequence: u32 = 0;
     // Intervals since the start.
     let mut intervals: u32 = 0;
@@ -157,6 +158,11 @@ fn run<P: Platform>(shared: &Arc<Shared<P>>, stream: &Arc<Stream>) -> Result<(),
         };
         let tick = Tick { sequence, time: due, patience, look };
         let mut drawn = draw(&mut **source, &tick, format, &mut frame)?;
+        if std::mem::take(&mut is_first) {
+            // The first frame is drawn from nothing, the others from the one before: a
+            // sensor, too, needs a moment until it runs.
+            started = Instant::now();
+        }
         if shared.about.pace == Pace::Timer {
             let moment = started + due + shared.about.trouble.delay(&mut dice);
             if !stream.until(moment) {

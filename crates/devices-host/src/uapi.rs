@@ -122,6 +122,17 @@ structures! {
         flags: u8,
         reserved: [u8; 3],
     }
+    /// `struct v4l2_create_buffers`.
+    CreateBuffers 256 {
+        index: u32,
+        count: u32,
+        memory: u32,
+        pad: u32,
+        format: Format,
+        capabilities: u32,
+        flags: u32,
+        reserved: [u32; 6],
+    }
     /// `struct timeval`.
     Time 16 {
         seconds: i64,
@@ -315,6 +326,7 @@ pub(crate) const ENUM_FRAMEINTERVALS: Command = both::<FrameIntervals>(75);
 pub(crate) const DQEVENT: Command = read::<Event>(89);
 pub(crate) const SUBSCRIBE_EVENT: Command = write::<EventSubscription>(90);
 pub(crate) const UNSUBSCRIBE_EVENT: Command = write::<EventSubscription>(91);
+pub(crate) const CREATE_BUFS: Command = both::<CreateBuffers>(92);
 pub(crate) const PREPARE_BUF: Command = both::<Buffer>(93);
 pub(crate) const G_SELECTION: Command = both::<Selection>(94);
 pub(crate) const QUERY_EXT_CTRL: Command = both::<QueryExtCtrl>(103);
@@ -334,9 +346,9 @@ pub(crate) mod cap {
     /// `V4L2_CAP_TIMEPERFRAME`, of `v4l2_captureparm`.
     pub(crate) const TIME_PER_FRAME: u32 = 0x1000;
     /// `V4L2_BUF_CAP_SUPPORTS_*`, of `v4l2_requestbuffers`.
-    pub(crate) const BUF_MMAP: u32 = 1;
-    pub(crate) const BUF_USERPTR: u32 = 2;
-    pub(crate) const BUF_ORPHANED: u32 = 16;
+    ///
+    /// Mapped buffers, user pointers, and buffers that outlive their queue while mapped.
+    pub(crate) const BUFFERS: u32 = 1 | 2 | 16;
 }
 
 /// `V4L2_MEMORY_*`.
