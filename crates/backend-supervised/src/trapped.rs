@@ -33,7 +33,7 @@ use devmap_driver::{Errno, SeekFrom};
 use devmap_sys::{
     arch::nr,
     process,
-    seccomp::{AssembleError, Filter, Reply},
+    seccomp::{AssembleError, Filter, Notification, Reply},
     stat,
 };
 use parking_lot::Mutex;
@@ -222,6 +222,10 @@ pub(crate) fn serve(core: &Arc<Core>, trapped: &Trapped, call: &Call<'_>) -> boo
     let second = match call.notification.nr {
         nr::MMAP => return refuse_path_only(call, of(4)),
         nr::IOCTL => return refuse_path_only(call, of(0)),
+        nr::IO_SUBMIT => {
+            submit(trapped, call);
+            return true;
+        }
         nr::MREMAP | nr::MADVISE | nr::REMAP_FILE_PAGES => return false,
         nr::SENDFILE | nr::TEE => of(1),
         nr::SPLICE | nr::COPY_FILE_RANGE => of(2),
@@ -263,6 +267,28 @@ fn refuse_path_only(call: &Call<'_>, descriptor: Option<Arc<Descriptor>>) -> boo
         notify::answer(call, Err(Errno::EBADF));
     }
     refuse
+}
+
+/// Refuses asynchronous reads and writes of a device, as Linux does where a driver has a
+/// plain read method (`aio_read`); the kernel would make them on the FIFO.
+fn submit(trapped: &Trapped, call: &Call<'_>) {
+    /// Bytes of `struct iocb`, and where the descriptor is in it.
+    const LEN: usize = 64;
+    const DESCRIPTOR: usize = 20;
+    /// As many as the kernel lets be under way (`aio_max_nr`).
+    const MOST: u64 = 0x10000;
+    let Notification { tid, args: [_, count, blocks, ..], .. } = *call.notification;
+    // What is past the end of the memory, the kernel refuses.
+    let of_device = (0..count.min(MOST)).map_while(|index| {
+        let mut address = [0; 8];
+        process::read_memory(tid, blocks.checked_add(8 * index)?, &mut address).ok()?;
+        let mut block = [0; LEN];
+        process::read_memory(tid, u64::from_ne_bytes(address), &mut block).ok()?;
+        let fd = block[DESCRIPTOR..DESCRIPTOR + 4].try_into().map(u32::from_ne_bytes).ok()?;
+        Some(trapped.descriptors.of(tid, fd).is_some())
+    });
+    let refuse = of_device.into_iter().any(|is_device| is_device);
+    call.answer(if refuse { Reply::Error(libc::EINVAL) } else { Reply::Continue });
 }
 
 fn lseek(core: &Core, call: &Call<'_>, descriptor: &Descriptor) {

@@ -35,6 +35,10 @@ macro_rules! common_numbers {
         pub const FACCESSAT: u32 = libc::SYS_faccessat as u32;
         pub const FACCESSAT2: u32 = libc::SYS_faccessat2 as u32;
         pub const READLINKAT: u32 = libc::SYS_readlinkat as u32;
+        pub const CHDIR: u32 = libc::SYS_chdir as u32;
+        pub const CHROOT: u32 = libc::SYS_chroot as u32;
+        pub const ACCT: u32 = libc::SYS_acct as u32;
+        pub const IO_SUBMIT: u32 = libc::SYS_io_submit as u32;
         pub const FCHMODAT: u32 = libc::SYS_fchmodat as u32;
         pub const FCHOWNAT: u32 = libc::SYS_fchownat as u32;
         pub const UTIMENSAT: u32 = libc::SYS_utimensat as u32;

@@ -1,5 +1,5 @@
-//! Calls that would change what stands at a path, or ask for its extended attributes: at
-//! a device's path they fail, as on a file system that cannot do it.
+//! Calls that would change what stands at a path, or ask of it what a device has not: at a
+//! device's path they fail, as on a file system that cannot do it.
 
 use devmap_driver::Errno;
 use devmap_sys::arch::nr;
@@ -17,10 +17,13 @@ pub(super) struct Change {
 
 /// Calls that all architectures have. Two lines of one call are two paths of it; of the
 /// flags that say whether to follow a link, the usual is taken.
-const CALLS: [(u32, Change); 25] = [
+const CALLS: [(u32, Change); 28] = [
     (nr::TRUNCATE, at(None, 0, true, Errno::EINVAL)),
     (nr::EXECVE, at(None, 0, true, Errno::EACCES)),
     (nr::EXECVEAT, at(Some(0), 1, true, Errno::EACCES)),
+    (nr::CHDIR, at(None, 0, true, Errno::ENOTDIR)),
+    (nr::CHROOT, at(None, 0, true, Errno::ENOTDIR)),
+    (nr::ACCT, at(None, 0, true, Errno::EACCES)),
     (nr::FCHMODAT, at(Some(0), 1, true, Errno::EPERM)),
     (nr::FCHMODAT2, at(Some(0), 1, true, Errno::EPERM)),
     (nr::FCHOWNAT, at(Some(0), 1, true, Errno::EPERM)),
@@ -46,7 +49,7 @@ const CALLS: [(u32, Change); 25] = [
 ];
 
 /// Calls that newer architectures lack.
-const OLD_CALLS: [(Option<u32>, Change); 14] = [
+const OLD_CALLS: [(Option<u32>, Change); 15] = [
     (nr::CHMOD, at(None, 0, true, Errno::EPERM)),
     (nr::CHOWN, at(None, 0, true, Errno::EPERM)),
     (nr::LCHOWN, at(None, 0, false, Errno::EPERM)),
@@ -59,6 +62,7 @@ const OLD_CALLS: [(Option<u32>, Change); 14] = [
     (nr::LINK, at(None, 0, false, Errno::EROFS)),
     (nr::LINK, at(None, 1, false, Errno::EEXIST)),
     (nr::SYMLINK, at(None, 1, false, Errno::EEXIST)),
+    (nr::RMDIR, at(None, 0, false, Errno::ENOTDIR)),
     (nr::MKDIR, at(None, 0, false, Errno::EEXIST)),
     (nr::MKNOD, at(None, 0, false, Errno::EEXIST)),
 ];

@@ -137,6 +137,7 @@ pub mod nr {
     pub const FUTIMESAT: Option<u32> = None;
     pub const UNLINK: Option<u32> = None;
     pub const RENAME: Option<u32> = None;
+    pub const RMDIR: Option<u32> = None;
     pub const MKDIR: Option<u32> = None;
     pub const MKNOD: Option<u32> = None;
     pub const SYMLINK: Option<u32> = None;

@@ -132,6 +132,7 @@ pub mod nr {
     pub const FUTIMESAT: Option<u32> = Some(libc::SYS_futimesat as u32);
     pub const UNLINK: Option<u32> = Some(libc::SYS_unlink as u32);
     pub const RENAME: Option<u32> = Some(libc::SYS_rename as u32);
+    pub const RMDIR: Option<u32> = Some(libc::SYS_rmdir as u32);
     pub const MKDIR: Option<u32> = Some(libc::SYS_mkdir as u32);
     pub const MKNOD: Option<u32> = Some(libc::SYS_mknod as u32);
     pub const SYMLINK: Option<u32> = Some(libc::SYS_symlink as u32);
