@@ -1,0 +1,159 @@
+//! Bad drivers: an error that names the device, the right errno, and nobody else harmed.
+
+use crate::harness::{Mode, Run, in_each_mode};
+
+in_each_mode!(
+    a_bad_plan_fails_the_mmap_alone,
+    a_panic_fails_its_call_alone,
+    a_panic_at_the_start_is_devmaps_failure,
+    absurd_answers_are_errors,
+    only_the_caller_of_a_blocking_driver_waits,
+);
+
+/// Tries each method once: `METHOD=ERRNO` or `METHOD=0`, on one line.
+const TRY_ALL: &str = "
+fd = -1
+def open_it():
+    global fd
+    fd = os.open('/dev/bad', os.O_RDWR)
+poll = select.poll()
+def poll_it():
+    poll.register(fd, 0x23df)
+    events = poll.poll(0)[0][1]
+    if events & select.POLLERR: raise OSError(errno.EIO, '')
+tries = dict(open=open_it, mmap=lambda: mmap.mmap(fd, 4 * PAGE), read=lambda: os.read(fd, 10),
+    write=lambda: os.write(fd, b'abc'), llseek=lambda: os.lseek(fd, 0, os.SEEK_SET),
+    ioctl=lambda: fcntl.ioctl(fd, 0x4201), poll=poll_it, release=lambda: os.close(fd))
+say(*('%s=%s' % (name, error_of(call)) for name, call in tries.items()))
+say(open('/dev/good').read())
+";
+
+/// What [`TRY_ALL`] says when these fail, and nothing else does.
+fn failing(calls: &[&str]) -> String {
+    let all = ["open", "mmap", "read", "write", "llseek", "ioctl", "poll", "release"];
+    let results = all.map(|call| {
+        let result = if calls.contains(&call) { "EIO" } else { "0" };
+        format!("{call}={result}")
+    });
+    results.join(" ") + "\nHello from a device in safe Rust.\n\n"
+}
+
+fn try_all(mode: Mode, wrong: &str) -> crate::harness::Finished {
+    Run::bad_driver(mode, wrong).options(&["-d", "/dev/good=hello"]).python(TRY_ALL, &[]).finish()
+}
+
+fn a_bad_plan_fails_the_mmap_alone(mode: Mode) {
+    for (plan, why) in [
+        ("hole", "leaves page 1 of an area of 4 pages uncovered"),
+        ("overlap", "covers page 1 twice"),
+        ("past-memory", "asks for 4 pages from page 3 of a memory that has 4"),
+        ("past-area", "ends past the area"),
+        ("far-away", "ends past the area"),
+        ("empty", "an empty extent at page 1"),
+        ("too-many", "more than 8 extents"),
+        ("none", "leaves page 0 of an area of 4 pages uncovered"),
+    ] {
+        let finished = try_all(mode, &format!("plan:{plan}")).well();
+        assert_eq!(finished.stdout, failing(&["mmap"]), "{plan}: {finished:?}");
+        finished.complains(&["devmap: /dev/bad:", "\"bad_driver\"", why, "EIO"]);
+    }
+}
+
+fn a_panic_fails_its_call_alone(mode: Mode) {
+    for method in ["mmap", "fault", "read", "write", "llseek", "ioctl", "poll"] {
+        let finished = try_all(mode, &format!("panic:{method}")).well();
+        let call = if method == "fault" { "mmap" } else { method };
+        assert_eq!(finished.stdout, failing(&[call]), "{method}: {finished:?}");
+        let panicked = format!("panicked in {method}: on purpose");
+        finished.complains(&["devmap: /dev/bad: the driver \"bad_driver\"", &panicked]);
+    }
+    let script = "
+say(error_of(lambda: os.open('/dev/bad', os.O_RDWR)))
+say(open('/dev/good').read())
+";
+    let opened = Run::bad_driver(mode, "panic:open")
+        .options(&["-d", "/dev/good=hello"])
+        .python(script, &[])
+        .finish()
+        .well()
+        .complains(&["/dev/bad", "panicked in open: on purpose"]);
+    assert_eq!(opened.stdout, "EIO\nHello from a device in safe Rust.\n\n");
+    // A close has no error to give.
+    let released = try_all(mode, "panic:release").well();
+    assert_eq!(released.stdout, failing(&[]));
+    released.complains(&["devmap: /dev/bad: the driver \"bad_driver\" panicked in release"]);
+}
+
+fn a_panic_at_the_start_is_devmaps_failure(mode: Mode) {
+    for method in ["make", "metadata"] {
+        let run = Run::bad_driver(mode, &format!("panic:{method}"));
+        let finished = run.output(&["echo", "it ran"]).exited(125);
+        assert_eq!(finished.stdout, "");
+        finished.complains(&["on purpose", "devmap: ", "/dev/bad", "panicked"]);
+    }
+}
+
+fn absurd_answers_are_errors(mode: Mode) {
+    for method in ["read", "write", "llseek", "ioctl"] {
+        let finished = try_all(mode, &format!("absurd:{method}")).well();
+        assert_eq!(finished.stdout, failing(&[method]), "{finished:?}");
+        finished.complains(&["/dev/bad", method]);
+    }
+    let faulted = try_all(mode, "absurd:fault").well();
+    assert_eq!(faulted.stdout, failing(&["mmap"]));
+    faulted.complains(&["/dev/bad", "answered a fault with page 18446744073709551615"]);
+    // Bits that poll does not have are dropped.
+    let script = "
+fd = os.open('/dev/bad', os.O_RDWR)
+poll = select.poll()
+poll.register(fd, 0xffff)
+say(hex(poll.poll(0)[0][1]))
+";
+    let polled = Run::bad_driver(mode, "absurd:poll").python(script, &[]).finish().well();
+    assert_eq!(polled.stdout, "0x23df\n");
+}
+
+/// The driver sleeps for ever, without the home's wait queue. Its caller waits; another
+/// program works; and killing the caller ends it.
+fn only_the_caller_of_a_blocking_driver_waits(mode: Mode) {
+    let blocked = "
+import fcntl, mmap, os, select, sys
+method = sys.argv[1]
+fd = os.open('/dev/bad', os.O_RDWR)
+if method in ('mmap', 'fault'): mmap.mmap(fd, mmap.PAGESIZE)
+if method == 'read': os.read(fd, 1)
+if method == 'write': os.write(fd, b'x')
+if method == 'llseek': os.lseek(fd, 0, os.SEEK_SET)
+if method == 'ioctl': fcntl.ioctl(fd, 0x4201)
+if method == 'poll':
+    poll = select.poll()
+    poll.register(fd, 1)
+    poll.poll(0)
+if method == 'release': os.close(fd)
+print('not blocked', flush=True)
+";
+    let script = format!(
+        "
+blocked = subprocess.Popen([sys.executable, '-c', '''{blocked}''', sys.argv[1]],
+                           stdout=subprocess.DEVNULL)
+hear()
+for i in range(8):
+    fd = os.open('/dev/good', os.O_RDWR)
+    area = mmap.mmap(fd, 2 * PAGE)
+    area[i] = i
+    say(os.read(fd, 8)[i], os.lseek(fd, 0, os.SEEK_SET), select.select([fd], [], [], 0) == ([fd], [], []))
+    os.close(fd)
+blocked.kill()
+blocked.wait()
+"
+    );
+    for method in ["open", "mmap", "fault", "read", "write", "llseek", "ioctl", "poll", "release"] {
+        let run = Run::bad_driver(mode, &format!("block:{method}"));
+        let mut running = run.options(&["-d", "/dev/good=mem"]).python(&script, &[method]);
+        running.hear_error(&format!("blocked in {method}"));
+        running.say("go on");
+        let finished = running.finish().well();
+        let expected: String = (0..8).map(|i| format!("{i} 0 True\n")).collect();
+        assert_eq!(finished.stdout, expected, "{method}");
+    }
+}
