@@ -39,7 +39,7 @@ use crate::{
     pool::{Pool, Turn},
     probe,
     trace::{Trace, TraceFormat},
-    trapped::Trapped,
+    trapped::{self, Trapped},
     tree::{self, Program, Role, SupervisorSide},
 };
 
@@ -324,12 +324,13 @@ impl Core {
 }
 
 impl Core {
-    /// The kernel closes the descriptors of a process before its parent can reap it.
+    /// The kernel closes the descriptors of a process before its parent can reap it. A
+    /// driver that blocks in its release is not waited for beyond a while.
     fn settle_trapped(&self) {
-        if let Some(trapped) = &self.trapped
-            && let Err(error) = trapped.release_closed(self)
-        {
-            crate::report_once(format_args!("cannot look for closed descriptors: {error}"));
+        let deadline = Instant::now() + Duration::from_secs(2);
+        let settled = || self.trapped.as_ref().is_none_or(Trapped::is_settled);
+        while !settled() && Instant::now() < deadline {
+            std::thread::sleep(Duration::from_micros(200));
         }
         self.opens.sweep();
     }
@@ -424,28 +425,7 @@ fn watch(core: &Arc<Core>) {
             }
         }),
     );
-    if core.trapped.is_none() {
-        return;
-    }
-    let (waking, closing) = (core.clone(), core.clone());
-    spawn(
-        "devmap-wakes",
-        Box::new(move || {
-            if let Some(trapped) = &waking.trapped {
-                trapped.run_wakes();
-            }
-        }),
-    );
-    spawn(
-        "devmap-closes",
-        Box::new(move || {
-            if let Some(trapped) = &closing.trapped
-                && let Err(error) = trapped.run_closes(&closing)
-            {
-                crate::report(format_args!("cannot wait for closed descriptors: {error}"));
-            }
-        }),
-    );
+    trapped::start(core);
 }
 
 /// Waits for the program's end, and until all that it did is accounted for.

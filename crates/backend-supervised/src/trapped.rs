@@ -37,7 +37,6 @@ use devmap_sys::{
     stat,
 };
 use parking_lot::Mutex;
-use rustix::event::{PollFd, PollFlags, poll};
 
 use self::{
     descriptors::{Descriptor, Descriptors},
@@ -49,6 +48,7 @@ use crate::{
     filter::FIRST_DESCRIPTOR,
     notify::{self, Call},
     opens::{DeviceEntry, OpenFile},
+    pool::{Pool, Turn},
     trace::Event,
 };
 
@@ -71,8 +71,6 @@ pub(crate) struct Trapped {
     directories: Vec<u64>,
     /// Held while a number for a descriptor is chosen and taken.
     placing: Mutex<()>,
-    /// Held while closed descriptors are released.
-    releasing: Mutex<()>,
 }
 
 impl Trapped {
@@ -97,7 +95,6 @@ impl Trapped {
             owner: (rustix::process::geteuid().as_raw(), rustix::process::getegid().as_raw()),
             directories: devices.iter().map(directory).collect(),
             placing: Mutex::default(),
-            releasing: Mutex::default(),
         })
     }
 
@@ -116,41 +113,26 @@ impl Trapped {
         self.descriptors.refresh_device(device.index);
     }
 
-    /// Tells pollers of wakes, for ever; for a thread of its own.
-    pub(crate) fn run_wakes(&self) {
-        self.descriptors.run();
+    /// Whether all that was closed by now has been released.
+    pub(crate) fn is_settled(&self) -> bool {
+        self.descriptors.is_settled()
     }
 
-    /// Releases open files as their last descriptors go, for ever; for a thread of its own.
-    ///
-    /// # Errors
-    /// Closes cannot be waited for.
-    pub(crate) fn run_closes(&self, core: &Core) -> io::Result<()> {
-        loop {
-            let mut fds = [PollFd::new(self.descriptors.closes(), PollFlags::IN)];
-            rustix::io::retry_on_intr(|| poll(&mut fds, None))?;
-            self.release_closed(core)?;
+    /// Waits for the last descriptor of an open file to go, and releases the file. False
+    /// when that cannot be waited for.
+    fn release_next(&self, core: &Core, received: &dyn Fn()) -> bool {
+        let closed = self.descriptors.next_closed().inspect_err(|error| {
+            crate::report_once(format_args!("cannot wait for closed descriptors: {error}"));
+        });
+        let Ok(descriptor) = closed else { return false };
+        received();
+        if let Some(file) = &descriptor.file {
+            core.opens.close(file.id);
         }
-    }
-
-    /// Releases the open files whose last descriptor is gone by now.
-    ///
-    /// # Errors
-    /// Closes cannot be looked for.
-    pub(crate) fn release_closed(&self, core: &Core) -> io::Result<()> {
-        let _releasing = self.releasing.lock();
-        loop {
-            let closed = self.descriptors.closed()?;
-            if closed.is_empty() {
-                return Ok(());
-            }
-            for descriptor in closed {
-                if let Some(file) = &descriptor.file {
-                    core.opens.close(file.id);
-                }
-                self.locks.close(&descriptor);
-            }
-        }
+        self.locks.close(&descriptor);
+        drop(descriptor);
+        self.descriptors.released();
+        true
     }
 
     /// Gives the caller the descriptor of a new open file as the result of its call. False
@@ -195,6 +177,25 @@ impl Trapped {
             }
         }
         true
+    }
+}
+
+/// Starts the threads of trapped mode, if that is the mode. A driver may block in any of
+/// its methods, so each may need another one.
+pub(crate) fn start(core: &Arc<Core>) {
+    let pool = |name, serve: fn(&Core, &Trapped, &dyn Fn()) -> bool| {
+        let core = core.clone();
+        Pool::start(name, move || {
+            let core = core.clone();
+            let turn: Turn = Box::new(move |received| {
+                core.trapped.as_ref().is_some_and(|trapped| serve(&core, trapped, received))
+            });
+            turn
+        });
+    };
+    if core.trapped.is_some() {
+        pool("devmap-closes", |core, trapped, received| trapped.release_next(core, received));
+        pool("devmap-wakes", |_, trapped, received| trapped.descriptors.tell_next(received));
     }
 }
 

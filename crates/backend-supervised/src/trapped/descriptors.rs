@@ -29,7 +29,7 @@ use std::{
 use devmap_driver::{OpenFlags, PollEvents, PollTable};
 use parking_lot::Mutex;
 use rustix::{
-    event::epoll,
+    event::{PollFd, PollFlags, epoll, poll},
     fs::{Mode, OFlags},
     io::Errno,
     pipe::PipeFlags,
@@ -76,8 +76,8 @@ pub(crate) struct Descriptors {
     closes: OwnedFd,
     /// Of open files whose pollers are to be told.
     wakes: Sender<u64>,
-    /// The other end, until a thread takes it.
-    woken: Mutex<Option<Receiver<u64>>>,
+    /// The other end, for one thread at a time.
+    woken: Mutex<Receiver<u64>>,
 }
 
 /// What clients have.
@@ -88,6 +88,8 @@ struct Live {
     /// The supervisor's ends: of FIFOs and of stand-ins.
     ends: HashMap<u64, End>,
     next_key: u64,
+    /// How many were closed and are not released yet.
+    releasing: usize,
 }
 
 struct End {
@@ -110,7 +112,7 @@ impl Descriptors {
             live: Mutex::default(),
             closes: epoll::create(epoll::CreateFlags::CLOEXEC)?,
             wakes,
-            woken: Mutex::new(Some(woken)),
+            woken: Mutex::new(woken),
         })
     }
 
@@ -184,38 +186,55 @@ impl Descriptors {
         self.live.lock().files.get(&identity).cloned()
     }
 
-    /// Readable when some were closed.
-    pub(crate) fn closes(&self) -> &OwnedFd {
-        &self.closes
-    }
-
-    /// Open files of which no descriptor is left, in the order of the closes. Empty when
-    /// nothing was closed any more.
-    pub(crate) fn closed(&self) -> io::Result<Vec<Arc<Descriptor>>> {
-        let now = rustix::event::Timespec::default();
-        let mut closed = Vec::new();
-        while closed.is_empty() {
-            let mut events = Vec::with_capacity(64);
-            rustix::io::retry_on_intr(|| {
-                epoll::wait(&self.closes, rustix::buffer::spare_capacity(&mut events), Some(&now))
-            })?;
-            if events.is_empty() {
-                break;
-            }
-            let mut live = self.live.lock();
-            for event in &events {
-                let Some(end) = live.ends.remove(&event.data.u64()) else { continue };
-                let Some(descriptor) = live.files.remove(&end.identity) else { continue };
-                // The end of a FIFO lives as long as what stands for it.
-                if end.peer.is_none() {
-                    epoll::delete(&self.closes, &descriptor.held)?;
-                }
-                if !live.files.values().any(|other| Arc::ptr_eq(other, &descriptor)) {
-                    closed.push(descriptor);
-                }
+    /// Waits until an open file has no descriptor left.
+    pub(crate) fn next_closed(&self) -> io::Result<Arc<Descriptor>> {
+        loop {
+            let mut fds = [PollFd::new(&self.closes, PollFlags::IN)];
+            rustix::io::retry_on_intr(|| poll(&mut fds, None))?;
+            if let Some(descriptor) = self.closed()? {
+                return Ok(descriptor);
             }
         }
-        Ok(closed)
+    }
+
+    /// An open file that has no descriptor left by now, given out once: it is to be
+    /// released, and then [`Descriptors::released`] to be called.
+    fn closed(&self) -> io::Result<Option<Arc<Descriptor>>> {
+        loop {
+            let mut live = self.live.lock();
+            let Some(key) = self.hung_up()? else { return Ok(None) };
+            let Some(end) = live.ends.remove(&key) else { continue };
+            let Some(descriptor) = live.files.remove(&end.identity) else { continue };
+            // The end of a FIFO lives as long as what stands for it.
+            if end.peer.is_none() {
+                epoll::delete(&self.closes, &descriptor.held)?;
+            }
+            if !live.files.values().any(|other| Arc::ptr_eq(other, &descriptor)) {
+                live.releasing += 1;
+                return Ok(Some(descriptor));
+            }
+        }
+    }
+
+    /// The key of an end that is alone.
+    fn hung_up(&self) -> io::Result<Option<u64>> {
+        let mut events = Vec::with_capacity(1);
+        let now = rustix::event::Timespec::default();
+        rustix::io::retry_on_intr(|| {
+            epoll::wait(&self.closes, rustix::buffer::spare_capacity(&mut events), Some(&now))
+        })?;
+        Ok(events.first().map(|event| event.data.u64()))
+    }
+
+    /// What [`Descriptors::next_closed`] gave has been released.
+    pub(crate) fn released(&self) {
+        self.live.lock().releasing -= 1;
+    }
+
+    /// Whether nothing was closed that has not been released.
+    pub(crate) fn is_settled(&self) -> bool {
+        let live = self.live.lock();
+        live.releasing == 0 && self.hung_up().is_ok_and(|key| key.is_none())
     }
 
     /// Shows what a device's driver says now to everybody who has it open.
@@ -225,20 +244,20 @@ impl Descriptors {
         all.iter().for_each(|descriptor| self.refresh(descriptor));
     }
 
-    /// Tells pollers of wakes, for ever; for a thread of its own.
-    pub(crate) fn run(&self) {
-        let Some(woken) = self.woken.lock().take() else { return };
-        for id in woken {
-            let has_id = |descriptor: &&Arc<Descriptor>| {
-                descriptor.file.as_ref().is_some_and(|file| file.id == id)
-            };
-            let descriptor = self.live.lock().devices().find(has_id).cloned();
-            if let Some(descriptor) = descriptor
-                && descriptor.woken.load(Ordering::SeqCst)
-            {
-                self.refresh(&descriptor);
-            }
+    /// Waits for a wake and tells the pollers of it. False when there will be no more.
+    pub(crate) fn tell_next(&self, received: &dyn Fn()) -> bool {
+        let Ok(id) = self.woken.lock().recv() else { return false };
+        received();
+        let has_id = |descriptor: &&Arc<Descriptor>| {
+            descriptor.file.as_ref().is_some_and(|file| file.id == id)
+        };
+        let descriptor = self.live.lock().devices().find(has_id).cloned();
+        if let Some(descriptor) = descriptor
+            && descriptor.woken.load(Ordering::SeqCst)
+        {
+            self.refresh(&descriptor);
         }
+        true
     }
 
     /// Shows what the driver says now.
@@ -418,11 +437,9 @@ impl PollTable<HostWaitQueue> for Register {
 mod tests {
     use std::path::Path;
 
-    use devmap_driver::{Open, WaitQueue};
-    use rustix::event::{PollFd, PollFlags, poll};
-
     use super::{super::testing, *};
     use crate::{opens::Opens, trace::Trace};
+    use devmap_driver::{Open, WaitQueue};
 
     fn opens() -> Opens {
         Opens::new(1, Arc::new(Trace::new(None, false).unwrap()))
@@ -514,15 +531,18 @@ mod tests {
             assert_eq!(rustix::io::read(&standin, &mut [0]), Err(Errno::INVAL));
             assert_eq!(rustix::io::write(&standin, &[0]), Err(Errno::NOTCONN));
             drop(client);
-            assert!(descriptors.closed().unwrap().is_empty());
+            assert!(descriptors.closed().unwrap().is_none());
             drop(copy);
-            assert!(descriptors.closed().unwrap().is_empty());
+            assert!(descriptors.closed().unwrap().is_none());
             descriptors.refresh_device(0);
             drop(standin);
-            let closed = descriptors.closed().unwrap();
-            let closed: Vec<_> = closed.iter().filter_map(|d| d.file.as_ref()).collect();
-            assert_eq!(closed.iter().map(|file| file.id).collect::<Vec<_>>(), [id], "{flags:#o}");
-            assert!(descriptors.closed().unwrap().is_empty());
+            assert!(!descriptors.is_settled());
+            let closed = descriptors.next_closed().unwrap();
+            assert_eq!(closed.file.as_ref().map(|file| file.id), Some(id), "{flags:#o}");
+            assert!(!descriptors.is_settled());
+            descriptors.released();
+            assert!(descriptors.is_settled());
+            assert!(descriptors.closed().unwrap().is_none());
             assert!(descriptors.add_standin(&descriptor, false).is_err());
         }
     }

@@ -36,7 +36,6 @@ struct Request {
     parts: Vec<(u64, u64)>,
     /// `None`: the file's own, which moves on.
     position: Option<i64>,
-    name: &'static str,
 }
 
 /// Takes a call apart, with the kernel's checks.
@@ -44,27 +43,26 @@ fn request(notification: &Notification) -> Option<Result<Request, Errno>> {
     let Notification { tid, nr, args, .. } = *notification;
     let one = || Ok(vec![(args[1], args[2])]);
     let several = || parts(tid, args[1], args[2]);
-    let (writes, parts, position, name) = match nr {
-        nr::READ => (false, one(), None, "read"),
-        nr::WRITE => (true, one(), None, "write"),
-        nr::PREAD64 => (false, one(), Some(args[3].cast_signed()), "pread64"),
-        nr::PWRITE64 => (true, one(), Some(args[3].cast_signed()), "pwrite64"),
-        nr::READV => (false, several(), None, "readv"),
-        nr::WRITEV => (true, several(), None, "writev"),
-        nr::PREADV => (false, several(), Some(args[3].cast_signed()), "preadv"),
-        nr::PWRITEV => (true, several(), Some(args[3].cast_signed()), "pwritev"),
+    let (writes, parts, position) = match nr {
+        nr::READ => (false, one(), None),
+        nr::WRITE => (true, one(), None),
+        nr::PREAD64 => (false, one(), Some(args[3].cast_signed())),
+        nr::PWRITE64 => (true, one(), Some(args[3].cast_signed())),
+        nr::READV => (false, several(), None),
+        nr::WRITEV => (true, several(), None),
+        nr::PREADV => (false, several(), Some(args[3].cast_signed())),
+        nr::PWRITEV => (true, several(), Some(args[3].cast_signed())),
         nr::PREADV2 | nr::PWRITEV2 => {
             let position = Some(args[3].cast_signed()).filter(|position| *position != -1);
             let parts = several().and_then(|parts| {
                 let plain = args[5] & !HIGH_PRIORITY == 0;
                 if plain { Ok(parts) } else { Err(Errno::EOPNOTSUPP) }
             });
-            let writes = nr == nr::PWRITEV2;
-            (writes, parts, position, if writes { "pwritev2" } else { "preadv2" })
+            (nr == nr::PWRITEV2, parts, position)
         }
         _ => return None,
     };
-    Some(parts.map(|parts| Request { writes, parts, position, name }))
+    Some(parts.map(|parts| Request { writes, parts, position }))
 }
 
 /// The parts that an array of `struct iovec` names.
@@ -93,13 +91,13 @@ pub(super) fn serve(core: &Arc<Core>, call: &Call<'_>, descriptor: &Descriptor) 
     };
     let started = Instant::now();
     let moved = request.and_then(|request| {
-        let name = request.name;
+        let call_name = if request.writes { "write" } else { "read" };
         let size = request.parts.iter().map(|part| part.1).sum::<u64>();
         let (position, result) = transfer(core, call, descriptor, file, request);
         core.trace_call(started, || Event {
             device: &file.device.path,
             tid: call.notification.tid,
-            call: name,
+            call: call_name,
             details: vec![
                 ("open", file.id.into()),
                 ("offset", position.into()),
