@@ -259,6 +259,8 @@ static int ia32_mmap(void *unused)
 
 int main(int argc, char **argv)
 {
+	static const char zeros[4096];
+
 	start();
 	native = take_native(&argc, argv);
 	if (argc != 2) {
@@ -277,5 +279,9 @@ int main(int argc, char **argv)
 	paths();
 	/* 1011 where the kernel has no such calls. */
 	note("ia32_mmap", "%d", in_child(ia32_mmap, NULL));
+	/* The block holds zeros again for the next client. */
+	for (off_t at = 0; at < 4 * page; at += (off_t)sizeof(zeros))
+		if (pwrite(fd, zeros, sizeof(zeros), at) != (ssize_t)sizeof(zeros))
+			die("pwrite");
 	return finish();
 }
