@@ -213,7 +213,7 @@ fn dependencies_point_the_right_way() {
             package["dependencies"].as_array().expect("dependencies").iter().map(name).collect();
         match package_name {
             "devmap-driver" => assert!(needs.is_empty(), "the driver API depends on {needs:?}"),
-            "devmap-devices" => assert_eq!(needs, ["devmap-driver"]),
+            "devmap-devices" | "devmap-mm" => assert_eq!(needs, ["devmap-driver"]),
             "devmap-cli" => {}
             _ => assert!(!needs.contains(&"devmap-cli"), "{package_name} depends on the command"),
         }

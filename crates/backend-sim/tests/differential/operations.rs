@@ -1,0 +1,339 @@
+//! The operations, how they are chosen, and the form in which maps are compared.
+
+use std::collections::BTreeMap;
+
+/// Pages of the window in which everything lies.
+pub const WINDOW: u64 = 48;
+/// Pages of the two files; the second ends in the middle of its last page.
+pub const FILES: [u64; 2] = [16, 6];
+/// Where the window begins.
+pub const BASE: u64 = 0x1000_0000_0000;
+
+/// One operation of one process. Addresses are relative to the window, in bytes but
+/// where pages are said.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Operation {
+    Map {
+        process: u64,
+        at: u64,
+        len: u64,
+        protection: u64,
+        flags: u64,
+        file: u64,
+        offset: u64,
+    },
+    Unmap {
+        process: u64,
+        at: u64,
+        len: u64,
+    },
+    Protect {
+        process: u64,
+        at: u64,
+        len: u64,
+        protection: u64,
+    },
+    Remap {
+        process: u64,
+        at: u64,
+        len: u64,
+        new_len: u64,
+        flags: u64,
+        to: u64,
+    },
+    Sync {
+        process: u64,
+        at: u64,
+        len: u64,
+        flags: u64,
+    },
+    Advise {
+        process: u64,
+        at: u64,
+        len: u64,
+        advice: u64,
+    },
+    Resident {
+        process: u64,
+        at: u64,
+        len: u64,
+    },
+    Lock {
+        process: u64,
+        at: u64,
+        len: u64,
+    },
+    Unlock {
+        process: u64,
+        at: u64,
+        len: u64,
+    },
+    Load {
+        process: u64,
+        at: u64,
+        len: u64,
+    },
+    Store {
+        process: u64,
+        at: u64,
+        len: u64,
+        value: u64,
+    },
+    Fork {
+        process: u64,
+        child: u64,
+    },
+    Exit {
+        process: u64,
+    },
+    Truncate {
+        file: u64,
+        len: u64,
+    },
+    Maps {
+        process: u64,
+    },
+    Contents {
+        process: u64,
+    },
+    /// Differs for certain.
+    Differ,
+}
+
+impl Operation {
+    pub fn process(&self) -> u64 {
+        use Operation::*;
+        match *self {
+            Map { process, .. }
+            | Unmap { process, .. }
+            | Protect { process, .. }
+            | Remap { process, .. }
+            | Sync { process, .. }
+            | Advise { process, .. }
+            | Resident { process, .. }
+            | Lock { process, .. }
+            | Unlock { process, .. }
+            | Load { process, .. }
+            | Store { process, .. }
+            | Fork { process, .. }
+            | Exit { process }
+            | Maps { process }
+            | Contents { process } => process,
+            Truncate { .. } | Differ => 0,
+        }
+    }
+
+    /// As `struct op` of the C program.
+    pub fn words(&self) -> [u64; 7] {
+        use Operation::*;
+        let process = self.process();
+        let range = |kind, at, len, x| [kind, process, at, len, x, 0, 0];
+        match *self {
+            Map { at, len, protection, flags, file, offset, .. } => {
+                [0, process, at, len, protection, flags, file << 32 | offset]
+            }
+            Unmap { at, len, .. } => range(1, at, len, 0),
+            Protect { at, len, protection, .. } => range(2, at, len, protection),
+            Remap { at, len, new_len, flags, to, .. } => [3, process, at, len, new_len, flags, to],
+            Sync { at, len, flags, .. } => range(4, at, len, flags),
+            Advise { at, len, advice, .. } => range(5, at, len, advice),
+            Differ => range(5, 0, 0, 9999),
+            Resident { at, len, .. } => range(6, at, len, 0),
+            Lock { at, len, .. } => range(7, at, len, 0),
+            Unlock { at, len, .. } => range(8, at, len, 0),
+            Load { at, len, .. } => range(9, at, len, 0),
+            Store { at, len, value, .. } => range(10, at, len, value),
+            Fork { child, .. } => range(11, 0, 0, child),
+            Exit { .. } => range(12, 0, 0, 0),
+            Truncate { file, len } => range(13, 0, len, file),
+            Maps { .. } => range(14, 0, 0, 0),
+            Contents { .. } => range(15, 0, 0, 0),
+        }
+    }
+}
+
+/// SplitMix64: small, and the same on every machine.
+pub struct Random(u64);
+
+impl Random {
+    pub fn new(seed: u64) -> Random {
+        Random(seed)
+    }
+
+    pub fn next(&mut self) -> u64 {
+        self.0 = self.0.wrapping_add(0x9e37_79b9_7f4a_7c15);
+        let mut z = self.0;
+        z = (z ^ (z >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);
+        z = (z ^ (z >> 27)).wrapping_mul(0x94d0_49bb_1331_11eb);
+        z ^ (z >> 31)
+    }
+
+    pub fn below(&mut self, end: u64) -> u64 {
+        self.next() % end
+    }
+
+    fn one_in(&mut self, n: u64) -> bool {
+        self.below(n) == 0
+    }
+
+    fn pick<T: Copy>(&mut self, from: &[T]) -> T {
+        from[self.below(from.len() as u64) as usize]
+    }
+}
+
+/// A range of the window, seldom one that is not of whole pages.
+fn range(random: &mut Random) -> (u64, u64) {
+    let pages = if random.one_in(8) { 1 + random.below(WINDOW) } else { 1 + random.below(6) };
+    let at = random.below(WINDOW - pages + 1) * PAGE;
+    let len = pages * PAGE;
+    match random.below(60) {
+        0 => (at + 1, len - 1),
+        1 => (at, 0),
+        2..=5 => (at, len - random.below(PAGE)),
+        _ => (at, len),
+    }
+}
+
+/// Sequences are made for pages of this size, and scaled to the machine's.
+pub const PAGE: u64 = 4096;
+
+/// A sequence that ends with a look at everything.
+pub fn sequence(random: &mut Random, length: usize) -> Vec<Operation> {
+    // Which processes there are; who forked deeper than twice does not fork again.
+    let mut depth: BTreeMap<u64, u32> = BTreeMap::from([(0, 0)]);
+    let mut next_child = 1;
+    let mut all = Vec::new();
+    while all.len() < length {
+        let alive: Vec<u64> = depth.keys().copied().collect();
+        let process = if random.one_in(3) { random.pick(&alive) } else { 0 };
+        if random.one_in(60) {
+            if random.one_in(3) && process != 0 {
+                depth.remove(&process);
+                all.push(Operation::Exit { process });
+            } else if next_child < 4 && depth[&process] < 2 {
+                depth.insert(next_child, depth[&process] + 1);
+                all.push(Operation::Fork { process, child: next_child });
+                next_child += 1;
+            }
+            continue;
+        }
+        let operation = operation(random, process);
+        all.push(operation);
+        match operation {
+            Operation::Load { .. } | Operation::Store { .. } | Operation::Resident { .. } => {}
+            _ if random.one_in(2) => all.push(Operation::Maps { process }),
+            _ => {}
+        }
+    }
+    for process in depth.into_keys() {
+        all.extend([Operation::Maps { process }, Operation::Contents { process }]);
+    }
+    all
+}
+
+fn operation(random: &mut Random, process: u64) -> Operation {
+    let (at, len) = range(random);
+    match random.below(100) {
+        0..=24 => map(random, process, at, len),
+        25..=31 => Operation::Unmap { process, at, len },
+        32..=45 => Operation::Protect {
+            process,
+            at,
+            len,
+            protection: random.pick(&[0, 1, 3, 3, 1, 2, 5, 7]),
+        },
+        46..=55 => remap(random, process, at, len),
+        56..=57 => Operation::Sync { process, at, len, flags: random.pick(&[0, 1, 2, 4, 5, 6]) },
+        58..=65 => {
+            let advice = random.pick(&[0, 1, 2, 4, 4, 4, 9, 10, 11, 16, 17, 18, 19]);
+            Operation::Advise { process, at, len, advice }
+        }
+        66..=67 => Operation::Resident { process, at, len },
+        68 => Operation::Lock { process, at, len },
+        69 => Operation::Unlock { process, at, len },
+        70..=77 => Operation::Load { process, at: random.below(WINDOW * PAGE - 8), len: 8 },
+        78..=97 => {
+            let at = random.below(WINDOW * PAGE - 16);
+            Operation::Store { process, at, len: 1 + random.below(16), value: random.next() }
+        }
+        98 => {
+            let file = random.below(2);
+            Operation::Truncate { file, len: random.below(FILES[file as usize] * PAGE + PAGE) }
+        }
+        _ => Operation::Contents { process },
+    }
+}
+
+fn map(random: &mut Random, process: u64, at: u64, len: u64) -> Operation {
+    const SHARED: u64 = 1;
+    const PRIVATE: u64 = 2;
+    const FIXED: u64 = 0x10;
+    const ANONYMOUS: u64 = 0x20;
+    const NO_REPLACE: u64 = 0x10_0000;
+    let protection = random.pick(&[3, 3, 3, 1, 1, 0, 2, 5, 7]);
+    let fixed = if random.one_in(6) { NO_REPLACE } else { FIXED };
+    let sharing = random.pick(&[SHARED, PRIVATE]);
+    let (mut flags, file, mut offset) = match random.below(8) {
+        0..=3 => (ANONYMOUS | PRIVATE, 9, 0),
+        4 => (ANONYMOUS | SHARED, 9, 0),
+        // The same place of the file at the same address, so that neighbours merge.
+        file => (
+            sharing,
+            file - 5,
+            if random.one_in(4) { random.below(16) * PAGE } else { at % (16 * PAGE) / PAGE * PAGE },
+        ),
+    };
+    flags |= fixed;
+    if random.one_in(50) {
+        offset += 1;
+    }
+    Operation::Map { process, at, len, protection, flags, file, offset }
+}
+
+fn remap(random: &mut Random, process: u64, at: u64, len: u64) -> Operation {
+    const MOVE_HERE: u64 = 3;
+    let left = WINDOW * PAGE - at;
+    let new_len = match random.below(4) {
+        0 => len,
+        1 => len / 2,
+        _ => (len + random.below(4) * PAGE).min(left),
+    };
+    if random.one_in(3) {
+        return Operation::Remap { process, at, len, new_len, flags: 0, to: 0 };
+    }
+    let (len, new_len) = if random.one_in(2) { (len, len) } else { (len, new_len) };
+    let pages = new_len.div_ceil(PAGE).max(1);
+    let to = random.below(WINDOW - pages.min(WINDOW) + 1) * PAGE;
+    Operation::Remap { process, at, len, new_len, flags: MOVE_HERE, to }
+}
+
+/// Whether every process that acts is there, which leaving parts out may break.
+pub fn is_possible(operations: &[Operation]) -> bool {
+    let mut alive = vec![0];
+    operations.iter().all(|operation| {
+        let known = alive.contains(&operation.process());
+        match operation {
+            Operation::Fork { child, .. } => alive.push(*child),
+            Operation::Exit { process } => alive.retain(|other| other != process),
+            _ => {}
+        }
+        known
+    })
+}
+
+/// Maps with what differs by nature made equal: devices left out, and inodes numbered
+/// as they come.
+pub fn normalised(text: &[u8]) -> Vec<String> {
+    let text = String::from_utf8_lossy(text);
+    let mut inodes: Vec<String> = Vec::new();
+    let lines = text.lines().map(|line| {
+        let words: Vec<&str> = line.split_whitespace().collect();
+        let inode = words[4].to_owned();
+        let number = inodes.iter().position(|known| *known == inode).unwrap_or_else(|| {
+            inodes.push(inode);
+            inodes.len() - 1
+        });
+        format!("{} {} {} {number} {}", words[0], words[1], words[2], words[5..].join(" "))
+    });
+    lines.collect()
+}

@@ -1,0 +1,173 @@
+//! The page cache: the pages of objects, shared by all who map them; write-back in
+//! order, and eviction under a limit. Not the faults that fill it.
+
+use alloc::{collections::BTreeMap, vec, vec::Vec};
+use core::ops::Range;
+
+use devmap_driver::Errno;
+
+use crate::{Engine, Entry, Flags, Frame, Mmu, ObjectId, PageId, SpaceId, Table, page::Kind};
+
+pub(crate) struct Cache {
+    /// In order of objects, and of pages within each.
+    pub pages: BTreeMap<(ObjectId, u64), PageId>,
+    /// Frames in use: of anonymous and of cached pages.
+    pub frames: usize,
+    /// Where the search for a page to evict goes on: the clock's hand.
+    hand: (ObjectId, u64),
+}
+
+impl Cache {
+    pub fn new() -> Cache {
+        Cache { pages: BTreeMap::new(), frames: 0, hand: (ObjectId(0), 0) }
+    }
+}
+
+impl<M: Mmu> Engine<M> {
+    /// How many frames are in use: anonymous and cached pages, and the page of zeros.
+    pub fn frames(&self) -> usize {
+        self.cache.frames
+    }
+
+    /// Which pages of an object are cached, in order.
+    pub fn cached(&self, object: ObjectId) -> impl Iterator<Item = u64> {
+        self.cache.pages.range((object, 0)..=(object, u64::MAX)).map(|(key, _)| key.1)
+    }
+
+    /// Which cached pages of an object were written and not written back, in order.
+    pub fn dirty(&self, object: ObjectId) -> impl Iterator<Item = u64> {
+        let pages = self.cache.pages.range((object, 0)..=(object, u64::MAX));
+        pages.filter(|(_, page)| self.is_dirty(**page)).map(|(key, _)| key.1)
+    }
+
+    fn is_dirty(&self, page: PageId) -> bool {
+        let page = self.pages.get(page.0);
+        let dirty = |(space, at): &(SpaceId, u64)| {
+            self.space(*space).table.get(*at).is_some_and(|entry| entry.dirty)
+        };
+        page.dirty || page.mappers.iter().any(dirty)
+    }
+
+    /// Changes every entry that names a page.
+    fn update_entries(&mut self, page: PageId, change: impl Fn(&mut Entry)) {
+        let mappers = self.pages.get(page.0).mappers.clone();
+        for (space, at) in mappers {
+            let table = &mut self.space_mut(space).table;
+            if let Some(mut entry) = table.get(at) {
+                change(&mut entry);
+                // The table is there, so this does not fail.
+                let _ = table.set(at, entry);
+            }
+        }
+    }
+
+    fn cached_in(&self, object: ObjectId, pages: Range<u64>) -> Vec<(u64, PageId)> {
+        let range = (object, pages.start)..(object, pages.end);
+        self.cache.pages.range(range).map(|(key, page)| (key.1, *page)).collect()
+    }
+
+    /// Writes dirty pages of a range back, in order (`filemap_write_and_wait_range`).
+    /// Goes on after an error.
+    ///
+    /// # Errors
+    /// The first of the store's; those pages stay dirty.
+    pub(crate) fn write_back(&mut self, object: ObjectId, pages: Range<u64>) -> Result<(), Errno> {
+        let mut result = Ok(());
+        for (index, page) in self.cached_in(object, pages) {
+            result = result.and(self.write_page(object, index, page));
+        }
+        result
+    }
+
+    /// Writes one page back if it is dirty and there is a store.
+    fn write_page(&mut self, object: ObjectId, index: u64, page: PageId) -> Result<(), Errno> {
+        if self.objects.get(object.0).spec.store.is_none() || !self.is_dirty(page) {
+            return Ok(());
+        }
+        // The marks go first: a store that comes after them is written the next time.
+        self.update_entries(page, |entry| entry.dirty = false);
+        self.pages.get_mut(page.0).dirty = false;
+        let page_bytes = self.page_bytes();
+        let spec = &self.objects.get(object.0).spec;
+        let left = spec.size.map_or(page_bytes, |size| size.saturating_sub(index * page_bytes));
+        let mut bytes = vec![0; left.min(page_bytes) as usize];
+        self.pages.get(page.0).frame.read(0, &mut bytes);
+        let result = spec.store.as_ref().map_or(Ok(()), |store| store.write_back(index, &bytes));
+        if result.is_err() {
+            self.pages.get_mut(page.0).dirty = true;
+        }
+        result
+    }
+
+    /// Unmaps a page everywhere (`try_to_unmap`).
+    fn unmap_page(&mut self, page: PageId) {
+        for (space, at) in self.pages.get(page.0).mappers.clone() {
+            self.zap(space, at);
+        }
+    }
+
+    /// Drops cached pages, dirty or not, and their entries
+    /// (`truncate_inode_pages_range`).
+    pub(crate) fn forget(&mut self, object: ObjectId, pages: Range<u64>) {
+        for (index, page) in self.cached_in(object, pages) {
+            self.unmap_page(page);
+            self.cache.pages.remove(&(object, index));
+            self.free_page(page);
+        }
+    }
+
+    pub(crate) fn has_room(&self) -> bool {
+        self.limits.frames.is_none_or(|most| self.cache.frames < most)
+    }
+
+    /// Evicts pages until there is room for one more, or nothing is left to evict.
+    pub(crate) fn make_room(&mut self) {
+        while !self.has_room() && self.evict() {}
+    }
+
+    /// Evicts one page: the first behind the hand that was not used since the hand
+    /// passed it last. A dirty one is written back before. Whether there was one.
+    fn evict(&mut self) -> bool {
+        // Twice round: the first may only take accessed bits away.
+        for _ in 0..2 * self.cache.pages.len() {
+            let hand = self.cache.hand;
+            let past = (core::ops::Bound::Excluded(hand), core::ops::Bound::Unbounded);
+            let next = self.cache.pages.range(past).next().or(self.cache.pages.first_key_value());
+            let Some((&(object, index), &page)) = next else { return false };
+            self.cache.hand = (object, index);
+            if !self.is_evictable(object, page) || self.take_accessed(page) {
+                continue;
+            }
+            if self.write_page(object, index, page).is_err() || self.is_dirty(page) {
+                continue;
+            }
+            self.forget(object, index..index + 1);
+            return true;
+        }
+        false
+    }
+
+    /// Whether the content can fill it again, and no area locks it.
+    fn is_evictable(&self, object: ObjectId, page: PageId) -> bool {
+        let locked = |(space, at): &(SpaceId, u64)| {
+            let address = at * self.page_bytes();
+            let area = self.space(*space).areas.lookup(address);
+            area.is_some_and(|area| area.flags.contains(Flags::LOCKED))
+        };
+        let page = self.pages.get(page.0);
+        self.objects.get(object.0).spec.refillable
+            && matches!(page.kind, Kind::Cached(..))
+            && !page.mappers.iter().any(locked)
+    }
+
+    /// Whether the page was used since the last call (`folio_referenced`).
+    fn take_accessed(&mut self, page: PageId) -> bool {
+        let mappers = &self.pages.get(page.0).mappers;
+        let accessed = |(space, at): &(SpaceId, u64)| {
+            self.space(*space).table.get(*at).is_some_and(|entry| entry.accessed)
+        };
+        let by_entry = mappers.iter().any(accessed);
+        self.update_entries(page, |entry| entry.accessed = false);
+        core::mem::take(&mut self.pages.get_mut(page.0).accessed) || by_entry
+    }
+}

@@ -1,0 +1,241 @@
+//! `mmap(2)`: `do_mmap`, `mmap_region`. What is mapped later, page by page, is in
+//! `fault`.
+
+use alloc::{string::String, sync::Arc, vec::Vec};
+use core::ops::Range;
+
+use devmap_driver::{Errno, NewArea, Protection, Sharing};
+
+use crate::{
+    Engine, File, FileMode, Flags, Mmu, ObjectSpec, SpaceId,
+    area::Mapped,
+    merge::{Origin, Proposal},
+    page::Kind,
+};
+
+/// Where the area shall lie.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Placement {
+    /// At this address if it is free; 0 or not: wherever there is room.
+    Hint(u64),
+    /// `MAP_FIXED`: here, in place of what is there.
+    Fixed(u64),
+    /// `MAP_FIXED_NOREPLACE`: here, or not at all.
+    FixedNoReplace(u64),
+}
+
+/// A call of `mmap`.
+pub struct MapRequest<F> {
+    placement: Placement,
+    len: u64,
+    protection: Protection,
+    sharing: Sharing,
+    file: Option<(Arc<File<F>>, u64)>,
+}
+
+impl<F> MapRequest<F> {
+    /// Anonymous memory of `len` bytes, private, to read and write, anywhere.
+    pub fn new(len: u64) -> MapRequest<F> {
+        MapRequest {
+            placement: Placement::Hint(0),
+            len,
+            protection: Protection::READ_WRITE,
+            sharing: Sharing::Private,
+            file: None,
+        }
+    }
+
+    /// Where it shall lie.
+    #[must_use]
+    pub fn at(self, placement: Placement) -> Self {
+        MapRequest { placement, ..self }
+    }
+
+    /// What may be done with the pages.
+    #[must_use]
+    pub fn protection(self, protection: Protection) -> Self {
+        MapRequest { protection, ..self }
+    }
+
+    /// `MAP_SHARED` or `MAP_PRIVATE`.
+    #[must_use]
+    pub fn sharing(self, sharing: Sharing) -> Self {
+        MapRequest { sharing, ..self }
+    }
+
+    /// An open file from byte `offset` on, instead of anonymous memory.
+    #[must_use]
+    pub fn file(self, file: &Arc<File<F>>, offset: u64) -> Self {
+        MapRequest { file: Some((file.clone(), offset)), ..self }
+    }
+}
+
+/// Pages to map at once: where in the area, and their frames.
+type Remapped<F> = Vec<(Range<u64>, Vec<F>)>;
+
+impl<M: Mmu> Engine<M> {
+    /// `mmap(2)`: the address of the new map.
+    ///
+    /// # Errors
+    /// `EINVAL`: the length is 0, or address or offset are no multiples of a page.
+    /// `ENOMEM`: no room for it, or too many areas. `EOVERFLOW`: the offset's end does
+    /// not fit. `EEXIST`: as [`Placement::FixedNoReplace`] says. `EACCES`: the file was
+    /// not opened for this. What the driver's `mmap` answers.
+    pub fn map(&mut self, space: SpaceId, request: &MapRequest<M::Frame>) -> Result<u64, Errno> {
+        let page_size = self.page_size();
+        let offset = request.file.as_ref().map_or(0, |(_, offset)| *offset);
+        if !page_size.is_aligned(offset) || request.len == 0 {
+            return Err(Errno::EINVAL);
+        }
+        let len = self.page_align(request.len);
+        if len == 0 {
+            return Err(Errno::ENOMEM);
+        }
+        if offset.checked_add(len).is_none_or(|end| end > i64::MAX as u64) {
+            return Err(Errno::EOVERFLOW);
+        }
+        if self.space(space).areas.len() > self.limits.areas {
+            return Err(Errno::ENOMEM);
+        }
+        let start = self.get_unmapped_area(space, request.placement, len)?;
+        let mut flags = Flags::of(request.protection).union(Flags::MAYWRITE);
+        if request.sharing == Sharing::Shared {
+            flags = flags.union(Flags::SHARED).union(Flags::MAYSHARE);
+        }
+        let mut remapped = Vec::new();
+        let (file, page_offset) = match &request.file {
+            Some((file, _)) => {
+                flags = may_map(file, flags)?;
+                let first_page = page_size.page_of(offset);
+                let (plan, pages) = self.call_mmap(file, first_page, len, request)?;
+                flags = flags.union(plan);
+                remapped = pages;
+                (Some(file.clone()), first_page)
+            }
+            None if request.sharing == Sharing::Shared => (Some(self.shared_memory(len)), 0),
+            None => (None, page_size.page_of(start)),
+        };
+        if !flags.contains(Flags::SHARED) && flags.contains(Flags::WRITE) {
+            flags = flags.union(Flags::ACCOUNT);
+        }
+        self.do_unmap(space, start, start + len)?;
+        let file = file.map(|file| {
+            let _count = self.objects.get(file.object.0).maps.clone();
+            Mapped { file, _count }
+        });
+        let (end, origin) = (start + len, Origin::Area);
+        self.add_range(
+            space,
+            Proposal { start, end, flags, page_offset, file, anon: None, origin },
+        );
+        self.remap_frames(space, start, flags, remapped).inspect_err(|_| {
+            self.remove_areas(space, start, end);
+        })?;
+        Ok(start)
+    }
+
+    /// Chooses the address (`get_unmapped_area`).
+    fn get_unmapped_area(
+        &self,
+        space: SpaceId,
+        placement: Placement,
+        len: u64,
+    ) -> Result<u64, Errno> {
+        let task_size = self.mmu.task_size();
+        let fits = |start: u64| len <= task_size && start <= task_size - len;
+        let areas = &self.space(space).areas;
+        let is_free = |start: u64| areas.find(start).is_none_or(|area| area.start >= start + len);
+        match placement {
+            Placement::Fixed(start) | Placement::FixedNoReplace(start) => {
+                if !fits(start) {
+                    return Err(Errno::ENOMEM);
+                }
+                if !self.page_size().is_aligned(start) {
+                    return Err(Errno::EINVAL);
+                }
+                if matches!(placement, Placement::FixedNoReplace(_)) && !is_free(start) {
+                    return Err(Errno::EEXIST);
+                }
+                Ok(start)
+            }
+            Placement::Hint(hint) => {
+                let hint = self.page_align(hint);
+                // The lowest pages are for no one (vm.mmap_min_addr).
+                let low = self.page_align(0x10000);
+                if hint >= low && fits(hint) && is_free(hint) {
+                    return Ok(hint);
+                }
+                areas.highest_gap(low, task_size, len).ok_or(Errno::ENOMEM)
+            }
+        }
+    }
+
+    /// Asks the driver's `mmap` method.
+    fn call_mmap(
+        &mut self,
+        file: &Arc<File<M::Frame>>,
+        first_page: u64,
+        len: u64,
+        request: &MapRequest<M::Frame>,
+    ) -> Result<(Flags, Remapped<M::Frame>), Errno> {
+        let Some(content) = &file.content else { return Ok((Flags::NONE, Vec::new())) };
+        let page_size = self.page_size();
+        let pages = page_size.page_of(len);
+        let area = NewArea::new(page_size, first_page, pages, request.protection, request.sharing)
+            .ok_or(Errno::EOVERFLOW)?;
+        let layout = content.mmap(&area)?;
+        let mut flags = Flags::of_plan(layout.flags);
+        if !layout.remapped.is_empty() {
+            flags = flags.union(Flags::PFNMAP);
+        }
+        Ok((flags, layout.remapped))
+    }
+
+    /// The object of a shared anonymous map (`shmem_zero_setup`).
+    fn shared_memory(&mut self, len: u64) -> Arc<File<M::Frame>> {
+        self.shared_maps += 1;
+        let spec = ObjectSpec::memory(String::from("/dev/zero (deleted)"), self.shared_maps, len);
+        self.create(spec, FileMode::READ_WRITE, None)
+    }
+
+    /// `remap_pfn_range`: all entries at once. A store to a private area still faults,
+    /// for its copy.
+    fn remap_frames(
+        &mut self,
+        space: SpaceId,
+        start: u64,
+        flags: Flags,
+        remapped: Remapped<M::Frame>,
+    ) -> Result<(), Errno> {
+        let first = self.page_size().page_of(start);
+        let writable = flags.contains(Flags::SHARED.union(Flags::WRITE));
+        for (at, frames) in remapped {
+            for (at, frame) in at.zip(frames) {
+                let page = self.adopt(frame, Kind::Driver);
+                self.install(space, first + at, page, writable)
+                    .inspect_err(|_| self.free_page(page))?;
+            }
+        }
+        if flags.intersects(Flags::ACCESS) {
+            return Ok(());
+        }
+        if let Some(area) = self.space(space).areas.lookup(start).cloned() {
+            self.change_protection(space, &area);
+        }
+        Ok(())
+    }
+}
+
+/// What the mode of the open file permits: the area's flags, or `EACCES`.
+fn may_map<F>(file: &File<F>, flags: Flags) -> Result<Flags, Errno> {
+    if !file.mode.read {
+        return Err(Errno::EACCES);
+    }
+    if !flags.contains(Flags::MAYSHARE) || file.mode.write {
+        return Ok(flags);
+    }
+    if flags.contains(Flags::WRITE) {
+        return Err(Errno::EACCES);
+    }
+    Ok(flags.without(Flags::MAYWRITE.union(Flags::SHARED)))
+}

@@ -1,0 +1,14 @@
+//! The operations, one file each, as methods of the engine. Here: nothing but their
+//! list.
+
+pub(crate) mod advise;
+pub(crate) mod fault;
+mod fork;
+mod lock;
+pub(crate) mod map;
+mod mincore;
+mod protect;
+pub(crate) mod remap;
+pub(crate) mod sync;
+mod truncate;
+mod unmap;

@@ -1,0 +1,273 @@
+//! `mremap(2)`: `mm/mremap.c` as of Linux 6.18, which moves a range of several areas.
+
+use devmap_driver::Errno;
+
+use crate::{
+    Area, Engine, Flags, Mmu, SpaceId, Table,
+    merge::{Origin, Proposal},
+};
+
+/// Where the map may end up.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum RemapTo {
+    /// It stays where it is.
+    Here,
+    /// `MREMAP_MAYMOVE`: anywhere.
+    Anywhere,
+    /// `MREMAP_MAYMOVE | MREMAP_FIXED`: to this address, in place of what is there.
+    Fixed(u64),
+}
+
+/// A call of `mremap`.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct RemapRequest {
+    /// The start of the range.
+    pub start: u64,
+    /// Its length; 0 asks for a second map of shared memory.
+    pub old_len: u64,
+    /// Its length afterwards.
+    pub new_len: u64,
+    /// Where it may end up.
+    pub to: RemapTo,
+}
+
+impl<M: Mmu> Engine<M> {
+    /// `mremap(2)`: the address of the map afterwards.
+    ///
+    /// # Errors
+    /// `EINVAL`: an address is no multiple of a page, the new length is 0 or too long,
+    /// source and target overlap, a second map of private memory. `EFAULT`: the range is
+    /// not mapped, or not one area where it must be, or must not grow. `ENOMEM`: no
+    /// room, or too many areas.
+    pub fn remap(&mut self, space: SpaceId, request: &RemapRequest) -> Result<u64, Errno> {
+        let old_len = self.page_align(request.old_len);
+        let new_len = self.page_align(request.new_len);
+        let RemapRequest { start, to, .. } = *request;
+        self.check_remap(space, start, old_len, new_len, to)?;
+        match to {
+            RemapTo::Fixed(target) if old_len == new_len => {
+                self.move_range(space, start, old_len, target)
+            }
+            RemapTo::Fixed(target) => {
+                self.check_area(space, start, old_len, new_len, true)?;
+                self.move_to(space, start, old_len, new_len, target)
+            }
+            RemapTo::Here | RemapTo::Anywhere => {
+                self.check_area(space, start, old_len, new_len, false)?;
+                self.resize(space, start, old_len, new_len, to)
+            }
+        }
+    }
+
+    fn check_remap(
+        &self,
+        space: SpaceId,
+        start: u64,
+        old_len: u64,
+        new_len: u64,
+        to: RemapTo,
+    ) -> Result<(), Errno> {
+        let page_size = self.page_size();
+        let task_size = self.mmu.task_size();
+        if !page_size.is_aligned(start) || new_len == 0 || new_len > task_size {
+            return Err(Errno::EINVAL);
+        }
+        let RemapTo::Fixed(target) = to else { return Ok(()) };
+        let old_end = start.checked_add(old_len).ok_or(Errno::EINVAL)?;
+        if target > task_size - new_len
+            || !page_size.is_aligned(target)
+            || (old_end > target && target + new_len > start)
+        {
+            return Err(Errno::EINVAL);
+        }
+        if self.space(space).areas.len() + 2 >= self.limits.areas - 3 {
+            return Err(Errno::ENOMEM);
+        }
+        Ok(())
+    }
+
+    /// Whether the area may be changed so (`check_prep_vma`).
+    fn check_area(
+        &self,
+        space: SpaceId,
+        start: u64,
+        mut old_len: u64,
+        new_len: u64,
+        moves: bool,
+    ) -> Result<(), Errno> {
+        let area = self.space(space).areas.lookup(start).ok_or(Errno::EFAULT)?;
+        if new_len <= old_len && !moves {
+            return Ok(());
+        }
+        if old_len == 0 && !area.flags.intersects(Flags::SHARED.union(Flags::MAYSHARE)) {
+            return Err(Errno::EINVAL);
+        }
+        old_len = old_len.min(new_len);
+        if old_len > area.end - start {
+            return Err(Errno::EFAULT);
+        }
+        if new_len > old_len && area.flags.intersects(Flags::DONTEXPAND.union(Flags::PFNMAP)) {
+            return Err(Errno::EFAULT);
+        }
+        Ok(())
+    }
+
+    /// Moves all areas of a range, and the gaps between them (`remap_move`).
+    fn move_range(
+        &mut self,
+        space: SpaceId,
+        start: u64,
+        len: u64,
+        target: u64,
+    ) -> Result<u64, Errno> {
+        let end = start + len;
+        let mut at = start;
+        let mut seen = false;
+        loop {
+            let next = self.space(space).areas.find(at).filter(|area| area.start < end);
+            let Some((from, to)) = next.map(|area| (area.start.max(start), area.end.min(end)))
+            else {
+                break;
+            };
+            if !seen && from > start {
+                return Err(Errno::EFAULT);
+            }
+            self.check_area(space, from, to - from, to - from, true)?;
+            self.move_to(space, from, to - from, to - from, target + (from - start))?;
+            seen = true;
+            at = to;
+        }
+        if seen { Ok(target) } else { Err(Errno::EFAULT) }
+    }
+
+    /// Moves a part of an area to a fixed address (`mremap_to`).
+    fn move_to(
+        &mut self,
+        space: SpaceId,
+        start: u64,
+        mut old_len: u64,
+        new_len: u64,
+        target: u64,
+    ) -> Result<u64, Errno> {
+        self.do_unmap(space, target, target + new_len)?;
+        if self.space(space).areas.lookup(start).is_none() {
+            return Err(Errno::EFAULT);
+        }
+        if old_len > new_len {
+            self.do_unmap(space, start + new_len, start + old_len)?;
+            old_len = new_len;
+        }
+        self.move_area(space, start, old_len, new_len, target)
+    }
+
+    /// Resizes in place, or by a move if that is permitted (`mremap_at`).
+    fn resize(
+        &mut self,
+        space: SpaceId,
+        start: u64,
+        old_len: u64,
+        new_len: u64,
+        to: RemapTo,
+    ) -> Result<u64, Errno> {
+        if old_len >= new_len {
+            if old_len > new_len {
+                self.do_unmap(space, start + new_len, start + old_len)?;
+            }
+            return Ok(start);
+        }
+        let areas = &self.space(space).areas;
+        let area = areas.lookup(start).ok_or(Errno::EFAULT)?.clone();
+        let grown = start + new_len;
+        let is_free = areas.find(area.end).is_none_or(|next| next.start >= grown);
+        if area.end == start + old_len && is_free && grown <= self.mmu.task_size() {
+            return self.grow(space, &area, grown).map(|()| start);
+        }
+        if to == RemapTo::Here {
+            return Err(Errno::ENOMEM);
+        }
+        let low = self.page_align(0x10000);
+        let target = areas.highest_gap(low, self.mmu.task_size(), new_len).ok_or(Errno::ENOMEM)?;
+        self.move_area(space, start, old_len, new_len, target)
+    }
+
+    /// `vma_merge_extend`.
+    fn grow(&mut self, space: SpaceId, area: &Area<M::Frame>, end: u64) -> Result<(), Errno> {
+        let proposal = Proposal {
+            start: area.end,
+            end,
+            flags: area.flags,
+            page_offset: area.page_offset_at(area.end, self.page_size()),
+            file: area.file.clone(),
+            anon: area.anon,
+            origin: Origin::Growth,
+        };
+        self.merge_range(space, &proposal).ok_or(Errno::ENOMEM)?;
+        if area.flags.contains(Flags::LOCKED) {
+            let _ = self.populate(space, area.end, end);
+        }
+        Ok(())
+    }
+
+    /// `move_vma`: the new area, the entries, and the end of the old one.
+    fn move_area(
+        &mut self,
+        space: SpaceId,
+        start: u64,
+        old_len: u64,
+        new_len: u64,
+        target: u64,
+    ) -> Result<u64, Errno> {
+        if self.space(space).areas.len() >= self.limits.areas - 3 {
+            return Err(Errno::ENOMEM);
+        }
+        let page_size = self.page_size();
+        let area = self.space(space).areas.lookup(start).ok_or(Errno::EFAULT)?.clone();
+        // Anonymous memory that was never written may count its pages anew, and so
+        // merge with its new neighbours.
+        let page_offset = if area.file.is_none() && area.anon.is_none() {
+            page_size.page_of(target)
+        } else {
+            area.page_offset_at(start, page_size)
+        };
+        let proposal = Proposal {
+            start: target,
+            end: target + new_len,
+            flags: area.flags,
+            page_offset,
+            file: area.file.clone(),
+            anon: area.anon,
+            origin: Origin::Area,
+        };
+        self.add_range(space, proposal);
+        self.move_entries(space, start, old_len, target)?;
+        if old_len > 0 {
+            self.do_unmap(space, start, start + old_len)?;
+        }
+        if new_len > old_len && area.flags.contains(Flags::LOCKED) {
+            let _ = self.populate(space, target + old_len, target + new_len);
+        }
+        Ok(target)
+    }
+
+    /// `move_page_tables`.
+    fn move_entries(
+        &mut self,
+        space: SpaceId,
+        start: u64,
+        len: u64,
+        target: u64,
+    ) -> Result<(), Errno> {
+        let (from, to) = (self.page_size().page_of(start), self.page_size().page_of(target));
+        let pages = self.pages_of(start, start + len);
+        let entries: alloc::vec::Vec<_> = self.entries(space, pages).collect();
+        for (at, entry) in entries {
+            let new = to + (at - from);
+            self.space_mut(space).table.set(new, entry)?;
+            self.add_mapper(entry.page, space, new);
+            if let Some(entry) = self.space_mut(space).table.clear(at) {
+                self.put_entry(space, at, entry);
+            }
+        }
+        Ok(())
+    }
+}
