@@ -30,15 +30,17 @@ use crate::{Core, host::HostMemory, nodes::BACKING, opens::OpenFile};
 /// The most bytes of fault extents in one map that are supplied before it is handed out.
 const LIMIT: u64 = 256 << 20;
 
-/// What is known of faulted pages. Keys are the device's index and the page of the
-/// device.
+/// Something for each page: keys are the device's index and the page of the device.
+type PerPage<T> = Mutex<HashMap<(u64, u64), T>>;
+
+/// What is known of faulted pages.
 #[derive(Default)]
 pub(crate) struct Faulted {
     /// Pages supplied early, and where they are.
-    early: Mutex<HashMap<(u64, u64), (HostMemory, u64)>>,
+    early: PerPage<(HostMemory, u64)>,
     /// Pages that programs have changed and the kernel has given back; and the first
     /// pages of extents, until they are asked for.
-    kept: Mutex<HashMap<(u64, u64), Box<[u8]>>>,
+    kept: PerPage<Box<[u8]>>,
     /// Devices whose pages are filled.
     fills: Mutex<HashSet<u64>>,
     /// The directory with the backing files' one.
