@@ -5,7 +5,7 @@
 //! | [`camera`] | the device `camera`, by options |
 //! | [`capture`] | the V4L2 capture driver, for a camera of one's own |
 //! | [`source`] | where frames come from: patterns, pictures, pipes |
-//! | [`format`], [`controls`], [`trouble`] | what such a camera offers, and what goes wrong with it |
+//! | [`mod@format`], [`controls`], [`trouble`] | what such a camera offers, and what goes wrong with it |
 //!
 //! What does not live here: drivers that need nothing but `core`.
 
