@@ -2,8 +2,8 @@
 # The first process in QEMU: what `cargo xtask kernel` runs there. The results go to
 # the second serial line, so that the kernel's own lines do not come in between.
 #
-# On the kernel's command line: devmap=test, panic or figures.
-export PATH=/bin
+# On the kernel's command line: devmap=test, supervised, panic or figures.
+export PATH=/bin NO_COLOR=1
 /bin/busybox mkdir -p /proc /sys /dev /tmp
 /bin/busybox --install -s /bin
 mount -t proc proc /proc
@@ -18,6 +18,13 @@ run() {
 	echo "== run $*"
 	"$@"
 	echo "== exit $?"
+}
+
+# Runs devmap as root and as an ordinary user.
+under() {
+	run devmap "$@" </dev/null
+	# shellcheck disable=SC2086 # words are what is wanted
+	run $user devmap "$@" </dev/null
 }
 
 taint() {
@@ -43,6 +50,20 @@ test)
 	run hexdump -C /dev/counter-counter
 	run rmmod counter
 	taint
+	;;
+supervised)
+	run insmod /fuse.ko
+	chmod 666 /dev/fuse
+	# A program's ptrace is for its descendants alone, as on most distributions.
+	echo 1 >/proc/sys/kernel/yama/ptrace_scope
+	# By its path, for the shell has one of its own that takes no user.
+	user="/usr/bin/setpriv --reuid 65534 --regid 65534 --clear-groups"
+	under doctor
+	while read -r name path; do
+		device=$path=${path#/dev/devmap-}
+		under run --device "$device" -- "$name" "$path"
+		under run --mode trapped --device "$device" -- "$name" "$path"
+	done </programs
 	;;
 panic)
 	run insmod /devmap_checks.ko

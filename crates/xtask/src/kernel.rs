@@ -7,6 +7,7 @@
 mod boot;
 mod compare;
 mod gates;
+mod supervised;
 
 use std::{
     env, fs,
@@ -29,8 +30,8 @@ const OLDEST_RUSTC: (u32, u32) = (1, 88);
 /// Options of the task
 #[derive(clap::Args)]
 pub struct KernelArgs {
-    /// Boots the kernel in QEMU, runs the programs of tests/conformance there and under
-    /// `devmap run`, and counts instructions
+    /// Boots the kernel in QEMU, runs the programs of tests/conformance there, with the
+    /// module and under `devmap run`, and counts instructions
     #[arg(long)]
     test: bool,
     /// Only counts instructions in QEMU, against a C module that does the same
@@ -66,13 +67,17 @@ pub fn run(arguments: &KernelArgs) -> Result {
     }
     steps.done("gates");
     if arguments.test || arguments.figures {
-        let kernel = tools.image(&target.join("image"))?;
+        let image = tools.image(&target.join("image"))?;
         steps.done("kernel image");
-        let guest = boot::Guest::new(kernel, &target, &build)?;
+        check(&mut cargo(&["build", "--quiet", "--package", "devmap-cli"]))?;
+        steps.done("devmap");
+        let guest = boot::Guest::new(&image, &target, &build)?;
         steps.done("programs");
         if arguments.test {
             guest.test()?;
             steps.done("boot and test");
+            guest.supervised()?;
+            steps.done("boot and devmap run");
             guest.panic()?;
             steps.done("boot and panic");
         }
@@ -170,13 +175,11 @@ impl Tools {
     }
 
     /// The kernel that the headers are of: installed, or downloaded to `cache`.
-    fn image(&self, cache: &Path) -> Result<PathBuf> {
+    fn image(&self, cache: &Path) -> Result<Image> {
         let headers = self.headers.file_name().unwrap_or_default().to_string_lossy().into_owned();
         let release = headers.trim_start_matches("linux-headers-");
-        let name = format!("vmlinuz-{release}");
-        let places = [Path::new("/boot").join(&name), cache.join("boot").join(&name)];
-        if let Some(there) = places.iter().find(|place| place.exists()) {
-            return Ok(there.clone());
+        if let Some(image) = Image::find(Path::new("/"), release).or(Image::find(cache, release)) {
+            return Ok(image);
         }
         fs::create_dir_all(cache)?;
         let package = format!("linux-image-{release}");
@@ -203,14 +206,33 @@ impl Tools {
         let stream = contents.stdout.take().ok_or("dpkg-deb gives no output")?;
         check(
             Command::new("tar")
-                .args(["-x", "-C"])
+                .args(["-x", "--wildcards", "-C"])
                 .arg(cache)
-                .arg(format!("./boot/{name}"))
+                .args(["./boot/vmlinuz-*", "*/kernel/fs/fuse/fuse.ko*"])
                 .stdin(stream),
         )?;
         contents.wait()?;
         fs::remove_file(archive)?;
-        Ok(cache.join("boot").join(name))
+        let image = Image::find(cache, release);
+        image.ok_or_else(|| format!("{package} has no kernel, or no FUSE").into())
+    }
+}
+
+/// What a guest takes of a kernel's package.
+struct Image {
+    kernel: PathBuf,
+    /// The module, perhaps compressed.
+    fuse: PathBuf,
+}
+
+impl Image {
+    /// The kernel of this release below `place`.
+    fn find(place: &Path, release: &str) -> Option<Image> {
+        let kernel = place.join(format!("boot/vmlinuz-{release}"));
+        let modules = place.join(format!("lib/modules/{release}/kernel/fs/fuse"));
+        let fuse = ["fuse.ko", "fuse.ko.xz"].map(|name| modules.join(name));
+        let fuse = fuse.into_iter().find(|fuse| fuse.exists())?;
+        kernel.exists().then_some(Image { kernel, fuse })
     }
 }
 

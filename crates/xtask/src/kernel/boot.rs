@@ -12,13 +12,14 @@ use std::{
     process::{Command, Stdio},
 };
 
+use super::{Image, supervised};
 use crate::{
     Result,
     run::{check, root, text},
 };
 
 /// Longer than any boot takes on a slow machine; a guest that hangs ends then.
-const SECONDS: u32 = 150;
+const SECONDS: u32 = 300;
 
 /// What taints the kernel: a module from elsewhere (4096), unsigned (8192). No oops,
 /// no warning.
@@ -56,22 +57,33 @@ struct Outcome {
 }
 
 impl Guest {
-    /// Builds the programs and the initramfs in `target`, with the modules of `build`.
+    /// Builds the programs and the initramfs in `target`, with the modules of `build` and
+    /// the `devmap` that is built.
     ///
     /// # Errors
     /// A compiler's, or a file's.
-    pub fn new(kernel: PathBuf, target: &Path, build: &Path) -> Result<Guest> {
+    pub fn new(image: &Image, target: &Path, build: &Path) -> Result<Guest> {
         let files = target.join("initramfs");
         if files.exists() {
             fs::remove_dir_all(&files)?;
         }
         fs::create_dir_all(files.join("bin"))?;
+        fs::create_dir_all(files.join("usr/bin"))?;
         for entry in fs::read_dir(build)? {
             let path = entry?.path();
             if path.extension().is_some_and(|extension| extension == "ko") {
                 fs::copy(&path, files.join(path.file_name().unwrap_or_default()))?;
             }
         }
+        fs::copy(&image.fuse, files.join("fuse.ko"))?;
+        let devmap = files.join("bin/devmap");
+        check(
+            Command::new("strip").arg("-o").arg(&devmap).arg(super::target().join("debug/devmap")),
+        )?;
+        let setpriv = files.join("usr/bin/setpriv");
+        fs::copy("/usr/bin/setpriv", &setpriv)
+            .map_err(|error| format!("/usr/bin/setpriv: {error}; package util-linux has it"))?;
+        libraries(&files, &[&devmap, &setpriv])?;
         fs::copy("/bin/busybox", files.join("bin/busybox"))
             .map_err(|error| format!("/bin/busybox: {error}; package busybox-static has it"))?;
         symlink("busybox", files.join("bin/sh"))?;
@@ -94,7 +106,7 @@ impl Guest {
                 .args(["sh".as_ref(), initramfs.as_os_str()])
                 .current_dir(&files),
         )?;
-        Ok(Guest { kernel, target: target.to_owned(), initramfs })
+        Ok(Guest { kernel: image.kernel.clone(), target: target.to_owned(), initramfs })
     }
 
     /// Boots with `devmap=task`; leaves the output in `target/task.*`.
@@ -144,11 +156,30 @@ impl Guest {
         for line in outcome.results.lines().filter(|line| shown(line)) {
             println!("{line}");
         }
-        let problems = problems(&outcome);
+        self.verdict("test", &problems(&outcome))
+    }
+
+    /// Runs the programs under `devmap run`, on a kernel that is older than most
+    /// machines' and restricts ptrace by Yama: as root and as an ordinary user.
+    ///
+    /// # Errors
+    /// As [`Guest::test`].
+    pub fn supervised(&self) -> Result {
+        let outcome = self.boot("supervised", &["-smp", "2"])?;
+        let compat = fs::read_to_string(root().join("COMPAT.md"))?;
+        let (count, mut problems) = supervised::judge(&outcome.results, &compat);
+        problems.extend(of_machine(&outcome));
+        self.verdict("supervised", &problems)?;
+        println!("{count} commands did in the guest what they do here");
+        Ok(())
+    }
+
+    /// An error that says where to look, if there are problems.
+    fn verdict(&self, task: &str, problems: &[String]) -> Result {
         if problems.is_empty() {
             return Ok(());
         }
-        let (console, results) = self.outputs("test");
+        let (console, results) = self.outputs(task);
         Err(format!(
             "in the guest ({}, {}):\n  {}",
             console.display(),
@@ -214,6 +245,15 @@ fn problems(outcome: &Outcome) -> Vec<String> {
             problems.push(format!("{running}: {line}"));
         }
     }
+    problems.extend(of_machine(outcome));
+    problems
+}
+
+/// What the kernel complained of, and whether the guest came to its end.
+fn of_machine(outcome: &Outcome) -> Vec<String> {
+    let mut problems = Vec::new();
+    let mut runs = outcome.results.lines().filter_map(|line| line.strip_prefix("== run "));
+    let running = runs.next_back().unwrap_or("init");
     for line in outcome.console.lines() {
         if ALARMS.iter().any(|alarm| line.contains(alarm)) {
             problems.push(format!("kernel: {}", line.trim()));
@@ -249,16 +289,20 @@ impl Program {
     }
 }
 
-/// The programs of tests/conformance, in the order of their names. The first word in
-/// backquotes of each names its device.
+/// The programs of tests/conformance, in the order of their names, but for what is for a
+/// native kernel alone, as its name says. The first word in backquotes of each names its
+/// device.
 ///
 /// # Errors
 /// When one cannot be read, or names no device.
 pub fn programs() -> Result<Vec<Program>> {
+    let name =
+        |source: &Path| source.file_stem().unwrap_or_default().to_string_lossy().into_owned();
     let sources = sources("tests/conformance")?.into_iter();
     sources
+        .filter(|source| !name(source).starts_with("native"))
         .map(|source| {
-            let name = source.file_stem().unwrap_or_default().to_string_lossy().into_owned();
+            let name = name(&source);
             let text = fs::read_to_string(&source)?;
             let device = text.split('`').nth(1).unwrap_or_default().to_owned();
             if !root().join(format!("crates/devices/src/{device}.rs")).exists() {
@@ -290,6 +334,18 @@ fn compile(source: &Path, program: &Path) -> Result {
             .arg("-o")
             .args([program, source]),
     )
+}
+
+/// Copies the libraries of these programs, at the paths that the programs name.
+fn libraries(files: &Path, programs: &[&Path]) -> Result {
+    let output = Command::new("ldd").args(programs).output()?;
+    let output = String::from_utf8_lossy(&output.stdout);
+    for path in output.split_whitespace().filter(|word| word.starts_with("/lib")) {
+        let to = files.join(path.trim_start_matches('/'));
+        fs::create_dir_all(to.parent().unwrap_or(files))?;
+        fs::copy(path, to).map_err(|error| format!("{path}: {error}"))?;
+    }
+    Ok(())
 }
 
 #[cfg(test)]
