@@ -122,6 +122,12 @@ fn change(trapped: &Trapped, call: &Call<'_>) -> bool {
         let found = paths::read(tid, args[change.path])
             .map(|path| trapped.paths.find(tid, directory, &path, change.follow).found);
         match found {
+            // The kernel asks for the right to account before it looks at the path.
+            Ok(Found::Entry(Entry::Device(_)))
+                if nr == nr::ACCT && !rustix::process::geteuid().is_root() =>
+            {
+                reply = Some(Reply::Error(libc::EPERM));
+            }
             Ok(Found::Entry(Entry::Device(_))) => reply = Some(Reply::Error(change.errno.raw())),
             Ok(Found::Below) => reply = Some(Reply::Error(libc::ENOTDIR)),
             _ => reply = reply.or(Some(Reply::Continue)),
