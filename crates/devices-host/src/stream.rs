@@ -36,53 +36,66 @@ fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
     mutex.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
-/// How a running stream is reached.
+/// How a running stream is reached. Its lock is the innermost: it is taken with the
+/// device's state locked, so nothing is called while it is held.
 #[derive(Default)]
 pub(crate) struct Stream {
-    stopped: Mutex<bool>,
+    signals: Mutex<Signals>,
     changed: Condvar,
+}
+
+#[derive(Default)]
+struct Signals {
+    is_stopped: bool,
+    /// How often a buffer was queued.
+    kicks: u64,
 }
 
 impl Stream {
     /// Ends the thread, soon.
     pub(crate) fn stop(&self) {
-        *lock(&self.stopped) = true;
+        lock(&self.signals).is_stopped = true;
         self.changed.notify_all();
     }
 
     /// A buffer was queued.
     pub(crate) fn kick(&self) {
-        // Under the lock, so that it does not fall between a look and a wait.
-        let _stopped = lock(&self.stopped);
+        lock(&self.signals).kicks += 1;
         self.changed.notify_all();
     }
 
     /// Waits for a moment; false: stopped.
     fn until(&self, moment: Instant) -> bool {
-        let mut stopped = lock(&self.stopped);
+        let mut signals = lock(&self.signals);
         loop {
-            if *stopped {
+            if signals.is_stopped {
                 return false;
             }
             let left = moment.saturating_duration_since(Instant::now());
             if left.is_zero() {
                 return true;
             }
-            stopped =
-                self.changed.wait_timeout(stopped, left).unwrap_or_else(PoisonError::into_inner).0;
+            signals =
+                self.changed.wait_timeout(signals, left).unwrap_or_else(PoisonError::into_inner).0;
         }
     }
 
-    /// Waits until `ready`, which a kick asks again; false: stopped.
+    /// Waits until `ready`, which each kick asks again; false: stopped.
     fn until_ready(&self, mut ready: impl FnMut() -> bool) -> bool {
-        let mut stopped = lock(&self.stopped);
-        while !*stopped {
+        loop {
+            let seen = lock(&self.signals).kicks;
             if ready() {
                 return true;
             }
-            stopped = self.changed.wait(stopped).unwrap_or_else(PoisonError::into_inner);
+            let waits = |signals: &mut Signals| !signals.is_stopped && signals.kicks == seen;
+            let signals = self
+                .changed
+                .wait_while(lock(&self.signals), waits)
+                .unwrap_or_else(PoisonError::into_inner);
+            if signals.is_stopped {
+                return false;
+            }
         }
-        false
     }
 }
 
