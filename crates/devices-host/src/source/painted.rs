@@ -1,7 +1,7 @@
 //! Pictures that a painter paints in RGB, turned into frames of any format. Only what
 //! the painter changed is converted again.
 
-use jpeg_encoder::{ColorType, Encoder, SamplingFactor};
+use image::{ExtendedColorType, codecs::jpeg::JpegEncoder};
 
 use crate::format::{Format, PixelFormat, Size};
 
@@ -132,14 +132,12 @@ impl<P: Painter> Painted<P> {
 /// How good JPEG pictures are, out of 100.
 const QUALITY: u8 = 90;
 
-/// Takes over the frame's bytes.
+/// Makes the frame a JPEG picture.
 fn encode(rgb: &[u8], size: Size, frame: &mut Vec<u8>) -> Result<(), String> {
     frame.clear();
-    let mut encoder = Encoder::new(&mut *frame, QUALITY);
-    // As most cameras.
-    encoder.set_sampling_factor(SamplingFactor::R_4_2_2);
-    let (width, height) = (size.width as u16, size.height as u16);
-    encoder.encode(rgb, width, height, ColorType::Rgb).map_err(|error| error.to_string())
+    JpegEncoder::new_with_quality(&mut *frame, QUALITY)
+        .encode(rgb, size.width, size.height, ExtendedColorType::Rgb8)
+        .map_err(|error| error.to_string())
 }
 
 impl<P: Painter> Source for Painted<P> {
