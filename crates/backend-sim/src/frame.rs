@@ -18,6 +18,11 @@ impl PageFrame {
     fn bytes(&self) -> MutexGuard<'_, Box<[u8]>> {
         self.0.lock().unwrap_or_else(PoisonError::into_inner)
     }
+
+    /// How many handles there are.
+    pub(crate) fn handles(&self) -> usize {
+        Arc::strong_count(&self.0)
+    }
 }
 
 impl Frame for PageFrame {

@@ -92,7 +92,10 @@ impl<M: Mmu> Engine<M> {
         let left = spec.size.map_or(page_bytes, |size| size.saturating_sub(index * page_bytes));
         let mut bytes = vec![0; left.min(page_bytes) as usize];
         self.pages.get(page.0).frame.read(0, &mut bytes);
-        let result = spec.store.as_ref().map_or(Ok(()), |store| store.write_back(index, &bytes));
+        let result = spec
+            .store
+            .as_ref()
+            .map_or(Ok(()), |store| store.write_back(index * page_bytes, &bytes));
         if result.is_err() {
             self.pages.get_mut(page.0).dirty = true;
         }

@@ -90,11 +90,12 @@ pub enum Supplied<F> {
 
 /// Where dirty pages of an object go (`->writepages`).
 pub trait Store: Send + Sync {
-    /// Writes a page back. `bytes` is a page, or less at the end of the object.
+    /// Writes a page back, which begins at byte `offset`. `bytes` is a page, or less at the
+    /// end of the object.
     ///
     /// # Errors
     /// The page stays dirty, and `msync` fails with it.
-    fn write_back(&self, page: u64, bytes: &[u8]) -> Result<(), Errno>;
+    fn write_back(&self, offset: u64, bytes: &[u8]) -> Result<(), Errno>;
 }
 
 /// What an object is, for its maker to say.
