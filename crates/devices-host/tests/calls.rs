@@ -1,0 +1,297 @@
+//! The camera's calls, without any program: an author's own camera, and any ioctl at all
+//! with any argument, from a seed.
+
+use std::{
+    cell::{Cell, RefCell},
+    time::{Duration, Instant},
+};
+
+use devmap_backend_supervised::Host;
+use devmap_devices_host::{
+    Pace,
+    camera::{Camera, Options},
+    capture::{Capture, Description},
+    controls::WEBCAM,
+    format::{Format, Offer, PixelFormat, Size},
+    source::{Drawn, Source, Tick},
+    trouble::Trouble,
+};
+use devmap_driver::{
+    Caller, Command, Device, Errno, Ioctl, NewArea, Open, OpenFlags, PageSize, Platform, PollTable,
+    Protection, Sharing, Transfer, UserSlice,
+};
+
+const FLAGS: OpenFlags = OpenFlags { read: true, write: true, nonblocking: true, append: false };
+
+/// A program's memory, from [`Memory::BASE`] on.
+struct Memory {
+    bytes: RefCell<Vec<u8>>,
+    flags: Cell<OpenFlags>,
+}
+
+impl Memory {
+    const BASE: u64 = 0x1_0000;
+
+    fn new(size: usize) -> Memory {
+        Memory { bytes: RefCell::new(vec![0; size]), flags: Cell::new(FLAGS) }
+    }
+
+    fn range(&self, address: u64, len: usize) -> Result<std::ops::Range<usize>, Errno> {
+        let start =
+            usize::try_from(address.wrapping_sub(Memory::BASE)).map_err(|_| Errno::EFAULT)?;
+        let end = start.checked_add(len).ok_or(Errno::EFAULT)?;
+        if end > self.bytes.borrow().len() { Err(Errno::EFAULT) } else { Ok(start..end) }
+    }
+}
+
+impl Caller for Memory {
+    fn copy_from(&self, address: u64, into: &mut [u8]) -> Result<(), Errno> {
+        let range = self.range(address, into.len())?;
+        into.copy_from_slice(&self.bytes.borrow()[range]);
+        Ok(())
+    }
+
+    fn copy_to(&self, address: u64, from: &[u8]) -> Result<(), Errno> {
+        let range = self.range(address, from.len())?;
+        self.bytes.borrow_mut()[range].copy_from_slice(from);
+        Ok(())
+    }
+
+    fn flags(&self) -> OpenFlags {
+        self.flags.get()
+    }
+}
+
+/// Nobody waits.
+struct NoPoller;
+
+impl PollTable<<Host as Platform>::WaitQueue> for NoPoller {
+    fn register(&mut self, _queue: &<Host as Platform>::WaitQueue) {}
+}
+
+/// `_IOC`, as the header has it.
+fn command(direction: u32, number: u32, size: u32) -> Command {
+    Command(direction << 30 | size << 16 | u32::from(b'V') << 8 | number)
+}
+
+/// Calls a command with 32-bit words at its argument; the words afterwards.
+fn call<D: Device<Host>>(
+    device: &D,
+    file: &D::File,
+    command: Command,
+    words: &[(usize, u32)],
+) -> Result<Vec<u32>, Errno> {
+    let memory = Memory::new(command.size());
+    for (at, word) in words {
+        memory.bytes.borrow_mut()[at * 4..at * 4 + 4].copy_from_slice(&word.to_ne_bytes());
+    }
+    device.ioctl(file, &Ioctl::new(command, Memory::BASE, &memory))?;
+    let bytes = memory.bytes.into_inner();
+    Ok(bytes.as_chunks().0.iter().map(|word| u32::from_ne_bytes(*word)).collect())
+}
+
+fn open<D: Device<Host>>(device: &D) -> D::File {
+    device.open(&Open { flags: FLAGS, pid: 1 }).expect("it opens")
+}
+
+/// Tries again until there is a frame.
+fn eventually<T>(mut attempt: impl FnMut() -> Result<T, Errno>) -> Result<T, Errno> {
+    let started = Instant::now();
+    loop {
+        match attempt() {
+            Err(Errno::EAGAIN) if started.elapsed() < Duration::from_secs(60) => {
+                std::thread::sleep(Duration::from_millis(1));
+            }
+            result => return result,
+        }
+    }
+}
+
+/// Requests three buffers, queues them, streams, and takes a frame.
+fn stream_one<D: Device<Host>>(device: &D) -> Result<(), Errno> {
+    let file = open(device);
+    call(device, &file, command(3, 8, 20), &[(0, 3), (1, 1), (2, 1)])?;
+    for index in 0..3 {
+        call(device, &file, command(3, 15, 88), &[(0, index), (1, 1), (15, 1)])?;
+    }
+    call(device, &file, command(1, 18, 4), &[(0, 1)])?;
+    eventually(|| call(device, &file, command(3, 17, 88), &[(1, 1), (15, 1)]))?;
+    Ok(())
+}
+
+/// A source that an author wrote: each frame is its number. Its second stream fails.
+struct Numbers {
+    streams: u32,
+}
+
+impl Source for Numbers {
+    fn start(&mut self, _format: Format) -> Result<(), String> {
+        self.streams += 1;
+        if self.streams == 2 { Err("the source is empty".to_owned()) } else { Ok(()) }
+    }
+
+    fn draw(&mut self, tick: &Tick, frame: &mut Vec<u8>) -> Result<Drawn, String> {
+        frame.fill(tick.sequence as u8);
+        Ok(Drawn::Frame)
+    }
+}
+
+#[test]
+fn an_author_builds_a_camera_of_a_source() {
+    let size = Size::new(16, 8);
+    let about = Description {
+        card: "Numbers".to_owned(),
+        bus_info: "platform:numbers".to_owned(),
+        minor: 7,
+        offer: Offer {
+            pixels: vec![PixelFormat::Grey],
+            sizes: vec![size],
+            rates: vec![60],
+            size,
+            rate: 60,
+        },
+        controls: WEBCAM,
+        pace: Pace::Client,
+        trouble: Trouble::default(),
+    };
+    let camera =
+        Capture::new(&Host::new(), about, Box::new(Numbers { streams: 0 })).expect("a camera");
+    let file = open(&camera);
+    for wanted in 0..3 {
+        let frame = eventually(|| {
+            let memory = Memory::new(1000);
+            let user = UserSlice::new(&memory, Memory::BASE, 1000)?;
+            let count = camera.read(&file, &Transfer::new(&memory, user, 0))?;
+            Ok(memory.bytes.borrow()[..count].to_vec())
+        });
+        assert_eq!(frame, Ok(vec![wanted; 16 * 8]));
+    }
+    drop(file);
+    // A source that fails ends the stream with EIO, and the next begins anew.
+    let file = open(&camera);
+    let memory = Memory::new(10);
+    let user = || UserSlice::new(&memory, Memory::BASE, 10);
+    let failed = eventually(|| camera.read(&file, &Transfer::new(&memory, user()?, 0)));
+    assert_eq!(failed, Err(Errno::EIO));
+    drop(file);
+    assert_eq!(stream_one(&camera), Ok(()));
+}
+
+/// `splitmix64`.
+struct Random(u64);
+
+impl Random {
+    fn next(&mut self) -> u64 {
+        self.0 = self.0.wrapping_add(0x9e37_79b9_7f4a_7c15);
+        let mixed = (self.0 ^ (self.0 >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);
+        let mixed = (mixed ^ (mixed >> 27)).wrapping_mul(0x94d0_49bb_1331_11eb);
+        mixed ^ (mixed >> 31)
+    }
+
+    fn below(&mut self, limit: u64) -> u64 {
+        self.next() % limit
+    }
+
+    /// A word such as programs pass, or one that no program should.
+    fn word(&mut self) -> u32 {
+        match self.below(8) {
+            0..=3 => self.below(4) as u32,
+            4 => [0x98_0900, 0x9a_0901, 0x8000_0000, 0x98_0001][self.below(4) as usize],
+            5 => [640, 480, 160, 120, 0x5659_5559, 30][self.below(6) as usize],
+            6 => Memory::BASE as u32,
+            _ => self.next() as u32,
+        }
+    }
+}
+
+/// All commands that the driver knows: direction, number, size.
+const KNOWN: [(u32, u32, u32); 39] = [
+    (2, 0, 104),
+    (3, 2, 64),
+    (3, 4, 208),
+    (3, 5, 208),
+    (3, 8, 20),
+    (3, 9, 88),
+    (3, 15, 88),
+    (3, 17, 88),
+    (1, 18, 4),
+    (1, 19, 4),
+    (3, 21, 204),
+    (3, 22, 204),
+    (3, 26, 80),
+    (3, 27, 8),
+    (3, 28, 8),
+    (3, 36, 68),
+    (3, 37, 44),
+    (2, 38, 4),
+    (3, 39, 4),
+    (3, 58, 44),
+    (3, 59, 20),
+    (3, 64, 208),
+    (2, 67, 4),
+    (1, 68, 4),
+    (3, 71, 32),
+    (3, 72, 32),
+    (3, 73, 32),
+    (3, 74, 44),
+    (3, 75, 52),
+    (2, 89, 136),
+    (1, 90, 32),
+    (1, 91, 32),
+    (3, 92, 256),
+    (3, 93, 88),
+    (3, 94, 64),
+    (3, 95, 64),
+    (3, 16, 64),
+    (3, 103, 232),
+    (0, 99, 0),
+];
+
+#[test]
+fn any_call_with_any_argument_is_answered() {
+    let host = Host::new();
+    for seed in 0..8 {
+        let mut options = Options::default();
+        for (key, value) in [("size", "160x120"), ("pace", "client"), ("minor", "0")] {
+            options.set(key, value).expect("an option");
+        }
+        let camera = Camera::new(&host, &options).expect("a camera");
+        let mut random = Random(seed);
+        let mut files = vec![open(&camera), open(&camera)];
+        for _ in 0..4000 {
+            let at = random.below(2) as usize;
+            if random.below(200) == 0 {
+                files[at] = open(&camera);
+            }
+            let file = &files[at];
+            let (direction, number, size) = KNOWN[random.below(KNOWN.len() as u64) as usize];
+            // Short memory: what does not fit is EFAULT.
+            let memory = Memory::new(random.below(1024) as usize);
+            for word in memory.bytes.borrow_mut().as_chunks_mut().0 {
+                *word = random.word().to_ne_bytes();
+            }
+            let argument = if random.below(50) == 0 { random.next() } else { Memory::BASE };
+            let call = Ioctl::new(command(direction, number, size), argument, &memory);
+            match camera.ioctl(file, &call) {
+                Ok(value) => assert_eq!(value, 0, "seed {seed}: {call:?}", call = call.command()),
+                Err(errno) => assert_ne!(errno, Errno::ERESTARTSYS),
+            }
+            camera.poll(file, &mut NoPoller);
+            let page = PageSize::new(4096).expect("a size");
+            let first = random.below(64);
+            let pages = 1 + random.below(16);
+            let area = NewArea::new(page, first, pages, Protection::READ_WRITE, Sharing::Shared);
+            if let Ok(plan) = camera.mmap(file, &area.expect("an area")) {
+                let checked = plan.validate(&area.expect("an area"), devmap_driver::Memory::pages);
+                assert_eq!(checked, Ok(()), "seed {seed}");
+            }
+            if random.below(20) == 0
+                && let Ok(user) = UserSlice::new(&memory, Memory::BASE, 512)
+            {
+                let _ = camera.read(file, &Transfer::new(&memory, user, 0));
+            }
+        }
+        files.clear();
+        assert_eq!(stream_one(&camera), Ok(()), "seed {seed}");
+    }
+}
