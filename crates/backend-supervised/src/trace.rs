@@ -92,9 +92,10 @@ impl Trace {
             stat.time += time;
         }
         if let Some(sink) = &self.sink {
-            let at = self.started.elapsed();
             let pid = crate::client::process_of(event.tid).unwrap_or(event.tid);
             let mut sink = sink.lock();
+            // Within the lock, so that later lines have later times.
+            let at = self.started.elapsed();
             let line = match sink.format {
                 TraceFormat::Text => text(event, at, pid),
                 TraceFormat::Json => json(event, at, pid),
