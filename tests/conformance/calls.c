@@ -213,6 +213,7 @@ static void paths(void)
 		NOTE("symlink_other", symlink("x", other));
 		unlink(other);
 		NOTE("create_other", open(other, O_CREAT | O_RDWR, 0600));
+		unlink(other);
 		/* EROFS comes before the look whether it is there. */
 		snprintf(other, sizeof(other), "%s", "/dev/null");
 		NOTE("mknod_null", mknod(other, S_IFREG | 0600, 0));
