@@ -100,8 +100,11 @@ pub(crate) fn namespace() -> Result<Filter, AssembleError> {
     device_number(&mut asm, notify);
     asm.jump(allow);
 
-    // Growth, and old_size 0, which makes a second map: new_size > old_size.
+    // Growth, and old_size 0, which makes a second map: new_size > old_size. The kernel
+    // rounds an old_size near the end of the numbers up to 0.
     asm.bind(mremap);
+    asm.load_arg_high(1);
+    asm.jump_if_eq(u32::MAX, notify);
     asm.jump_if_arg_greater(2, 1, notify);
     asm.jump(allow);
 

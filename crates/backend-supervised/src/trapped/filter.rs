@@ -159,6 +159,9 @@ pub(super) fn filter(first: u32) -> Result<Filter, AssembleError> {
     device_number(&mut asm, first, notify, allow);
 
     asm.bind(mremap);
+    // Rounded up to 0, which makes a second map.
+    asm.load_arg_high(1);
+    asm.jump_if_eq(u32::MAX, notify);
     asm.jump_if_arg_greater(2, 1, notify);
     asm.jump(allow);
 
