@@ -52,6 +52,8 @@ struct InProgress {
     /// The calling thread.
     tid: u32,
     waiter: Arc<Waiter>,
+    /// Any signal ends it, not only one that kills.
+    by_any_signal: bool,
 }
 
 /// The server's state.
@@ -343,9 +345,21 @@ impl Devfs {
 
     /// Runs a driver's method as the call `unique`, so that a signal can end its waits.
     fn interruptible<R>(&self, core: &Core, header: &Header, serve: impl FnOnce() -> R) -> R {
+        self.ended_by(true, core, header, serve)
+    }
+
+    /// As [`Devfs::interruptible`], or so that only a signal that kills ends its waits.
+    fn ended_by<R>(
+        &self,
+        by_any_signal: bool,
+        core: &Core,
+        header: &Header,
+        serve: impl FnOnce() -> R,
+    ) -> R {
         let Header { unique, pid: tid, .. } = *header;
         let waiter = Arc::<Waiter>::default();
-        self.in_progress.lock().push(InProgress { unique, tid, waiter: waiter.clone() });
+        let call = InProgress { unique, tid, waiter: waiter.clone(), by_any_signal };
+        self.in_progress.lock().push(call);
         let result = call::within(waiter, core.fuse_hook.clone(), serve);
         self.in_progress.lock().retain(|other| other.unique != unique);
         result
@@ -357,12 +371,15 @@ impl Devfs {
             let in_progress = self.in_progress.lock();
             in_progress.iter().find(|other| other.unique == unique).cloned()
         };
-        let Some(InProgress { tid, waiter, .. }) = look() else { return false };
-        waiter.interrupt();
+        let Some(InProgress { tid, waiter, by_any_signal, .. }) = look() else { return false };
+        if by_any_signal {
+            waiter.interrupt();
+        }
         // A driver that waits by itself does not hear of it. A caller that is killed is let
         // go all the same; the driver's answer then finds nobody.
         while look().is_some() {
             if client::is_killed(tid) {
+                waiter.interrupt();
                 let _ = self.channel.reply_error(unique, libc::EINTR);
                 break;
             }
@@ -371,17 +388,17 @@ impl Devfs {
         true
     }
 
-    /// Answers an error. FUSE has no way to ask for a restart, so the thread is held
-    /// on its way out of the call and given the kernel's own code for it.
+    /// Answers an error. FUSE takes none from 512 on, such as the one that asks for a
+    /// restart, so the thread is held on its way out of the call and given it there.
     fn reply_errno(&self, header: &Header, errno: Errno) -> io::Result<()> {
-        if errno != Errno::ERESTARTSYS {
+        if errno.raw() < Errno::ERESTARTSYS.raw() {
             return self.channel.reply_error(header.unique, errno.raw());
         }
         let reply = || self.channel.reply_error(header.unique, libc::EINTR);
         match attach::hold(header.pid, reply) {
             Ok(mut held) => {
                 if held.result() == -i64::from(libc::EINTR) {
-                    held.set_result(-i64::from(Errno::ERESTARTSYS.raw()));
+                    held.set_result(-i64::from(errno.raw()));
                 }
                 held.release()
             }
@@ -539,8 +556,9 @@ impl Devfs {
         };
         let started = Instant::now();
         let page_len = core.host.page_size().bytes();
-        let result =
-            self.interruptible(core, header, || core.faulted.read(page_len, &file, offset, size));
+        // An access to memory cannot fail with EINTR: a signal waits until the page is there.
+        let result = self
+            .ended_by(false, core, header, || core.faulted.read(page_len, &file, offset, size));
         core.trace_call(started, || Event {
             device: &file.device.path,
             tid: 0,
@@ -554,10 +572,8 @@ impl Devfs {
         });
         match result {
             Ok(bytes) => self.channel.reply_data(unique, &bytes),
-            Err(errno) if errno == Errno::ERESTARTSYS => {
-                self.channel.reply_error(unique, libc::EINTR)
-            }
-            Err(errno) => self.channel.reply_error(unique, errno.raw()),
+            // The program gets SIGBUS, whatever the number.
+            Err(_) => self.channel.reply_error(unique, libc::EIO),
         }
     }
 
