@@ -3,7 +3,12 @@
 //!
 //! What does not live here: telling which calls are a device's (`notify`).
 
-use std::{io, os::fd::OwnedFd, sync::Arc};
+use std::{
+    collections::{HashMap, hash_map::Entry},
+    io,
+    os::fd::{AsRawFd, OwnedFd},
+    sync::Arc,
+};
 
 use devmap_driver::{
     AreaFlags, Errno, Memory, NewArea, Plan, Platform, Protection, Sharing, Source,
@@ -19,7 +24,7 @@ use crate::{
     attach::{self, Held, NotHeld},
     faulted,
     host::HostMemory,
-    notify::Call,
+    notify::{self, Call},
     opens::OpenFile,
     tokens::Token,
 };
@@ -70,7 +75,7 @@ impl MapFile {
 /// Serves an `mmap` of `file`: answers the notification, and tells what came of it and
 /// the plan, if it came to one.
 pub(crate) fn mmap(
-    core: &Core,
+    core: &Arc<Core>,
     call: &Call<'_>,
     file: &Arc<OpenFile>,
 ) -> (Result<Option<u64>, Errno>, Option<Plan<HostMemory>>) {
@@ -82,10 +87,16 @@ pub(crate) fn mmap(
         flags: args[3] as i32,
         offset: args[5],
     };
-    let planned = area_of(core, file, &request).and_then(|area| Ok((area, plan_of(file, &area)?)));
+    // In the driver, by its mmap and fault methods, the call may wait.
+    let planned = area_of(core, file, &request).and_then(|area| {
+        notify::interruptible(core, call, || {
+            let plan = plan_of(file, &area)?;
+            Ok((pieces(core, file, &area, &plan), plan))
+        })
+    });
     let (result, plan) = match planned {
-        Ok((area, plan)) => {
-            let mapped = pieces(core, file, &area, &plan).and_then(|pieces| {
+        Ok((pieces, plan)) => {
+            let mapped = pieces.and_then(|pieces| {
                 if plan.area_flags().contains(AreaFlags::RESERVED) {
                     keep_resident(file, &pieces);
                 }
@@ -97,7 +108,7 @@ pub(crate) fn mmap(
     };
     // If the thread was held, the call has been answered, and this finds nobody.
     if let Err(errno) = result {
-        call.answer(Reply::Error(errno.raw()));
+        notify::answer(call, Err(errno));
     }
     (result, plan)
 }
@@ -280,8 +291,13 @@ fn carry_out(
     let mut added = Ok(());
     let held = attach::hold(call.notification.tid, || {
         // Descriptors can be given only before the answer.
+        let mut numbers = HashMap::new();
         added = files.iter().try_for_each(|file| {
-            let number = call.add_scratch(file.fd())?;
+            // One for all pieces of a file: there may be more pieces than descriptors.
+            let number = match numbers.entry(file.fd().as_raw_fd()) {
+                Entry::Occupied(number) => *number.get(),
+                Entry::Vacant(place) => *place.insert(call.add_scratch(file.fd())?),
+            };
             scratch.push(number);
             Ok(())
         });
@@ -299,6 +315,8 @@ fn carry_out(
         let numbered: Vec<_> = pieces.iter().zip(&scratch).collect();
         inject(&mut held, core, request, plan, &numbered)
     });
+    scratch.sort_unstable();
+    scratch.dedup();
     let closed = scratch.iter().try_for_each(|number| {
         held.inject(nr::CLOSE, [u64::from(*number), 0, 0, 0, 0, 0]).map(drop)
     });

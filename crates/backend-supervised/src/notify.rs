@@ -264,18 +264,16 @@ fn fstat(
     });
 }
 
-fn lseek(core: &Core, call: &Call<'_>, file: &Arc<OpenFile>) {
+fn lseek(core: &Arc<Core>, call: &Call<'_>, file: &Arc<OpenFile>) {
     let [fd, offset, whence, ..] = call.notification.args;
     if let Kind::Regular { .. } = file.device.metadata.kind {
         return call.answer(Reply::Continue);
     }
     let started = Instant::now();
     let offset = offset.cast_signed();
-    let result = seek(call.notification.tid, fd as u32, file, offset, whence as i32);
-    call.answer(match result {
-        Ok(position) => Reply::Value(position.cast_signed()),
-        Err(errno) => Reply::Error(errno.raw()),
-    });
+    let tid = call.notification.tid;
+    let result = interruptible(core, call, || seek(tid, fd as u32, file, offset, whence as i32));
+    answer(call, result.map(u64::cast_signed));
     core.trace_call(started, || Event {
         device: &file.device.path,
         tid: call.notification.tid,
