@@ -137,6 +137,11 @@ impl HostMemory {
         *self.0.resident.get_or_init(|| self.0.mapping.lock())
     }
 
+    /// Whether nobody else has a handle.
+    pub(crate) fn is_last(&self) -> bool {
+        Arc::strong_count(&self.0) == 1
+    }
+
     /// Whether both are handles of one memory.
     pub(crate) fn is(&self, other: &HostMemory) -> bool {
         Arc::ptr_eq(&self.0, &other.0)

@@ -135,6 +135,13 @@ impl OpenFile {
     pub(crate) fn note_map(&self, memory: &HostMemory, id: u64) {
         let mut maps = self.maps.lock();
         if !maps.iter().any(|(other, other_id)| *other_id == id && other.is(memory)) {
+            // A driver may make a new memory for each map, and let go of it.
+            maps.retain(|(other, other_id)| {
+                if other.is_last() {
+                    other.tokens().forget(self.id);
+                }
+                other.tokens().is_live(*other_id)
+            });
             maps.push((memory.clone(), id));
         }
     }
@@ -266,6 +273,8 @@ impl Opens {
             file.forget_tokens();
             if file.is_mapped() {
                 self.closed.lock().insert(file.id, file.clone());
+                // The unmap may have been told before it stood there.
+                self.sweep();
             }
         }
     }
