@@ -33,7 +33,11 @@ pub(crate) fn has_pending_signal(tid: u32) -> io::Result<bool> {
 /// Whether SIGKILL is on its way to a thread, or the thread is gone.
 pub(crate) fn is_killed(tid: u32) -> bool {
     const SIGKILL: u64 = 1 << (libc::SIGKILL - 1);
-    let Ok(status) = fs::read_to_string(format!("/proc/{tid}/status")) else { return true };
+    let status = match fs::read_to_string(format!("/proc/{tid}/status")) {
+        Ok(status) => status,
+        // Too many descriptors here says nothing of the thread.
+        Err(error) => return !matches!(error.raw_os_error(), Some(libc::EMFILE | libc::ENFILE)),
+    };
     // The kernel puts it among each thread's own signals, whoever it was sent to.
     let own = status_field(&status, "SigPnd:").and_then(|mask| u64::from_str_radix(mask, 16).ok());
     own.is_some_and(|own| own & SIGKILL != 0)

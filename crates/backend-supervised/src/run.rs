@@ -155,6 +155,7 @@ impl Role for Supervised {
         };
         // The program's process has its own copy.
         drop(program);
+        raise_descriptor_limit();
         let core = Arc::new(core);
         let Ok(fuse) = supervisor.channel() else {
             // The program's process has told why.
@@ -230,6 +231,16 @@ fn hand_over(
         .map_err(|error| format!("cannot reach the supervisor: {error}"))
 }
 
+/// Open files of devices take descriptors here: for their maps, and in trapped mode by
+/// themselves.
+fn raise_descriptor_limit() {
+    let limit = rustix::process::getrlimit(Resource::Nofile);
+    let _ = rustix::process::setrlimit(
+        Resource::Nofile,
+        Rlimit { current: limit.maximum, maximum: limit.maximum },
+    );
+}
+
 /// Serves a program in trapped mode.
 fn supervise_trapped(
     core: Arc<Core>,
@@ -239,12 +250,7 @@ fn supervise_trapped(
     let listener = handover::receive(channel)
         .map_err(|error| format!("cannot receive the seccomp listener: {error}"))?;
     if let Some(listener) = listener.and_then(|(_, mut fds)| fds.pop()) {
-        // Each open file of a device takes a descriptor here.
-        let limit = rustix::process::getrlimit(Resource::Nofile);
-        let _ = rustix::process::setrlimit(
-            Resource::Nofile,
-            Rlimit { current: limit.maximum, maximum: limit.maximum },
-        );
+        raise_descriptor_limit();
         let ended = serve_notifications(&core, listener);
         watch(&core);
         wait_for_end(tree);
