@@ -77,7 +77,8 @@ impl Pool {
             received: AtomicU64::new(0),
             threads: Mutex::default(),
             over: AtomicBool::new(false),
-            watching: AtomicBool::new(false),
+            // Should the first thread not start, the monitor starts another.
+            watching: AtomicBool::new(true),
             asleep: Mutex::default(),
             work: Condvar::new(),
         });
@@ -155,6 +156,10 @@ impl Pool {
                 self.add_receiver();
             } else {
                 self.watching.store(false, Ordering::SeqCst);
+                // A request that came meanwhile may have found it watching.
+                if self.received.load(Ordering::SeqCst) != seen {
+                    self.watching.store(true, Ordering::SeqCst);
+                }
             }
         }
     }
