@@ -18,6 +18,7 @@ pub struct Native {
     input: Option<ChildStdin>,
     output: BufReader<ChildStdout>,
     page_size: u64,
+    recent: bool,
     /// Holds the program.
     _directory: TempDir,
 }
@@ -42,11 +43,16 @@ impl Native {
         let input = child.stdin.take();
         let mut output = BufReader::new(child.stdout.take().expect("a pipe"));
         let page_size = word(&mut output);
-        Native { child, input, output, page_size, _directory: directory }
+        Native { child, input, output, page_size, recent: is_recent(), _directory: directory }
     }
 
     pub fn page_size(&self) -> u64 {
         self.page_size
+    }
+
+    /// Whether the kernel merges and moves areas as the engine does: Linux 6.17 on.
+    pub fn is_recent(&self) -> bool {
+        self.recent
     }
 
     pub fn run(&mut self, operations: &[Operation]) -> Vec<Answer> {
@@ -65,6 +71,13 @@ impl Native {
             })
             .collect()
     }
+}
+
+fn is_recent() -> bool {
+    let release = std::fs::read_to_string("/proc/sys/kernel/osrelease").expect("a release");
+    let mut numbers = release.split(|c: char| !c.is_ascii_digit()).map(str::parse::<u32>);
+    let mut next = || numbers.next().and_then(Result::ok).unwrap_or(0);
+    (next(), next()) >= (6, 17)
 }
 
 fn word(from: &mut impl Read) -> u64 {

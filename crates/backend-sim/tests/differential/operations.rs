@@ -198,7 +198,7 @@ fn range(random: &mut Random) -> (u64, u64) {
 pub const PAGE: u64 = 4096;
 
 /// A sequence that ends with a look at everything.
-pub fn sequence(random: &mut Random, length: usize) -> Vec<Operation> {
+pub fn sequence(random: &mut Random, length: usize, remaps: bool) -> Vec<Operation> {
     // Which processes there are; who forked deeper than twice does not fork again.
     let mut depth: BTreeMap<u64, u32> = BTreeMap::from([(0, 0)]);
     let mut next_child = 1;
@@ -218,6 +218,9 @@ pub fn sequence(random: &mut Random, length: usize) -> Vec<Operation> {
             continue;
         }
         let operation = operation(random, process);
+        if matches!(operation, Operation::Remap { .. }) && !remaps {
+            continue;
+        }
         all.push(operation);
         match operation {
             Operation::Load { .. } | Operation::Store { .. } | Operation::Resident { .. } => {}
@@ -321,19 +324,49 @@ pub fn is_possible(operations: &[Operation]) -> bool {
     })
 }
 
-/// Maps with what differs by nature made equal: devices left out, and inodes numbered
-/// as they come.
-pub fn normalised(text: &[u8]) -> Vec<String> {
+/// A line of maps: where, and what.
+#[derive(Debug, PartialEq, Eq)]
+pub struct Line {
+    start: u64,
+    end: u64,
+    protection: String,
+    offset: u64,
+    /// Inodes are numbered as they come.
+    inode: usize,
+    name: String,
+}
+
+/// Maps with what differs by nature made equal: devices left out, inodes numbered. Unless
+/// `exact`, neighbours that could be one line are.
+pub fn normalised(text: &[u8], exact: bool) -> Vec<Line> {
     let text = String::from_utf8_lossy(text);
-    let mut inodes: Vec<String> = Vec::new();
-    let lines = text.lines().map(|line| {
+    let mut inodes: Vec<&str> = Vec::new();
+    let mut lines: Vec<Line> = Vec::new();
+    for line in text.lines() {
         let words: Vec<&str> = line.split_whitespace().collect();
-        let inode = words[4].to_owned();
-        let number = inodes.iter().position(|known| *known == inode).unwrap_or_else(|| {
-            inodes.push(inode);
+        let hex = |text| u64::from_str_radix(text, 16).expect("a hexadecimal number");
+        let (start, end) = words[0].split_once('-').expect("a range");
+        let (start, end, offset) = (hex(start), hex(end), hex(words[2]));
+        let known = inodes.iter().position(|known| *known == words[4]);
+        let inode = known.unwrap_or_else(|| {
+            inodes.push(words[4]);
             inodes.len() - 1
         });
-        format!("{} {} {} {number} {}", words[0], words[1], words[2], words[5..].join(" "))
-    });
-    lines.collect()
+        let (protection, name) = (words[1].to_owned(), words[5..].join(" "));
+        let line = Line { start, end, protection, offset, inode, name };
+        match lines.last_mut().filter(|last| !exact && last.continues_in(&line)) {
+            Some(last) => last.end = end,
+            None => lines.push(line),
+        }
+    }
+    lines
+}
+
+impl Line {
+    fn continues_in(&self, next: &Line) -> bool {
+        self.end == next.start
+            && self.protection == next.protection
+            && self.inode == next.inode
+            && (self.name.is_empty() || self.offset + (self.end - self.start) == next.offset)
+    }
 }
