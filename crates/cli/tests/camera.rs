@@ -1,5 +1,5 @@
-//! The camera under unmodified programs: ffmpeg, v4l2-ctl, v4l2-compliance, shell tools
-//! and a client in Python for what these do not show.
+//! The camera under unmodified programs: ffmpeg, GStreamer, v4l2-ctl, v4l2-compliance,
+//! shell tools, and a client in Python for what these do not show.
 //!
 //! Nothing here depends on how fast anything is: where frames are counted, the camera
 //! makes one for each buffer that is queued (`pace=client`).
@@ -288,6 +288,20 @@ fn v4l2_ctl_streams_in_each_way() {
         assert_eq!(frames.len(), 100 * 160 * 120 * 2, "{program:?}");
         assert!(frames.as_chunks().0.iter().all(|two| *two == [235, 128]), "{program:?}");
     }
+}
+
+#[test]
+fn gstreamer_records() {
+    let directory = tempfile::tempdir().expect("a directory");
+    let file = directory.path().join("frames");
+    let location = format!("location={}", file.display());
+    let source = ["gst-launch-1.0", "-q", "v4l2src", "device=/dev/video0", "num-buffers=3", "!"];
+    let sink = ["video/x-raw,format=GRAY8,width=320,height=240", "!", "filesink", &location];
+    let device = "/dev/video0=camera:pattern=gradient";
+    bytes(device, &[&source[..], &sink].concat());
+    let frames = fs::read(&file).expect("frames");
+    assert_eq!(frames.len(), 3 * WIDTH * HEIGHT);
+    frames.chunks(WIDTH * HEIGHT).for_each(|frame| compare(frame, "gray", gradient));
 }
 
 #[test]
