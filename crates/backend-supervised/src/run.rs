@@ -23,7 +23,7 @@ use devmap_sys::{
     seccomp::{self, AssembleError, Filter, Listener},
     stat::FileStatus,
 };
-use rustix::process::{Resource, Rlimit};
+use rustix::process::{DumpableBehavior, Resource, Rlimit};
 
 use crate::{
     Core,
@@ -247,6 +247,10 @@ fn supervise_trapped(
     channel: &UnixStream,
     tree: &SupervisorSide,
 ) -> Result<(), String> {
+    // The program is in the same user namespace: /proc/PID/fd and ptrace would give it the
+    // memory of every device.
+    rustix::process::set_dumpable_behavior(DumpableBehavior::NotDumpable)
+        .map_err(|error| format!("cannot close the supervisor to the program: {error}"))?;
     let listener = handover::receive(channel)
         .map_err(|error| format!("cannot receive the seccomp listener: {error}"))?;
     if let Some(listener) = listener.and_then(|(_, mut fds)| fds.pop()) {

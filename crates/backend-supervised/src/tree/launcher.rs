@@ -10,7 +10,8 @@ use nix::sys::signal::{SigSet, Signal};
 use nix::sys::signalfd::{SfdFlags, SignalFd};
 use rustix::io::Errno;
 use rustix::process::{
-    Pid, PidfdFlags, WaitOptions, WaitStatus, getpid, pidfd_open, set_child_subreaper, wait,
+    DumpableBehavior, Pid, PidfdFlags, WaitOptions, WaitStatus, getpid, pidfd_open,
+    set_child_subreaper, set_dumpable_behavior, wait,
 };
 
 use super::inherited::Inherited;
@@ -89,6 +90,8 @@ fn begin(launch: Launch<'_, impl Role>) -> io::Result<Launcher> {
         reporter.as_fd(),
         ending.as_fd(),
     ])?;
+    // What the role has mapped is not the program's to look into.
+    set_dumpable_behavior(DumpableBehavior::NotDumpable)?;
     // Readers of the program's output wait for its end, not for the launcher's.
     let null = null()?;
     rustix::stdio::dup2_stdin(&null)?;
