@@ -557,8 +557,8 @@ impl Devfs {
         let started = Instant::now();
         let page_len = core.host.page_size().bytes();
         // An access to memory cannot fail with EINTR: a signal waits until the page is there.
-        let result = self
-            .ended_by(false, core, header, || core.faulted.read(page_len, &file, offset, size));
+        let result =
+            self.ended_by(false, core, header, || core.faulted.read(page_len, &file, offset, size));
         core.trace_call(started, || Event {
             device: &file.device.path,
             tid: 0,
