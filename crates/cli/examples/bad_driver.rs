@@ -3,7 +3,7 @@
 //!
 //! `BAD=WHAT:WHERE bad_driver [OPTIONS] PROGRAM [ARG]...` serves `/dev/bad`. WHAT is
 //! `panic`, `block` or `absurd`, and WHERE the method of the driver in which it does; or
-//! WHAT is `plan`, and WHERE says what is wrong with the plan.
+//! WHAT is `errno`, an unusual one, and WHERE is `open` or `read`; or WHAT is `plan`, and WHERE says what is wrong with the plan.
 
 #![forbid(unsafe_code)]
 
@@ -41,6 +41,14 @@ impl Wrong {
 
     fn is(&self, what: &str, place: &str) -> bool {
         self.what == what && self.place == place
+    }
+
+    /// 524, the kernel's `ENOTSUPP`, in the method that shall answer it.
+    fn unusual(&self, method: &str) -> Result<(), Errno> {
+        if self.is("errno", method) {
+            return Err(Errno::from_raw(524).unwrap_or(Errno::EIO));
+        }
+        Ok(())
     }
 
     /// Each method begins with this. Whether it shall answer nonsense.
@@ -87,6 +95,7 @@ impl<P: Platform> Device<P> for Bad<P> {
 
     fn open(&self, _open: &Open) -> Result<File, Errno> {
         self.wrong.in_method("open");
+        self.wrong.unusual("open")?;
         Ok(File(self.wrong.clone()))
     }
 
@@ -133,6 +142,7 @@ impl<P: Platform> Device<P> for Bad<P> {
         if self.wrong.in_method("read") {
             return Ok(transfer.user().len() + 1);
         }
+        self.wrong.unusual("read")?;
         transfer.read_from(b"well\n")
     }
 

@@ -7,6 +7,8 @@ in_each_mode!(
     a_panic_fails_its_call_alone,
     a_panic_at_the_start_is_devmaps_failure,
     absurd_answers_are_errors,
+    errors_past_those_of_fuse_reach_the_program,
+    no_second_map_reaches_past_the_plan,
     only_the_caller_of_a_blocking_driver_waits,
 );
 
@@ -156,4 +158,35 @@ blocked.wait()
         let expected: String = (0..8).map(|i| format!("{i} 0 True\n")).collect();
         assert_eq!(finished.stdout, expected, "{method}");
     }
+}
+
+fn errors_past_those_of_fuse_reach_the_program(mode: Mode) {
+    let script = "
+def number(call):
+    try: call()
+    except OSError as error: return error.errno
+say(number(lambda: os.read(os.open('/dev/bad', os.O_RDWR), 10)))
+";
+    for method in ["open", "read"] {
+        let wrong = format!("errno:{method}");
+        let finished = Run::bad_driver(mode, &wrong).python(script, &[]).finish().well();
+        assert_eq!(finished.stdout, "524\n", "{method}: {finished:?}");
+    }
+}
+
+/// By an old size that is 0, or that the kernel rounds up to 0.
+fn no_second_map_reaches_past_the_plan(mode: Mode) {
+    let script = "
+import ctypes
+libc = ctypes.CDLL(None, use_errno=True)
+libc.mmap.restype = libc.mremap.restype = ctypes.c_void_p
+libc.mremap.argtypes = [ctypes.c_void_p, ctypes.c_size_t, ctypes.c_size_t, ctypes.c_int]
+fd = os.open('/dev/bad', os.O_RDWR)
+at = libc.mmap(None, ctypes.c_size_t(PAGE), 3, 1, fd, ctypes.c_long(0))
+for old in 0, 2**64 - 1:
+    new = libc.mremap(at, old, 4 * PAGE, 1)
+    say(new == 2**64 - 1 and errno.errorcode[ctypes.get_errno()])
+";
+    let finished = Run::bad_driver(mode, "").python(script, &[]).finish().well();
+    assert_eq!(finished.stdout, "EFAULT\nEFAULT\n", "{finished:?}");
 }
