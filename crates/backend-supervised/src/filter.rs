@@ -24,7 +24,7 @@ pub(crate) const NEGATIVE: u32 = 0x8000_0000;
 
 /// The ioctl types some of whose commands the kernel answers itself for a regular file,
 /// as which it knows a device's descriptor here, but leaves to a device's driver:
-/// `FIONREAD`, `FIBMAP`. All other ioctls come by FUSE.
+/// `FIONREAD`, `FIBMAP`. All other ioctls of the range come by FUSE.
 pub(crate) const TERMINAL: u32 = 0x5400;
 const GENERIC: u32 = 0x0000;
 
@@ -73,7 +73,12 @@ pub(crate) fn namespace() -> Result<Filter, AssembleError> {
     asm.jump_if_ge(NEGATIVE, allow);
     let device = asm.label();
     asm.jump_if_ge(FIRST_DESCRIPTOR, device);
-    asm.jump(allow);
+    // A device that was opened under a debugger is down here; and its descriptor may be
+    // exchanged, which ends when the process makes a call that is notified (`exchange`).
+    asm.load_arg_low(1);
+    asm.and(0xff00);
+    asm.jump_if_eq(TERMINAL, allow);
+    asm.jump(notify);
     asm.bind(device);
     asm.load_arg_low(1);
     asm.and(0xff00);
