@@ -13,7 +13,7 @@ mod bare;
 #[path = "tree/world.rs"]
 mod world;
 
-use std::os::unix::process::ExitStatusExt;
+use std::os::unix::process::{CommandExt, ExitStatusExt};
 use std::process::{Command, ExitCode};
 
 use libtest_mimic::{Arguments, Trial};
@@ -333,7 +333,12 @@ fn the_front_is_killed_before_orphans_end() {
 }
 
 fn stop_and_continue_from_outside() {
-    let mut running = Running::start(bare::PLAIN, &["cat"]);
+    // In a group of its own, whose leader's parent, this process, is in another
+    // group of the same session. The tests' own group may be orphaned (of setsid,
+    // of a container, of a background job whose shell has ended), and a process
+    // of an orphaned group does not stop by SIGTSTP.
+    let mut command = Command::new(this_program());
+    let mut running = Running::spawn(command.args([bare::PLAIN, "cat"]).process_group(0));
     let tree = running.tree("cat");
     for round in 0..20 {
         // By the program or by the front, in both directions.

@@ -10,7 +10,11 @@
 //!   of size): the program has it already, unless it left the group.
 //! * Sent by the kernel to this process alone (an alarm set before it was
 //!   executed): handed on.
-//! * SIGCONT: when it finds the program stopped.
+//! * SIGCONT: when it finds the program stopped. Known limit: signals bear no time,
+//!   so when SIGCONT is sent to both, and SIGSTOP to the program alone before this
+//!   process has been scheduled to read the SIGCONT, the program is continued.
+//! * SIGTSTP: the program decides. It may catch it, and in an orphaned process
+//!   group it does not stop by it; this process stops only when it has stopped.
 //! * SIGKILL and SIGSTOP cannot be seen. The launcher answers the one by killing
 //!   the program; the other stops this process alone.
 //!
