@@ -463,11 +463,13 @@ impl Devfs {
             }
             replied
         };
-        if !matches!(device.metadata.kind, Kind::Character(_)) {
+        // Calls are made in the place of a native open alone: not of a 32-bit one, nor of
+        // one that io_uring makes.
+        if !matches!(device.metadata.kind, Kind::Character(_)) || !is_open(header.pid) {
             return reply();
         }
         match attach::hold(header.pid, reply) {
-            Ok(held) => move_up(held, core, header.pid),
+            Ok(held) => move_up(held, header.pid),
             Err(NotHeld::Refused) => reply(),
             Err(NotHeld::Gone) => Ok(()),
         }
@@ -715,29 +717,32 @@ fn is_open(tid: u32) -> bool {
 
 /// Moves the descriptor that an open has just made to the range that the filter
 /// looks at. Where it cannot be moved it stays: then `fstat` shows a regular file.
-fn move_up(mut held: attach::Held, core: &Core, tid: u32) -> io::Result<()> {
+fn move_up(mut held: attach::Held, tid: u32) -> io::Result<()> {
     let descriptor = held.result();
-    if (3..i64::from(FIRST_DESCRIPTOR)).contains(&descriptor) && has_room(tid) {
-        let low = descriptor as u64;
-        let close_on_exec = held.inject(nr::FCNTL, [low, libc::F_GETFD as u64, 0, 0, 0, 0])?;
-        let duplicate = if close_on_exec & i64::from(libc::FD_CLOEXEC) != 0 {
-            libc::F_DUPFD_CLOEXEC
-        } else {
-            libc::F_DUPFD
-        };
-        let args = [low, duplicate as u64, u64::from(FIRST_DESCRIPTOR), 0, 0, 0];
-        let high = held.inject(nr::FCNTL, args)?;
-        if high >= 0 {
-            held.inject(nr::CLOSE, [low, 0, 0, 0, 0, 0])?;
-            held.set_result(high);
-        }
+    let movable = (3..i64::from(FIRST_DESCRIPTOR)).contains(&descriptor) && has_room(tid);
+    let moved = if movable { copy_up(&mut held, descriptor as u64) } else { Ok(descriptor) };
+    if let Ok(number) = moved {
+        held.set_result(number);
     }
-    if let Some((device, _)) =
-        u32::try_from(held.result()).ok().and_then(|fd| client::identity(tid, fd))
-    {
-        core.mount_device.get_or_init(|| device);
-    }
+    // Also after an error: the thread gets its registers and its signal mask back.
     held.release()
+}
+
+/// The copy that takes a descriptor's place, or the descriptor itself.
+fn copy_up(held: &mut attach::Held, low: u64) -> io::Result<i64> {
+    let close_on_exec = held.inject(nr::FCNTL, [low, libc::F_GETFD as u64, 0, 0, 0, 0])?;
+    let duplicate = if close_on_exec & i64::from(libc::FD_CLOEXEC) != 0 {
+        libc::F_DUPFD_CLOEXEC
+    } else {
+        libc::F_DUPFD
+    };
+    let args = [low, duplicate as u64, u64::from(FIRST_DESCRIPTOR), 0, 0, 0];
+    let high = held.inject(nr::FCNTL, args)?;
+    if high < 0 {
+        return Ok(low.cast_signed());
+    }
+    held.inject(nr::CLOSE, [low, 0, 0, 0, 0, 0])?;
+    Ok(high)
 }
 
 /// Whether the soft limit of descriptors allows the range.
