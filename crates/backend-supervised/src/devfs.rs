@@ -193,7 +193,6 @@ impl Devfs {
             }
             Operation::Release { fh, .. } => {
                 core.opens.close(fh);
-                self.nodes.closed(nodeid);
                 channel.reply_empty(unique)
             }
             Operation::Poll { fh, kh, schedule_notify, .. } => {
@@ -446,7 +445,6 @@ impl Devfs {
             result: opened.as_ref().map(|_| Some(0)).map_err(|errno| *errno),
         });
         if let Err(errno) = opened {
-            self.nodes.closed(header.nodeid);
             return self.reply_errno(header, errno);
         }
         let mut how =
@@ -459,7 +457,6 @@ impl Devfs {
             if replied.is_err() {
                 // The caller was let go: nobody will ever close the file.
                 core.opens.close(id);
-                self.nodes.closed(header.nodeid);
             }
             replied
         };

@@ -9,7 +9,8 @@
 //! - `filter`, `notify`: system calls that FUSE cannot answer as a device does, taken by
 //!   seccomp notification;
 //! - `trapped`: the same without FUSE and without a namespace, where these are refused;
-//! - `map`, `attach`, `tokens`, `faulted`: mmap, carried out in the program;
+//! - `map`, `attach`, `tokens`, `faulted`: mmap, carried out in the program; `exchange`:
+//!   the same where a debugger holds it;
 //! - `host`, `call`: what drivers get: memory, wait queues that signals end;
 //! - `opens`: devices, open files, release; `trace`: what a run tells.
 

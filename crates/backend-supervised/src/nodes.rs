@@ -43,10 +43,8 @@ struct OpenNode {
     device: usize,
     /// References that the kernel holds.
     lookups: u64,
-    /// Open files of it now.
+    /// Open files that it has had.
     opens: u64,
-    /// Open files that it ever had.
-    ever: u64,
 }
 
 /// All nodes.
@@ -164,7 +162,7 @@ impl Nodes {
 
     /// Makes a node for an open that may follow its lookup.
     pub(crate) fn add_open(&self, id: u64, device: usize) {
-        let node = OpenNode { device, lookups: 1, opens: 0, ever: 0 };
+        let node = OpenNode { device, lookups: 1, opens: 0 };
         self.open.lock().insert(id, node);
     }
 
@@ -178,21 +176,13 @@ impl Nodes {
         let mut open = self.open.lock();
         let Some(node) = open.get_mut(&node) else { return false };
         node.opens += 1;
-        node.ever += 1;
-        node.ever == 1
-    }
-
-    /// An open file of the node is no more.
-    pub(crate) fn closed(&self, node: u64) {
-        if let Some(node) = self.open.lock().get_mut(&node) {
-            node.opens -= 1;
-        }
+        node.opens == 1
     }
 
     /// How many open files a node has had: more than one, and its number does not
     /// tell which.
     pub(crate) fn opens_of(&self, node: u64) -> u64 {
-        self.open.lock().get(&node).map_or(0, |node| node.ever)
+        self.open.lock().get(&node).map_or(0, |node| node.opens)
     }
 
     /// The kernel gives back references.
