@@ -90,7 +90,8 @@ impl Channel {
         let len = loop {
             let len = match rustix::io::read(&self.fd, &mut buffer.0[..]) {
                 Ok(len) => len,
-                Err(Errno::NODEV) => return Ok(None),
+                // CONNABORTED: it ended in the moment in which a request was being read.
+                Err(Errno::NODEV | Errno::CONNABORTED) => return Ok(None),
                 // NOENT: the request was interrupted before it could be read.
                 Err(Errno::INTR | Errno::NOENT) => continue,
                 Err(Errno::AGAIN) => {
