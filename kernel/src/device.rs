@@ -7,7 +7,7 @@ use core::{ffi::CStr, ffi::c_void, marker::PhantomData};
 
 use devmap_driver::{
     Access, Caller, Command, Device, Errno, Ioctl, Kind, Number, Open, OpenFlags, OptionError,
-    OptionSpec, PollTable, SeekFrom, Transfer, UserSlice,
+    OptionSpec, PollTable, SeekFrom, Sharing, Source, Store, Transfer, UserSlice,
 };
 
 use crate::{
@@ -215,6 +215,11 @@ impl<D: Device<Kernel>> Methods<D> {
         let (device, state) = unsafe { (&*device.cast::<D>(), &*state.cast()) };
         let mapped = area::new_area(first_page, pages, bits).and_then(|area| {
             let plan = device.mmap(state, &area)?;
+            let faults = plan.extents().any(|extent| matches!(extent.source, Source::Fault));
+            if faults && area.sharing() == Sharing::Shared && device.store() == Store::Device {
+                // Nothing here would give it back what programs store.
+                return Err(Errno::ENODEV);
+            }
             // SAFETY: the contract: `vma` is the area that the numbers describe.
             unsafe { area::map(open, vma, area, &plan) }
         });

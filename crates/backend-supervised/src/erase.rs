@@ -3,8 +3,8 @@
 use std::any::Any;
 
 use devmap_driver::{
-    Device, Errno, Fault, Ioctl, Metadata, NewArea, NewPage, Open, Plan, PollEvents, PollTable,
-    SeekFrom, Supply, Transfer,
+    Device, Errno, Fault, Fsync, Ioctl, Metadata, NewArea, NewPage, Open, Plan, PollEvents,
+    PollTable, SeekFrom, Store, Supply, Transfer,
 };
 
 use crate::host::{Host, HostMemory, HostWaitQueue};
@@ -36,6 +36,23 @@ pub trait AnyDevice: Send + Sync {
         fault: &Fault,
         page: &mut dyn NewPage,
     ) -> Result<Supply<HostMemory>, Errno>;
+    /// [`Device::store`].
+    fn store(&self) -> Store;
+    /// [`Device::write_back`].
+    ///
+    /// # Errors
+    /// The device's.
+    fn write_back(&self, offset: u64, bytes: &[u8]) -> Result<(), Errno>;
+    /// [`Device::fsync`].
+    ///
+    /// # Errors
+    /// The device's.
+    fn fsync(&self, file: &AnyFile, what: Fsync) -> Result<(), Errno>;
+    /// [`Device::truncate`].
+    ///
+    /// # Errors
+    /// The device's.
+    fn truncate(&self, size: u64) -> Result<(), Errno>;
     /// [`Device::read`].
     ///
     /// # Errors
@@ -94,6 +111,22 @@ impl<D: Device<Host>> AnyDevice for Erased<D> {
         page: &mut dyn NewPage,
     ) -> Result<Supply<HostMemory>, Errno> {
         self.0.fault(Self::file(file), fault, page)
+    }
+
+    fn store(&self) -> Store {
+        self.0.store()
+    }
+
+    fn write_back(&self, offset: u64, bytes: &[u8]) -> Result<(), Errno> {
+        self.0.write_back(offset, bytes)
+    }
+
+    fn fsync(&self, file: &AnyFile, what: Fsync) -> Result<(), Errno> {
+        self.0.fsync(Self::file(file), what)
+    }
+
+    fn truncate(&self, size: u64) -> Result<(), Errno> {
+        self.0.truncate(size)
     }
 
     fn read(&self, file: &AnyFile, transfer: &Transfer<'_>) -> Result<usize, Errno> {

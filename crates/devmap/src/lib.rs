@@ -49,8 +49,9 @@ pub mod prelude {
     pub use std::process::ExitCode;
 
     pub use devmap_driver::{
-        AreaFlags, Command, Device, Direction, Errno, Ioctl, Kind, Lock, Memory, Metadata, NewArea,
-        Number, Open, PageSize, Plan, Platform, PollEvents, PollTable, Transfer, WaitQueue,
+        AreaFlags, Command, Device, Direction, Errno, Fault, Fsync, Ioctl, Kind, Lock, Memory,
+        Metadata, NewArea, NewPage, Number, Open, PageSize, Plan, Platform, PollEvents, PollTable,
+        Store, Supply, Transfer, WaitQueue,
     };
 
     pub use crate::{Host, Server};

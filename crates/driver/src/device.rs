@@ -46,11 +46,36 @@ pub enum Number {
 pub enum Kind {
     /// A character device.
     Character(Number),
-    /// A regular file of this many bytes.
+    /// A regular file of this many bytes, whose content is pages: the home answers
+    /// `read`, `lseek` and `mmap` from its page cache, as `generic_file_read_iter`,
+    /// `generic_file_llseek` and `generic_file_mmap` do, and asks the driver for pages by
+    /// [`Device::fault`]. Its `read`, `llseek` and `mmap` are not asked.
     Regular {
-        /// `st_size`.
+        /// `st_size`: asked anew whenever it matters. Pages wholly past it are `SIGBUS`,
+        /// and bytes past it are never written back.
         size: u64,
     },
+}
+
+/// Who keeps what programs store in [`Supply::Filled`] pages of shared maps.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Store {
+    /// The home, for as long as anybody maps the page: it never drops a page that was
+    /// written before.
+    Home,
+    /// The device: it is given such pages by [`Device::write_back`], and asked for them
+    /// again by [`Device::fault`].
+    Device,
+}
+
+/// How much [`Device::fsync`] shall make durable.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Fsync {
+    /// The content, and the size where it is needed to find it: `fdatasync(2)`, and
+    /// `msync(2)` with `MS_SYNC`.
+    Data,
+    /// All of it: `fsync(2)`.
+    All,
 }
 
 /// What `stat(2)` shows of a device, and how its descriptors behave.
@@ -165,7 +190,7 @@ pub trait Device<P: Platform>: Send + Sync + 'static {
     /// The program's `open` fails with it.
     fn open(&self, open: &Open) -> Result<Self::File, Errno>;
 
-    /// What `stat` shows. Must not change for a character device.
+    /// What `stat` shows. Of a regular file the size may change, and nothing else.
     fn metadata(&self) -> Metadata {
         Metadata::CHARACTER
     }
@@ -192,7 +217,50 @@ pub trait Device<P: Platform>: Send + Sync + 'static {
         Err(Errno::EIO)
     }
 
-    /// `read(2)`: how many bytes were copied out; 0 at the end.
+    /// Whether the device has a store for what programs write to its filled pages. Must
+    /// not change. Left out: the home keeps it.
+    fn store(&self) -> Store {
+        Store::Home
+    }
+
+    /// Stores what programs wrote to [`Supply::Filled`] pages of shared maps
+    /// (`address_space_operations->writepages`). Only asked of a device with
+    /// [`Store::Device`].
+    ///
+    /// `bytes` stand from byte `offset` of the device on: one or more whole pages, or less
+    /// at the end of a regular file, whose length they never change. It comes at the latest
+    /// with `msync`, `fsync`, the last unmap and the last close, earlier when memory is
+    /// short; in the order of offsets each time. When it answers `Ok`, [`Device::fault`]
+    /// must find the bytes; whether they are durable is [`Device::fsync`]'s affair. Pages
+    /// belong to all who map the device, so no open file comes with them, and none need be
+    /// open any more.
+    ///
+    /// # Errors
+    /// Reported as Linux does: by the next `msync`, `fsync` or `close` of each open file,
+    /// once. Left out: `EIO`.
+    fn write_back(&self, _offset: u64, _bytes: &[u8]) -> Result<(), Errno> {
+        Err(Errno::EIO)
+    }
+
+    /// `fsync(2)`, `fdatasync(2)`, and `msync(2)` with `MS_SYNC`: makes durable what was
+    /// written. The home has given back all dirty pages before.
+    ///
+    /// # Errors
+    /// Left out: `EINVAL`.
+    fn fsync(&self, _file: &Self::File, _what: Fsync) -> Result<(), Errno> {
+        Err(Errno::EINVAL)
+    }
+
+    /// `truncate(2)` and `ftruncate(2)` of a regular file: it has `size` bytes from now on
+    /// (`inode_operations->setattr`). The home drops what it holds past them.
+    ///
+    /// # Errors
+    /// Left out: `EINVAL`.
+    fn truncate(&self, _size: u64) -> Result<(), Errno> {
+        Err(Errno::EINVAL)
+    }
+
+    /// `read(2)`: how many bytes were copied out; 0 at the end. Not asked of a regular file.
     ///
     /// # Errors
     /// Left out: `EINVAL`.
@@ -200,7 +268,8 @@ pub trait Device<P: Platform>: Send + Sync + 'static {
         Err(Errno::EINVAL)
     }
 
-    /// `write(2)`: how many bytes were taken in.
+    /// `write(2)`: how many bytes were taken in. A regular file grows by it as needed, and
+    /// the home changes the pages that it holds to match.
     ///
     /// # Errors
     /// Left out: `EINVAL`.

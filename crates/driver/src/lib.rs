@@ -12,6 +12,7 @@
 //! | [`NewArea`] | the `vm_area_struct` given to `->mmap` |
 //! | [`Plan`], [`Extent`] | what `->mmap` does to it: `remap_pfn_range`, or `vm_ops->fault` |
 //! | [`Fault`], [`Supply`] | `struct vm_fault`, `vmf->page` |
+//! | [`Device::write_back`], [`Device::truncate`] | `address_space_operations->writepages`, `inode_operations->setattr` |
 //! | [`Memory`] | pages from `alloc_pages` (contiguous) or `vmalloc` (scattered) |
 //! | [`UserSlice`] | `__user` pointers with `copy_from_user`, `copy_to_user` |
 //! | [`PollEvents`], [`PollTable`] | `__poll_t`, `poll_wait` |
@@ -35,7 +36,9 @@ mod poll;
 mod user;
 
 pub use area::{NewArea, Protection, Sharing};
-pub use device::{Device, Kind, Metadata, Number, Open, OpenFlags, SeekFrom, Transfer};
+pub use device::{
+    Device, Fsync, Kind, Metadata, Number, Open, OpenFlags, SeekFrom, Store, Transfer,
+};
 pub use errno::Errno;
 pub use fault::{Access, Fault, NewPage, Supply};
 pub use ioctl::{Command, Direction, Ioctl};
