@@ -16,7 +16,7 @@ use devmap_sys::{
     seccomp::{self, Action, Assembler, Listener},
 };
 use nix::errno::Errno;
-use rustix::process::{Pid, Signal, WaitOptions, WaitStatus};
+use rustix::process::{Pid, PidfdFlags, PidfdGetfdFlags, Signal, WaitOptions, WaitStatus};
 
 use crate::namespace::{self, Access};
 
@@ -96,6 +96,7 @@ pub fn examine() -> Report {
         attach(),
         namespaces(),
         fuse(),
+        pidfd_getfd(),
         userfaultfd(),
     ];
     Report { kernel, machine: text(system.machine()), uid, findings }
@@ -210,6 +211,23 @@ fn fuse() -> Finding {
                and no page can be supplied at first access",
         remedy: "modprobe fuse; chmod 666 /dev/fuse; in a container, --device /dev/fuse",
     }
+}
+
+fn pidfd_getfd() -> Finding {
+    finding(
+        "pidfd_getfd",
+        Need::Better,
+        "mmap under a debugger, which fails with EBUSY then, and lseek in namespace mode",
+        "in a container, allow pidfd_getfd(2)",
+        take_own_descriptor().map_err(io::Error::from),
+        "descriptors of a program can be taken",
+    )
+}
+
+/// Standard error's, of this process.
+fn take_own_descriptor() -> rustix::io::Result<()> {
+    let own = rustix::process::pidfd_open(rustix::process::getpid(), PidfdFlags::empty())?;
+    rustix::process::pidfd_getfd(own, libc::STDERR_FILENO, PidfdGetfdFlags::empty()).map(drop)
 }
 
 fn userfaultfd() -> Finding {

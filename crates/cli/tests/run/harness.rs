@@ -100,6 +100,15 @@ impl Run {
         Run { command, trace: None }
     }
 
+    /// Within a container as Docker makes it.
+    pub fn within(mut self, container: &Client) -> Run {
+        let mut command = container.around(self.command.get_program());
+        command.args(self.command.get_args());
+        command.envs(self.command.get_envs().filter_map(|(name, value)| Some((name, value?))));
+        self.command = command;
+        self
+    }
+
     /// More options.
     pub fn options(mut self, options: &[&str]) -> Run {
         self.command.args(options);
@@ -394,7 +403,7 @@ pub enum Linking {
     Static,
 }
 
-/// A compiled program of tests/conformance.
+/// A compiled program of tests/conformance, or another directory there.
 pub struct Client {
     directory: TempDir,
 }
@@ -403,10 +412,22 @@ impl Client {
     /// Compiles `NAME.c`, without a warning.
     #[track_caller]
     pub fn compile(name: &str, linking: Linking) -> Client {
-        let sources = root().join("tests/conformance");
+        Client::compile_in("tests/conformance", name, linking)
+    }
+
+    /// The program that makes a container like Docker's and runs its arguments there.
+    #[track_caller]
+    pub fn docker() -> Client {
+        Client::compile_in("tests/sandbox", "docker", Linking::Dynamic)
+    }
+
+    #[track_caller]
+    fn compile_in(directory: &str, name: &str, linking: Linking) -> Client {
+        let sources = root().join(directory);
+        let shared = root().join("tests/conformance");
         let directory = tempfile::tempdir().expect("a directory");
         let mut compiler = Command::new("cc");
-        compiler.args(["-O1", "-Wall", "-Werror", "-pthread", "-I"]).arg(&sources);
+        compiler.args(["-O1", "-Wall", "-Werror", "-pthread", "-I"]).arg(&shared);
         if linking == Linking::Static {
             compiler.arg("-static");
         }
@@ -415,6 +436,13 @@ impl Client {
         let message = String::from_utf8_lossy(&output.stderr);
         assert!(output.status.success(), "{name}.c: {message}");
         Client { directory }
+    }
+
+    /// A command that runs another one by this program.
+    pub fn around(&self, program: &OsStr) -> Command {
+        let mut command = Command::new(self.path());
+        command.arg(program);
+        command
     }
 
     pub fn path(&self) -> String {
