@@ -1,9 +1,9 @@
 //! Devices of different types in one table: [`Device`] without its associated type.
 
-use std::any::Any;
+use std::{any::Any, fmt};
 
 use devmap_driver::{
-    Device, Errno, Fault, Fsync, Ioctl, Metadata, NewArea, NewPage, Open, Plan, PollEvents,
+    Class, Device, Errno, Fault, Fsync, Ioctl, Metadata, NewArea, NewPage, Open, Plan, PollEvents,
     PollTable, SeekFrom, Store, Supply, Transfer,
 };
 
@@ -21,6 +21,13 @@ pub trait AnyDevice: Send + Sync {
     fn open(&self, open: &Open) -> Result<AnyFile, Errno>;
     /// [`Device::metadata`].
     fn metadata(&self) -> Metadata;
+    /// [`Device::class`].
+    fn class(&self) -> Option<Class>;
+    /// [`Device::show`].
+    ///
+    /// # Errors
+    /// That of `text`.
+    fn show(&self, attribute: &str, text: &mut dyn fmt::Write) -> fmt::Result;
     /// [`Device::mmap`].
     ///
     /// # Errors
@@ -98,6 +105,14 @@ impl<D: Device<Host>> AnyDevice for Erased<D> {
 
     fn metadata(&self) -> Metadata {
         self.0.metadata()
+    }
+
+    fn class(&self) -> Option<Class> {
+        self.0.class()
+    }
+
+    fn show(&self, attribute: &str, text: &mut dyn fmt::Write) -> fmt::Result {
+        self.0.show(attribute, text)
     }
 
     fn mmap(&self, file: &AnyFile, area: &NewArea) -> Result<Plan<HostMemory>, Errno> {

@@ -6,6 +6,7 @@
 //! - [`tree`]: the processes of a run, exit statuses, job control;
 //! - [`namespace`]: a private `/dev` in which the devices stand;
 //! - `devfs`, `nodes`: the FUSE file system behind it: open, read, write, poll, close;
+//!   `sysfs`: what stands below `/sys` for a device;
 //! - `filter`, `notify`: system calls that FUSE cannot answer as a device does, taken by
 //!   seccomp notification;
 //! - `trapped`: the same without FUSE and without a namespace, where these are refused;
@@ -34,6 +35,7 @@ mod opens;
 mod pool;
 pub mod probe;
 mod run;
+mod sysfs;
 mod tokens;
 mod trace;
 mod trapped;

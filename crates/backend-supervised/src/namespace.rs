@@ -3,8 +3,8 @@
 //!
 //! Here live: mounting, as root and as an ordinary user, and the exchange between the two
 //! processes that this takes. Here does not live the file system itself; it is asked for two
-//! directories in its root, [`DEV`] and [`CHAR`], and for a placeholder of every entry in
-//! [`DevEntries`].
+//! directories in its root, [`DEV`] and [`CHAR`], for those of [`DevEntries::classes`], and for a
+//! placeholder of every entry in [`DevEntries`].
 //!
 //! The order of things:
 //! 1. the supervisor calls [`prepare`], and forks;
@@ -25,7 +25,9 @@
 
 mod entries;
 
-pub use entries::{DevEntries, EntryKind};
+pub use entries::{ClassTree, DevEntries, EntryKind};
+
+use crate::sysfs;
 
 use devmap_fuse::Channel;
 use rustix::fs::{Mode, OFlags};
@@ -104,6 +106,8 @@ pub struct Entered {
     pub unbound: Vec<(PathBuf, i32)>,
     /// Why `/sys/dev/char` was left as it is, if it was.
     pub char_refused: Option<NamespaceError>,
+    /// Why a directory of `/sys` was left as it is in which a device's class would be.
+    pub class_refused: Option<NamespaceError>,
 }
 
 /// Everything for both processes.
@@ -141,6 +145,7 @@ pub struct ProgramEnd {
     binds: Vec<PathBuf>,
     /// There is a `/sys/dev/char` to be replaced.
     replace_char: bool,
+    classes: Vec<ClassTree>,
 }
 
 /// Where the program's process gets the mount from.
@@ -166,13 +171,16 @@ enum Message {
 /// `devices` are the names that will be served, relative to `/dev`, such as `video0` or
 /// `dri/card0`. An old entry of the same name is hidden by the device. A directory that holds a
 /// device (`dri`) is the file system's, and the old entries in it are bound one by one.
+/// `classes` are the names of devices that have a class, with that before them:
+/// `video4linux/video0`. If there are any, `/sys/class` and `/sys/devices/virtual` are replaced
+/// as `/dev` is.
 ///
 /// # Errors
 ///
 /// `/dev/fuse` is missing (`ENOENT`) or closed to this user (`EACCES`, `EPERM`), the kernel has no
 /// FUSE (`ENODEV`), or root may not mount (`EPERM`).
-pub fn prepare(devices: &[PathBuf]) -> Result<Prepared, NamespaceError> {
-    let entries = DevEntries::collect(devices)
+pub fn prepare(devices: &[PathBuf], classes: &[PathBuf]) -> Result<Prepared, NamespaceError> {
+    let entries = DevEntries::collect(devices, classes)
         .map_err(|(path, error)| NamespaceError::new(format!("read {}", path.display()), error))?;
     let (uid, gid) = (rustix::process::geteuid(), rustix::process::getegid());
     let (ours, theirs) = rustix::net::socketpair(
@@ -198,6 +206,7 @@ pub fn prepare(devices: &[PathBuf]) -> Result<Prepared, NamespaceError> {
         gid: gid.as_raw(),
         binds: entries.binds(),
         replace_char: entries.has_char,
+        classes: entries.classes.clone(),
     };
     let supervisor = SupervisorEnd { socket: ours, fuse };
     Ok(Prepared { access, owner: (uid.as_raw(), gid.as_raw()), entries, supervisor, program })
@@ -210,7 +219,7 @@ pub fn prepare(devices: &[PathBuf]) -> Result<Prepared, NamespaceError> {
 /// # Errors
 /// The first step that the machine refuses.
 pub(crate) fn attempt() -> Result<Access, NamespaceError> {
-    let prepared = prepare(&[])?;
+    let prepared = prepare(&[], &[])?;
     match prepared.program.source {
         Source::Detached(_) => {
             devmap_sys::namespace::unshare_mounts().during("unshare(CLONE_NEWNS)")?;
@@ -291,10 +300,10 @@ impl ProgramEnd {
         let old = open_directory("/dev").during("open /dev")?;
         let whole = open_tree_clone(old.as_fd(), Path::new("."), OpenTreeFlags::AT_RECURSIVE)
             .during("open_tree of the old /dev")?;
-        let (dev, char) = self.trees()?;
+        let Trees { dev, char, classes } = self.trees()?;
         move_onto(&dev, rustix::fs::CWD, Path::new("/dev")).during("move_mount to /dev")?;
         let new = open_directory("/dev").during("open the new /dev")?;
-        self.list_places()?;
+        list_places(Path::new("/dev"), &self.binds)?;
         let mut entered = Entered::default();
         for name in &self.binds {
             let bound = if name == Path::new(entries::WHOLE) {
@@ -314,27 +323,18 @@ impl ProgramEnd {
             }
         }
         entered.char_refused = if self.replace_char {
-            move_onto(&char, rustix::fs::CWD, Path::new(entries::SYS_DEV_CHAR))
+            move_onto(&char, rustix::fs::CWD, Path::new(sysfs::CHAR))
                 .during("move_mount to /sys/dev/char")
                 .err()
         } else {
             Some(NamespaceError::new("open /sys/dev/char", Errno::NOENT))
         };
-        Ok(entered)
-    }
-
-    /// Lists the directories of the file system in which binds will be put. If it answers with
-    /// nodes (`FUSE_READDIRPLUS`), that spares a request for each bind.
-    fn list_places(&self) -> Result<(), NamespaceError> {
-        let parents: BTreeSet<_> = self.binds.iter().filter_map(|name| name.parent()).collect();
-        for parent in parents {
-            let place = Path::new("/dev").join(parent);
-            let step = || format!("list the new {}", place.display());
-            for entry in std::fs::read_dir(&place).during(step())? {
-                entry.during(step())?;
+        for (tree, mount) in self.classes.iter().zip(&classes) {
+            if let Err(error) = cover(tree, mount) {
+                entered.class_refused = Some(error);
             }
         }
-        Ok(())
+        Ok(entered)
     }
 
     /// Makes a user name space with the same user and group as outside, and nobody else.
@@ -352,8 +352,8 @@ impl ProgramEnd {
         Ok(())
     }
 
-    /// Detached mounts of the two directories of the file system.
-    fn trees(&self) -> Result<(OwnedFd, OwnedFd), NamespaceError> {
+    /// Detached mounts of the directories of the file system.
+    fn trees(&self) -> Result<Trees, NamespaceError> {
         let made;
         let mount = match &self.source {
             Source::Detached(mount) => mount,
@@ -369,10 +369,28 @@ impl ProgramEnd {
         // file system is mounted on /dev; nobody else is in this name space.
         let place = Path::new("/dev");
         move_onto(mount, rustix::fs::CWD, place).during("move_mount to /dev")?;
-        let trees = clones(place)?;
+        let trees = self.clones(place)?;
         rustix::mount::unmount(place, UnmountFlags::DETACH).during("umount2(\"/dev\")")?;
         Ok(trees)
     }
+
+    /// Those of the file system that is mounted at `root`.
+    fn clones(&self, root: &Path) -> Result<Trees, NamespaceError> {
+        let clone = |name: &str| {
+            let path = root.join(name);
+            open_tree_clone(rustix::fs::CWD, &path, OpenTreeFlags::empty())
+                .during(format!("open_tree of the file system's directory {name}"))
+        };
+        let classes = self.classes.iter().map(|tree| clone(tree.name)).collect::<Result<_, _>>()?;
+        Ok(Trees { dev: clone(DEV)?, char: clone(CHAR)?, classes })
+    }
+}
+
+/// Detached mounts of directories of the file system.
+struct Trees {
+    dev: OwnedFd,
+    char: OwnedFd,
+    classes: Vec<OwnedFd>,
 }
 
 fn open_fuse() -> rustix::io::Result<OwnedFd> {
@@ -416,14 +434,47 @@ fn mount_fuse(
     .during("fsmount of a FUSE file system")
 }
 
-/// Detached mounts of the two directories of the file system that is mounted at `root`.
-fn clones(root: &Path) -> Result<(OwnedFd, OwnedFd), NamespaceError> {
-    let clone = |name: &str| {
-        let path = root.join(name);
-        open_tree_clone(rustix::fs::CWD, &path, OpenTreeFlags::empty())
-            .during(format!("open_tree of the file system's directory {name}"))
+/// Lists the directories of the file system in which binds will be put. If it answers with
+/// nodes (`FUSE_READDIRPLUS`), that spares a request for each bind.
+fn list_places(place: &Path, binds: &[PathBuf]) -> Result<(), NamespaceError> {
+    let parents: BTreeSet<_> = binds.iter().filter_map(|name| name.parent()).collect();
+    for parent in parents {
+        let place = place.join(parent);
+        let step = || format!("list the new {}", place.display());
+        for entry in std::fs::read_dir(&place).during(step())? {
+            entry.during(step())?;
+        }
+    }
+    Ok(())
+}
+
+/// Puts a directory of the file system in the place of one of `/sys`, with all that the old
+/// one holds; or leaves the old one as it is.
+fn cover(tree: &ClassTree, mount: &OwnedFd) -> Result<(), NamespaceError> {
+    let place = Path::new(tree.place);
+    let step = |what: &str| format!("{what} {}", place.display());
+    let old = open_directory(tree.place).during(step("open"))?;
+    move_onto(mount, rustix::fs::CWD, place).during(step("move_mount to"))?;
+    let filled = || {
+        let new = open_directory(tree.place).during(step("open the new"))?;
+        let binds = tree.binds();
+        list_places(place, &binds)?;
+        for name in &binds {
+            match bind(&old, &new, name) {
+                // It has gone meanwhile.
+                Ok(()) | Err(Errno::NOENT) => {}
+                Err(error) => {
+                    let step = format!("bind the old {}", place.join(name).display());
+                    return Err(NamespaceError::new(step, error));
+                }
+            }
+        }
+        Ok(())
     };
-    Ok((clone(DEV)?, clone(CHAR)?))
+    filled().inspect_err(|_| {
+        // What it covers is whole.
+        let _ = rustix::mount::unmount(place, UnmountFlags::DETACH);
+    })
 }
 
 fn open_tree_clone(

@@ -11,12 +11,12 @@ use std::{
     sync::Arc,
 };
 
-use devmap_driver::Kind;
 use parking_lot::Mutex;
 
 use crate::{
     namespace::{self, DevEntries, EntryKind},
     opens::DeviceEntry,
+    sysfs,
 };
 
 /// Nodes of opens have numbers from here on: past any fixed node.
@@ -63,13 +63,20 @@ impl Nodes {
         let dev = nodes.directory(root, OsStr::new(namespace::DEV));
         let char = nodes.directory(root, OsStr::new(namespace::CHAR));
         nodes.backing = (nodes.add(Content::Directory(BTreeMap::new())), dev);
-        for (path, kind) in &entries.dev {
+        let mut trees = vec![(sysfs::CHAR, char)];
+        let mut old: Vec<_> = entries.dev.iter().map(|entry| (dev, entry)).collect();
+        for tree in &entries.classes {
+            let root_of_tree = nodes.directory(root, OsStr::new(tree.name));
+            trees.push((tree.place, root_of_tree));
+            old.extend(tree.entries.iter().map(|entry| (root_of_tree, entry)));
+        }
+        for (directory, (path, kind)) in old {
             let content = match kind {
                 EntryKind::Directory => Content::Directory(BTreeMap::new()),
                 EntryKind::File => Content::Placeholder,
                 EntryKind::Symlink(target) => Content::Symlink(target.clone()),
             };
-            nodes.insert(dev, path, content);
+            nodes.insert(directory, path, content);
         }
         for (name, target) in &entries.char {
             nodes.insert(char, Path::new(name), Content::Symlink(target.clone()));
@@ -79,18 +86,17 @@ impl Nodes {
             nodes.insert(dev, path, Content::Device(index));
             let backing = PathBuf::from(index.to_string());
             nodes.insert(nodes.backing.0, &backing, Content::Backing);
-            if let Kind::Character(_) = device.metadata.kind {
-                let (major, minor) = device.number;
-                let directory = PathBuf::from(format!("{major}:{minor}"));
-                nodes.insert(
-                    char,
-                    &directory.join("dev"),
-                    Content::Text(format!("{major}:{minor}\n")),
-                );
-                let name = path.display();
-                let text = format!("MAJOR={major}\nMINOR={minor}\nDEVNAME={name}\n");
-                nodes.insert(char, &directory.join("uevent"), Content::Text(text));
-            }
+        }
+        for (path, content) in devices.iter().flat_map(|device| sysfs::files(device)) {
+            let found = trees.iter().find_map(|(place, root)| {
+                path.strip_prefix(place).ok().map(|inside| (*root, inside))
+            });
+            let Some((root, inside)) = found else { continue };
+            let content = match content {
+                sysfs::Content::Text(text) => Content::Text(text),
+                sysfs::Content::Link(target) => Content::Symlink(target),
+            };
+            nodes.insert(root, inside, content);
         }
         nodes
     }

@@ -24,6 +24,7 @@ use parking_lot::Mutex;
 use crate::{
     erase::{AnyDevice, AnyFile},
     host::HostMemory,
+    sysfs::ClassEntry,
     trace::{Event, Trace},
 };
 
@@ -37,6 +38,7 @@ pub(crate) struct DeviceEntry {
     pub(crate) metadata: Metadata,
     /// Major and minor; 0:0 for a regular file.
     pub(crate) number: (u32, u32),
+    pub(crate) class: Option<ClassEntry>,
 }
 
 impl DeviceEntry {

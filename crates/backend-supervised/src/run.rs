@@ -38,6 +38,7 @@ use crate::{
     opens::{DeviceEntry, Opens},
     pool::{Pool, Turn},
     probe,
+    sysfs::{self, ClassEntry},
     trace::{Trace, TraceFormat},
     trapped::{self, Trapped},
     tree::{self, Program, Role, SupervisorSide},
@@ -105,8 +106,8 @@ impl Role for Supervised {
             let path = settings.trace.as_ref().map(|(path, _)| path.display().to_string());
             format!("cannot create the trace {}: {error}", path.unwrap_or_default())
         })?;
-        let prepared = choose(settings.mode, &nodes)?;
         let devices = entries(nodes)?;
+        let prepared = choose(settings.mode, &devices)?;
         let trapped = match &prepared {
             Some(_) => None,
             None => Some(Trapped::new(&devices)?),
@@ -188,16 +189,21 @@ impl Role for Supervised {
 }
 
 /// What namespace mode needs; `None` for trapped mode.
-fn choose(mode: Mode, nodes: &[Node]) -> Result<Option<Prepared>, String> {
+fn choose(mode: Mode, devices: &[Arc<DeviceEntry>]) -> Result<Option<Prepared>, String> {
     let namespace = || {
-        let inside = |node: &Node| node.path.strip_prefix("/dev").map(Path::to_owned).ok();
-        let paths: Option<Vec<PathBuf>> = nodes.iter().map(inside).collect();
+        let inside =
+            |device: &Arc<DeviceEntry>| device.path.strip_prefix("/dev").map(Path::to_owned).ok();
+        let paths: Option<Vec<PathBuf>> = devices.iter().map(inside).collect();
         let paths = paths.ok_or("a private mount can hold devices below /dev only")?;
         if !rustix::process::geteuid().is_root() {
             // For an ordinary user it is the program's process that finds out, too late.
             probe::try_namespace()?;
         }
-        namespace::prepare(&paths).map_err(|error| error.to_string())
+        let in_class = |device: &Arc<DeviceEntry>| {
+            device.class.as_ref().map(|class| sysfs::in_class(&device.path, class))
+        };
+        let classes: Vec<PathBuf> = devices.iter().filter_map(in_class).collect();
+        namespace::prepare(&paths, &classes).map_err(|error| error.to_string())
     };
     match mode {
         Mode::Trapped => Ok(None),
@@ -307,10 +313,17 @@ fn entries(nodes: Vec<Node>) -> Result<Vec<Arc<DeviceEntry>>, String> {
                 Kind::Regular { .. } => (0, 0),
             };
             let Node { path, name, device } = node;
-            Arc::new(DeviceEntry { path, name, index, device, metadata, number })
+            let class = class_of(&path, &name, &*device)?;
+            Ok(Arc::new(DeviceEntry { path, name, index, device, metadata, number, class }))
         })
-        .collect();
+        .collect::<Result<_, String>>()?;
     Ok(entries)
+}
+
+/// The class that a driver names.
+fn class_of(path: &Path, name: &str, device: &dyn AnyDevice) -> Result<Option<ClassEntry>, String> {
+    catch_unwind(AssertUnwindSafe(|| ClassEntry::of(device)))
+        .map_err(|_| format!("{}: the driver {name:?} panicked in class", path.display()))
 }
 
 impl Core {

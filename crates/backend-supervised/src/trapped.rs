@@ -377,6 +377,7 @@ mod testing {
             device: erase(Masked(state.clone())),
             metadata: Metadata { kind, ..Metadata::CHARACTER },
             number,
+            class: None,
         };
         (Arc::new(entry), state)
     }

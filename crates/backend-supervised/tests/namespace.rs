@@ -95,7 +95,7 @@ fn root_refused() -> ExitCode {
     let mut sets = capabilities(None).expect("capget");
     sets.effective.remove(CapabilitySet::SYS_ADMIN);
     set_capabilities(None, sets).expect("capset");
-    let error = namespace::prepare(&[]).expect_err("mounted without the right to");
+    let error = namespace::prepare(&[], &[]).expect_err("mounted without the right to");
     println!("{error}");
     assert_eq!(error.errno, Some(Errno::PERM.raw_os_error()));
     assert!(error.step.contains("fuse"), "{error}");
@@ -143,7 +143,8 @@ fn pass(access: Access) -> ExitCode {
         return skip("this takes root and /dev/fuse");
     }
     let devices = devices();
-    let prepared = namespace::prepare(&devices).expect("prepare");
+    let classes = ["devmap-class/devmap-test".into()];
+    let prepared = namespace::prepare(&devices, &classes).expect("prepare");
     assert_eq!(prepared.access, access);
     let old = prepared.entries.clone();
     let (entered, status) = run(prepared, &devices, |result| {
@@ -153,13 +154,14 @@ fn pass(access: Access) -> ExitCode {
     let entered = entered.expect("enter");
     assert_eq!(entered.unbound, []);
     assert_eq!(entered.char_refused, None);
+    assert_eq!(entered.class_refused, None);
     assert_eq!(status, 0, "the checks inside failed");
     ExitCode::SUCCESS
 }
 
 /// Before anything is started the step is named.
 fn user_without_fuse() -> ExitCode {
-    let error = namespace::prepare(&devices()).expect_err("opened /dev/fuse");
+    let error = namespace::prepare(&devices(), &[]).expect_err("opened /dev/fuse");
     println!("{error}");
     assert_eq!(error.step, "open /dev/fuse");
     assert_eq!(error.errno, Some(Errno::ACCESS.raw_os_error()));
@@ -168,7 +170,7 @@ fn user_without_fuse() -> ExitCode {
 
 /// User name spaces are forbidden: both processes learn it, and nothing stays.
 fn user_refused() -> ExitCode {
-    let prepared = namespace::prepare(&devices()).expect("prepare");
+    let prepared = namespace::prepare(&devices(), &[]).expect("prepare");
     assert_eq!(prepared.access, Access::User);
     let (entered, status) = run(prepared, &devices(), |result| {
         result.expect_err("entered from a chroot");
@@ -298,6 +300,18 @@ fn inside(old: &DevEntries) {
     }
     assert_eq!(fs::read_link("/sys/dev/char/511:7").unwrap(), Path::new("stub"));
 
+    // Classes: the old ones, whole, and the new one.
+    for class in &old.classes {
+        let place = Path::new(class.place);
+        assert_eq!(names(class.place).len(), class.entries.len() + 1, "{place:?}");
+        for (name, _) in &class.entries {
+            fs::read_dir(place.join(name)).unwrap_or_else(|e| panic!("{place:?} {name:?}: {e}"));
+        }
+        let new = place.join("devmap-class/devmap-test");
+        assert_eq!(fs::read_link(new).unwrap(), Path::new("stub"));
+    }
+    assert_eq!(fs::read_to_string("/sys/class/net/lo/ifindex").unwrap(), "1\n");
+
     // Programs started from here are no stronger than before.
     let me = fs::metadata("/proc/self").expect("stat");
     assert_eq!(me.uid(), rustix::process::geteuid().as_raw());
@@ -328,13 +342,20 @@ impl Tree {
             let text = format!("this is {}\n", name.display());
             tree.add(&Path::new(DEV).join(name), Node::Device(text));
         }
-        for (name, kind) in &entries.dev {
-            let node = match kind {
-                EntryKind::Directory => Node::Directory(BTreeMap::new()),
-                EntryKind::File => Node::Placeholder,
-                EntryKind::Symlink(target) => Node::Link(target.clone()),
-            };
-            tree.add(&Path::new(DEV).join(name), node);
+        let classes = entries.classes.iter().map(|class| (class.name, &class.entries));
+        for (root, old) in std::iter::once((DEV, &entries.dev)).chain(classes) {
+            for (name, kind) in old {
+                let node = match kind {
+                    EntryKind::Directory => Node::Directory(BTreeMap::new()),
+                    EntryKind::File => Node::Placeholder,
+                    EntryKind::Symlink(target) => Node::Link(target.clone()),
+                };
+                tree.add(&Path::new(root).join(name), node);
+            }
+        }
+        for class in &entries.classes {
+            let link = Node::Link("stub".into());
+            tree.add(&Path::new(class.name).join("devmap-class/devmap-test"), link);
         }
         for (name, target) in &entries.char {
             tree.add(&Path::new(CHAR).join(name), Node::Link(target.clone()));

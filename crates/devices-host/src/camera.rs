@@ -1,13 +1,14 @@
 //! The device `camera`: a [`Capture`] on one of the built-in sources, by options.
 
 use std::{
+    fmt,
     path::{Path, PathBuf},
     sync::atomic::{AtomicU32, Ordering},
     time::Duration,
 };
 
 use devmap_driver::{
-    Device, Errno, Ioctl, Metadata, NewArea, Open, OptionError, OptionSpec, Plan, Platform,
+    Class, Device, Errno, Ioctl, Metadata, NewArea, Open, OptionError, OptionSpec, Plan, Platform,
     PollEvents, PollTable, Transfer,
 };
 
@@ -327,6 +328,14 @@ impl<P: Platform> Device<P> for Camera<P> {
 
     fn metadata(&self) -> Metadata {
         self.0.metadata()
+    }
+
+    fn class(&self) -> Option<Class> {
+        self.0.class()
+    }
+
+    fn show(&self, attribute: &str, text: &mut dyn fmt::Write) -> fmt::Result {
+        self.0.show(attribute, text)
     }
 
     fn mmap(&self, file: &File<P>, area: &NewArea) -> Result<Plan<P::Memory>, Errno> {

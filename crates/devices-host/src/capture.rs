@@ -4,11 +4,14 @@
 //! What does not live here: the ioctls one by one (`ioctl`), the states of buffers
 //! (`queue`), the thread that fills them (`stream`).
 
-use std::sync::{Arc, Mutex};
+use std::{
+    fmt,
+    sync::{Arc, Mutex},
+};
 
 use devmap_driver::{
-    AreaFlags, Device, Errno, Ioctl, Kind, Lock, Metadata, NewArea, Number, Open, Plan, Platform,
-    PollEvents, PollTable, Sharing, Transfer, WaitQueue,
+    AreaFlags, Class, Device, Errno, Ioctl, Kind, Lock, Metadata, NewArea, Number, Open, Plan,
+    Platform, PollEvents, PollTable, Sharing, Transfer, WaitQueue,
 };
 
 use crate::{
@@ -297,6 +300,19 @@ impl<P: Platform> Device<P> for Capture<P> {
     fn metadata(&self) -> Metadata {
         let number = Number::Fixed { major: MAJOR, minor: self.shared.about.minor };
         Metadata { kind: Kind::Character(number), mode: 0o666, stream: true }
+    }
+
+    /// As `v4l2-dev.c` has it.
+    fn class(&self) -> Option<Class> {
+        Some(Class { name: "video4linux", attributes: &["index", "name"] })
+    }
+
+    fn show(&self, attribute: &str, text: &mut dyn fmt::Write) -> fmt::Result {
+        match attribute {
+            // The first node of its piece of hardware.
+            "index" => text.write_str("0\n"),
+            _ => writeln!(text, "{}", self.shared.about.card),
+        }
     }
 
     /// One buffer, from its start (`vb2_mmap`).

@@ -49,9 +49,9 @@ pub mod prelude {
     pub use std::process::ExitCode;
 
     pub use devmap_driver::{
-        AreaFlags, Command, Device, Direction, Errno, Fault, Fsync, Ioctl, Kind, Lock, Memory,
-        Metadata, NewArea, NewPage, Number, Open, PageSize, Plan, Platform, PollEvents, PollTable,
-        Store, Supply, Transfer, WaitQueue,
+        AreaFlags, Class, Command, Device, Direction, Errno, Fault, Fsync, Ioctl, Kind, Lock,
+        Memory, Metadata, NewArea, NewPage, Number, Open, PageSize, Plan, Platform, PollEvents,
+        PollTable, Store, Supply, Transfer, WaitQueue,
     };
 
     pub use crate::{Host, Server};

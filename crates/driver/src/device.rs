@@ -96,6 +96,19 @@ impl Metadata {
         Metadata { kind: Kind::Character(Number::Dynamic), mode: 0o666, stream: false };
 }
 
+/// What `/sys/class` shows of a device (`struct class`).
+///
+/// The home makes the directory `/sys/class/CLASS/NAME`, where NAME is the device's path
+/// below `/dev`, with `dev`, `uevent` and the link `subsystem`; the attributes are the
+/// driver's.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Class {
+    /// Its name, such as `video4linux`.
+    pub name: &'static str,
+    /// Names of files, each with a text of [`Device::show`].
+    pub attributes: &'static [&'static str],
+}
+
 /// A read or a write.
 pub struct Transfer<'a> {
     user: UserSlice<'a>,
@@ -193,6 +206,20 @@ pub trait Device<P: Platform>: Send + Sync + 'static {
     /// What `stat` shows. Of a regular file the size may change, and nothing else.
     fn metadata(&self) -> Metadata {
         Metadata::CHARACTER
+    }
+
+    /// The class that programs find the device by, if it has one. Must not change.
+    fn class(&self) -> Option<Class> {
+        None
+    }
+
+    /// The text of an attribute of the class (`device_attribute.show`), with the line's
+    /// end. It is asked once, before any program runs.
+    ///
+    /// # Errors
+    /// That of `text`, to be passed on.
+    fn show(&self, _attribute: &str, _text: &mut dyn core::fmt::Write) -> core::fmt::Result {
+        Ok(())
     }
 
     /// A program maps the device: look at the area, answer a plan. It maps nothing

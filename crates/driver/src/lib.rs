@@ -9,6 +9,7 @@
 //! |---|---|
 //! | [`Device`] | `struct file_operations` |
 //! | [`Device::File`] | `file->private_data` |
+//! | [`Class`] | `struct class`, `struct device_attribute` |
 //! | [`NewArea`] | the `vm_area_struct` given to `->mmap` |
 //! | [`Plan`], [`Extent`] | what `->mmap` does to it: `remap_pfn_range`, or `vm_ops->fault` |
 //! | [`Fault`], [`Supply`] | `struct vm_fault`, `vmf->page` |
@@ -37,7 +38,7 @@ mod user;
 
 pub use area::{NewArea, Protection, Sharing};
 pub use device::{
-    Device, Fsync, Kind, Metadata, Number, Open, OpenFlags, SeekFrom, Store, Transfer,
+    Class, Device, Fsync, Kind, Metadata, Number, Open, OpenFlags, SeekFrom, Store, Transfer,
 };
 pub use errno::Errno;
 pub use fault::{Access, Fault, NewPage, Supply};

@@ -6,7 +6,8 @@ use std::io;
 use std::os::unix::fs::PermissionsExt;
 use std::path::{Path, PathBuf};
 
-pub(super) const SYS_DEV_CHAR: &str = "/sys/dev/char";
+use crate::sysfs;
+
 /// Where in the new `/dev` all of the old one is to be found, if `ptmx` needs it.
 pub(super) const WHOLE: &str = ".devmap";
 
@@ -21,6 +22,18 @@ pub enum EntryKind {
     Symlink(PathBuf),
 }
 
+/// A directory of `/sys` that the file system takes the place of, since a device of a
+/// class stands in it.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct ClassTree {
+    /// Its directory in the root of the file system.
+    pub name: &'static str,
+    /// The directory whose place it takes.
+    pub place: &'static str,
+    /// The old entries, as [`DevEntries::dev`].
+    pub entries: Vec<(PathBuf, EntryKind)>,
+}
+
 /// The old entries that the file system has to present, without those that a device hides.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct DevEntries {
@@ -32,32 +45,20 @@ pub struct DevEntries {
     pub dev: Vec<(PathBuf, EntryKind)>,
     /// Links of `/sys/dev/char` (`81:0`) with their targets, which are relative to it, sorted.
     pub char: Vec<(OsString, PathBuf)>,
+    /// What is replaced where a device has a class; else nothing.
+    pub classes: Vec<ClassTree>,
     /// There is a `/sys/dev/char`.
     pub(super) has_char: bool,
 }
 
 impl DevEntries {
-    /// Reads both directories. A missing `/sys/dev/char` has no entries.
-    pub(super) fn collect(devices: &[PathBuf]) -> Result<DevEntries, (PathBuf, io::Error)> {
-        let hidden: HashSet<&Path> = devices.iter().map(PathBuf::as_path).collect();
-        let parents: HashSet<&Path> =
-            hidden.iter().flat_map(|device| device.ancestors().skip(1)).collect();
-        let mut dev = Vec::new();
-        let mut left = BTreeSet::from([PathBuf::new()]);
-        while let Some(directory) = left.pop_first() {
-            let absolute = Path::new("/dev").join(&directory);
-            for (name, kind) in list(&absolute).map_err(|error| (absolute, error))? {
-                let name = directory.join(name);
-                if hidden.contains(name.as_path()) {
-                    continue;
-                }
-                if !parents.contains(name.as_path()) {
-                    dev.push((name, kind));
-                } else if kind == EntryKind::Directory {
-                    left.insert(name);
-                }
-            }
-        }
+    /// Reads the directories. A missing `/sys/dev/char` has no entries. `classes`: names of
+    /// devices in their class, such as `video4linux/video0`.
+    pub(super) fn collect(
+        devices: &[PathBuf],
+        classes: &[PathBuf],
+    ) -> Result<DevEntries, (PathBuf, io::Error)> {
+        let mut dev = below(Path::new("/dev"), devices)?;
         let ptmx =
             dev.iter_mut().find(|entry| entry.0 == Path::new("ptmx") && entry.1 == EntryKind::File);
         if let (Some(ptmx), Some(target)) = (ptmx, terminals()) {
@@ -69,7 +70,7 @@ impl DevEntries {
         }
         dev.sort_by(|a, b| a.0.cmp(&b.0));
 
-        let (has_char, links) = match list(Path::new(SYS_DEV_CHAR)) {
+        let (has_char, links) = match list(Path::new(sysfs::CHAR)) {
             Ok(links) => (true, links),
             Err(_) => (false, Vec::new()),
         };
@@ -81,14 +82,60 @@ impl DevEntries {
             })
             .collect();
         char.sort();
-        Ok(DevEntries { dev, char, has_char })
+        let mut trees = Vec::new();
+        for (name, place) in [("class", sysfs::CLASS), ("virtual", sysfs::VIRTUAL)] {
+            // Where there is no such directory, nothing can stand in it.
+            if let (false, Ok(entries)) = (classes.is_empty(), below(Path::new(place), classes)) {
+                trees.push(ClassTree { name, place, entries });
+            }
+        }
+        Ok(DevEntries { dev, char, has_char, classes: trees })
     }
 
     /// The names that are to be bound.
     pub(super) fn binds(&self) -> Vec<PathBuf> {
-        let bindable = |kind: &EntryKind| !matches!(kind, EntryKind::Symlink(_));
-        self.dev.iter().filter(|entry| bindable(&entry.1)).map(|entry| entry.0.clone()).collect()
+        bindable(&self.dev)
     }
+}
+
+impl ClassTree {
+    /// The names that are to be bound.
+    pub(super) fn binds(&self) -> Vec<PathBuf> {
+        bindable(&self.entries)
+    }
+}
+
+fn bindable(entries: &[(PathBuf, EntryKind)]) -> Vec<PathBuf> {
+    let bindable = |kind: &EntryKind| !matches!(kind, EntryKind::Symlink(_));
+    entries.iter().filter(|entry| bindable(&entry.1)).map(|entry| entry.0.clone()).collect()
+}
+
+/// The entries of a directory without those that devices hide; of directories that hold
+/// a device, theirs.
+fn below(
+    root: &Path,
+    devices: &[PathBuf],
+) -> Result<Vec<(PathBuf, EntryKind)>, (PathBuf, io::Error)> {
+    let hidden: HashSet<&Path> = devices.iter().map(PathBuf::as_path).collect();
+    let parents: HashSet<&Path> =
+        hidden.iter().flat_map(|device| device.ancestors().skip(1)).collect();
+    let mut found = Vec::new();
+    let mut left = BTreeSet::from([PathBuf::new()]);
+    while let Some(directory) = left.pop_first() {
+        let absolute = root.join(&directory);
+        for (name, kind) in list(&absolute).map_err(|error| (absolute, error))? {
+            let name = directory.join(name);
+            if hidden.contains(name.as_path()) {
+                continue;
+            }
+            if !parents.contains(name.as_path()) {
+                found.push((name, kind));
+            } else if kind == EntryKind::Directory {
+                left.insert(name);
+            }
+        }
+    }
+    Ok(found)
 }
 
 /// What `/dev/ptmx` has to link to; `None` if terminals are not at `/dev/pts`.

@@ -186,6 +186,8 @@ fn answer(
             Entry::Device(device) => open(core, trapped, call, device, flags),
             Entry::Text(text) => open_text(call, text, flags),
             Entry::Directory => Some(Reply::Continue),
+            // With O_NOFOLLOW.
+            Entry::Link(_) => Some(Reply::Error(libc::ELOOP)),
         },
         What::Stat { to, encode } => {
             let written = process::write_memory(tid, to, &encode(&status(core, trapped, &entry)));
@@ -198,17 +200,21 @@ fn answer(
                 false => Reply::Error(libc::EACCES),
             })
         }
-        What::Readlink { to, len } => Some(match &entry {
-            Entry::Device(device) if is_link && len > 0 => {
-                let text = device.path.as_os_str().as_encoded_bytes();
-                let text = &text[..text.len().min(len as usize)];
-                match process::write_memory(tid, to, text) {
-                    Ok(()) => Reply::Value(text.len() as i64),
-                    Err(_) => Reply::Error(libc::EFAULT),
-                }
-            }
-            _ => Reply::Error(libc::EINVAL),
-        }),
+        What::Readlink { to, len } => {
+            let target = match &entry {
+                Entry::Device(device) if is_link => &device.path,
+                Entry::Link(target) => target,
+                _ => return Some(Reply::Error(libc::EINVAL)),
+            };
+            let Ok(len) = usize::try_from(len) else { return Some(Reply::Error(libc::EINVAL)) };
+            let text = target.as_os_str().as_encoded_bytes();
+            let text = &text[..text.len().min(len)];
+            Some(match process::write_memory(tid, to, text) {
+                Ok(()) if len > 0 => Reply::Value(text.len() as i64),
+                Ok(()) => Reply::Error(libc::EINVAL),
+                Err(_) => Reply::Error(libc::EFAULT),
+            })
+        }
     }
 }
 
@@ -246,6 +252,10 @@ pub(super) fn status(core: &Core, trapped: &Trapped, entry: &Entry) -> FileStatu
         Entry::Text(text) => {
             status.mode = libc::S_IFREG | 0o444;
             status.size = text.len() as u64;
+        }
+        Entry::Link(target) => {
+            status.mode = libc::S_IFLNK | 0o777;
+            status.size = target.as_os_str().len() as u64;
         }
         Entry::Directory => {}
     }

@@ -16,10 +16,9 @@ use std::{
     sync::Arc,
 };
 
-use devmap_driver::Kind;
 use devmap_sys::process;
 
-use crate::{client, opens::DeviceEntry};
+use crate::{client, opens::DeviceEntry, sysfs};
 
 /// `PATH_MAX`: the longest path, with its end.
 const LONGEST: usize = 4096;
@@ -27,15 +26,13 @@ const LONGEST: usize = 4096;
 /// As many links as the kernel follows (`MAXSYMLINKS`).
 const LINKS: usize = 40;
 
-/// The directory in which numbers of devices are looked up.
-const SYS_DEV_CHAR: &str = "/sys/dev/char";
-
 /// What stands at a path.
 #[derive(Clone)]
 pub(crate) enum Entry {
     Device(Arc<DeviceEntry>),
     /// A file to be read.
     Text(String),
+    Link(PathBuf),
     Directory,
 }
 
@@ -86,19 +83,25 @@ impl Paths {
                 )
             })?;
             entries.insert(directory.join(name), Entry::Device(device.clone()));
-            if let Kind::Character(_) = device.metadata.kind {
-                let (major, minor) = device.number;
-                let number = format!("{major}:{minor}");
-                let at = Path::new(SYS_DEV_CHAR).join(&number);
-                let name = device.path.strip_prefix("/dev").unwrap_or(&device.path).display();
-                let uevent = format!("MAJOR={major}\nMINOR={minor}\nDEVNAME={name}\n");
-                entries.insert(at.join("uevent"), Entry::Text(uevent));
-                entries.insert(at.join("dev"), Entry::Text(format!("{number}\n")));
-                entries.insert(at, Entry::Directory);
+            for (path, content) in sysfs::files(device) {
+                let directory = path.parent().map(Path::to_owned).unwrap_or_default();
+                let content = match content {
+                    sysfs::Content::Text(text) => Entry::Text(text),
+                    sysfs::Content::Link(target) => Entry::Link(target),
+                };
+                entries.insert(path, content);
+                // The kernel's directories stay the kernel's.
+                for made in directory.ancestors().take_while(|made| !made.exists()) {
+                    entries.entry(made.to_owned()).or_insert(Entry::Directory);
+                }
             }
         }
         let in_proc = ["fd", "stdin", "stdout", "stderr"].map(OsString::from);
-        let names = entries.keys().filter_map(|path| path.file_name()).map(OsStr::to_owned);
+        // What lies in a directory of devmap's has that in its path.
+        let outermost =
+            |path: &&PathBuf| !path.ancestors().skip(1).any(|at| entries.contains_key(at));
+        let outermost = entries.keys().filter(outermost);
+        let names = outermost.filter_map(|path| path.file_name()).map(OsStr::to_owned);
         let names = names.chain(in_proc).collect();
         Ok(Paths { entries, names })
     }
@@ -175,6 +178,12 @@ impl Paths {
             at.push(&name);
             match self.entries.get(&at) {
                 Some(Entry::Directory) if !is_last => continue,
+                Some(Entry::Link(target)) if !is_last || follow => {
+                    at.pop();
+                    left.extend(names(target.as_os_str().as_bytes()));
+                    is_plain = false;
+                    continue;
+                }
                 Some(entry) if is_last => return found(Found::Entry(entry.clone()), is_plain),
                 Some(_) => return found(Found::Below, is_plain),
                 None => {}
@@ -201,7 +210,11 @@ impl Paths {
                 Err(_) => return None,
             }
         }
-        None
+        // With a `/` behind it, or by `..`.
+        match self.entries.get(&at) {
+            Some(Entry::Directory) => found(Found::Entry(Entry::Directory), is_plain),
+            _ => None,
+        }
     }
 }
 
@@ -262,6 +275,7 @@ mod tests {
             Found::Other => "other".to_owned(),
             Found::Entry(Entry::Device(device)) => format!("device {}", device.index),
             Found::Entry(Entry::Text(text)) => text.lines().last().unwrap_or_default().to_owned(),
+            Found::Entry(Entry::Link(target)) => format!("link to {}", target.display()),
             Found::Entry(Entry::Directory) => "directory".to_owned(),
             Found::Descriptor { tid: owner, fd } => format!("{} {fd}", owner == tid),
             Found::Below => "below".to_owned(),
