@@ -25,11 +25,19 @@ pub const DEADLINE: Duration = Duration::from_secs(60);
 #[derive(Clone, Copy, Debug)]
 pub struct Mode(pub &'static str);
 
+impl Mode {
+    /// Whether what COMPAT.md says of trapped mode holds.
+    pub fn is_trapped(self) -> bool {
+        self.0 == "trapped"
+    }
+}
+
 /// Makes tests of functions that take a [`Mode`]: one in each mode that the machine has
 /// to permit. A mode is a line here.
 macro_rules! in_each_mode {
     ($($test:ident),+ $(,)?) => {
         crate::harness::in_each_mode!(@ namespace "namespace" [$($test)+]);
+        crate::harness::in_each_mode!(@ trapped "trapped" [$($test)+]);
     };
     (@ $module:ident $mode:literal [$($test:ident)+]) => {
         mod $module {
@@ -54,8 +62,11 @@ pub fn python() -> &'static str {
 pub const PRELUDE: &str = "
 import ctypes, errno, fcntl, mmap, os, select, signal, struct, subprocess, sys
 PAGE = mmap.PAGESIZE
-def say(*words): os.write(1, (' '.join(map(str, words)) + '\\n').encode())
-def hear(): return sys.stdin.readline().strip()
+# Copies: in trapped mode devmap answers for 0 and 1, which ends when it is killed.
+IN = open(fcntl.fcntl(0, fcntl.F_DUPFD_CLOEXEC, 10))
+OUT = fcntl.fcntl(1, fcntl.F_DUPFD_CLOEXEC, 10)
+def say(*words): os.write(OUT, (' '.join(map(str, words)) + '\\n').encode())
+def hear(): return IN.readline().strip()
 def error_of(call):
     try: call()
     except OSError as error: return errno.errorcode[error.errno]
