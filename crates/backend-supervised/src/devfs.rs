@@ -10,6 +10,7 @@
 //! What does not live here: what is answered by seccomp notification (`notify`).
 
 mod callers;
+mod regular;
 
 use std::{
     cell::RefCell,
@@ -20,7 +21,7 @@ use std::{
     time::{Duration, Instant},
 };
 
-use devmap_driver::{Command, Errno, Ioctl, Kind, Open, Platform, Transfer, UserSlice};
+use devmap_driver::{Command, Errno, Fsync, Ioctl, Open, Platform, Transfer, UserSlice};
 use devmap_fuse::{
     Attr, Channel, DirBuffer, Entry, Header, Operation, Request, RequestBuffer, Statfs, open_flags,
 };
@@ -65,6 +66,8 @@ pub(crate) struct Devfs {
     in_progress: Mutex<Vec<InProgress>>,
     /// Threads of this process that open the file of faulted pages, for which open file.
     opening: Mutex<HashMap<u32, u64>>,
+    /// When regular files were last changed, since 1970, by their devices' indices.
+    changed: Mutex<HashMap<u64, Duration>>,
     /// Answers to [`WHICH`], by ticket: which open file a descriptor is of.
     tickets: Mutex<HashMap<u64, u64>>,
 }
@@ -82,6 +85,7 @@ impl Devfs {
             owner,
             in_progress: Mutex::default(),
             opening: Mutex::default(),
+            changed: Mutex::default(),
             tickets: Mutex::default(),
         }
     }
@@ -137,6 +141,10 @@ impl Devfs {
     /// has been aborted.
     pub(crate) fn serve(&self, core: &Core, request: Request<'_>) {
         let Header { unique, nodeid, .. } = request.header;
+        let regular = self.regular(core, nodeid);
+        if regular.and_then(|device| self.serve_regular(core, device, &request)).is_some() {
+            return;
+        }
         let channel = &self.channel;
         let _ = match request.operation {
             Operation::Lookup { name } => self.lookup(core, &request.header, name),
@@ -174,7 +182,9 @@ impl Devfs {
             Operation::Write { fh, offset, data, .. } if self.is_backing(nodeid) => {
                 self.write_back(core, unique, fh, offset, data)
             }
-            Operation::Fsync { .. } if self.is_backing(nodeid) => channel.reply_empty(unique),
+            Operation::Fsync { fh, datasync } if self.is_backing(nodeid) => {
+                self.sync_backing(core, &request.header, fh, datasync)
+            }
             Operation::Release { fh, .. } if self.is_backing(nodeid) => {
                 let device = core.opens.find(fh).map(|file| file.device.index);
                 let answered = channel.reply_empty(unique);
@@ -188,7 +198,7 @@ impl Devfs {
             Operation::Read { fh, offset, size, flags } => {
                 self.read(core, &request.header, fh, offset, size, flags)
             }
-            Operation::Write { fh, offset, flags, data } => {
+            Operation::Write { fh, offset, flags, data, .. } => {
                 self.write(core, &request.header, fh, offset, flags, data)
             }
             Operation::Release { fh, .. } => {
@@ -239,6 +249,7 @@ impl Devfs {
             return self.channel.reply_error(header.unique, libc::ENOENT);
         };
         let (node, entry_valid) = match self.nodes.content(node) {
+            Some(Content::Device(index)) if core.devices[*index].is_regular() => (node, FOR_EVER),
             Some(Content::Device(index)) => {
                 let device = *index;
                 let node = if is_open(header.pid) {
@@ -255,11 +266,16 @@ impl Devfs {
         let Some(attr) = self.attr(core, node) else {
             return self.channel.reply_error(header.unique, libc::ENOENT);
         };
-        let entry = Entry { nodeid: node, generation: 0, entry_valid, attr_valid: FOR_EVER, attr };
+        // The size of a regular file may change.
+        let attr_valid = if self.regular(core, node).is_some() { Duration::ZERO } else { FOR_EVER };
+        let entry = Entry { nodeid: node, generation: 0, entry_valid, attr_valid, attr };
         self.channel.reply_entry(header.unique, &entry)
     }
 
     fn attr(&self, core: &Core, node: u64) -> Option<Attr> {
+        if let Some(device) = self.regular(core, node) {
+            return Some(self.regular_attr(core, device, node));
+        }
         let mut attr = if node >= FIRST_OPEN {
             let device = &core.devices[self.nodes.device_of(node)?];
             Attr::new(node, libc::S_IFREG | u32::from(device.metadata.mode))
@@ -281,16 +297,9 @@ impl Devfs {
                 Content::Device(index) => {
                     let device = &core.devices[*index];
                     let mode = u32::from(device.metadata.mode);
-                    match device.metadata.kind {
-                        Kind::Character(_) => {
-                            let (major, minor) = device.number;
-                            let rdev = devmap_fuse::device_number(major, minor);
-                            Attr { rdev, ..Attr::new(node, libc::S_IFCHR | mode) }
-                        }
-                        Kind::Regular { size } => {
-                            Attr { size, ..Attr::new(node, libc::S_IFREG | mode) }
-                        }
-                    }
+                    let (major, minor) = device.number;
+                    let rdev = devmap_fuse::device_number(major, minor);
+                    Attr { rdev, ..Attr::new(node, libc::S_IFCHR | mode) }
                 }
             }
         };
@@ -320,6 +329,7 @@ impl Devfs {
             let mode = match self.nodes.content(child) {
                 Some(Content::Directory(_)) => libc::S_IFDIR,
                 Some(Content::Symlink(_)) => libc::S_IFLNK,
+                Some(Content::Device(index)) if core.devices[*index].is_regular() => libc::S_IFREG,
                 Some(Content::Device(_)) => libc::S_IFCHR,
                 // Covered by the old entry, whose type the server does not know.
                 Some(Content::Placeholder) | None => 0,
@@ -462,7 +472,7 @@ impl Devfs {
         };
         // Calls are made in the place of a native open alone: not of a 32-bit one, nor of
         // one that io_uring makes.
-        if !matches!(device.metadata.kind, Kind::Character(_)) || !is_open(header.pid) {
+        if !is_open(header.pid) {
             return reply();
         }
         match attach::hold(header.pid, reply) {
@@ -558,16 +568,8 @@ impl Devfs {
         // An access to memory cannot fail with EINTR: a signal waits until the page is there.
         let result =
             self.ended_by(false, core, header, || core.faulted.read(page_len, &file, offset, size));
-        core.trace_call(started, || Event {
-            device: &file.device.path,
-            tid: 0,
-            call: "fault",
-            details: vec![
-                ("open", file.id.into()),
-                ("page", (offset / page_len).into()),
-                ("pages", (u64::from(size) / page_len).into()),
-            ],
-            result: result.as_ref().map(|_| Some(0)).map_err(|errno| *errno),
+        core.trace_call(started, || {
+            regular::fault_event(&file, page_len, (offset, size), result.as_ref().map(drop))
         });
         match result {
             Ok(bytes) => self.channel.reply_data(unique, &bytes),
@@ -589,10 +591,29 @@ impl Devfs {
             return self.channel.reply_error(unique, libc::EIO);
         };
         let page_len = core.host.page_size().bytes();
-        match core.faulted.write(page_len, file.device.index, offset, data) {
+        let started = Instant::now();
+        let result = core.faulted.write(page_len, &file.device, offset, data);
+        core.trace_call(started, || {
+            regular::write_back_event(&file.device, offset, data.len(), result)
+        });
+        match result {
             Ok(()) => self.channel.reply_written(unique, data.len() as u32),
             Err(errno) => self.channel.reply_error(unique, errno.raw()),
         }
+    }
+
+    /// `msync` of faulted pages.
+    fn sync_backing(
+        &self,
+        core: &Core,
+        header: &Header,
+        fh: u64,
+        datasync: bool,
+    ) -> io::Result<()> {
+        let Some(file) = core.opens.find(fh) else {
+            return self.channel.reply_error(header.unique, libc::EIO);
+        };
+        self.fsync(core, header, &file, if datasync { Fsync::Data } else { Fsync::All })
     }
 
     fn poll(

@@ -3,8 +3,8 @@
 //! In namespace mode they are the page cache of a FUSE file, one for each device, whose
 //! offsets are the device's. The first access to a page arrives as a read of that file,
 //! and is answered by the driver's `fault`; what a program stores in a shared map
-//! comes back as a write when the kernel needs the page, at `msync` or `munmap`, and is
-//! kept here, to be given again. So memory is used for pages that were touched alone,
+//! comes back as a write when the kernel needs the page, at `msync` or `munmap`. A device
+//! with a store is given it; for others it is kept here, to be given again. So memory is used for pages that were touched alone,
 //! and system calls on them work.
 //!
 //! A page of a driver's own memory (`Supply::Page`) is not copied: a program and the
@@ -21,11 +21,16 @@ use std::{
     sync::{Arc, OnceLock},
 };
 
-use devmap_driver::{Access, Errno, Fault, Memory, NewArea, NewPage, Platform, Supply};
+use devmap_driver::{Access, Errno, Fault, Memory, NewArea, NewPage, Platform, Store, Supply};
 use parking_lot::Mutex;
 use rustix::fs::{Mode, OFlags};
 
-use crate::{Core, host::HostMemory, nodes::BACKING, opens::OpenFile};
+use crate::{
+    Core,
+    host::HostMemory,
+    nodes::BACKING,
+    opens::{DeviceEntry, OpenFile},
+};
 
 /// The most bytes of fault extents in one map that are supplied before it is handed out.
 const LIMIT: u64 = 256 << 20;
@@ -97,8 +102,14 @@ impl Faulted {
         bytes.try_reserve(size as usize).map_err(|_| Errno::ENOMEM)?;
         let mut buffer = Vec::new();
         for page in offset / page_len..(offset + u64::from(size)).div_ceil(page_len) {
-            if let Some(kept) = self.kept.lock().get(&(file.device.index, page)) {
-                bytes.extend_from_slice(kept);
+            let key = (file.device.index, page);
+            let kept = match file.device.device.store() {
+                Store::Home => self.kept.lock().get(&key).cloned(),
+                // The first page of an extent, which the driver was asked for already.
+                Store::Device => self.kept.lock().remove(&key),
+            };
+            if let Some(kept) = kept {
+                bytes.extend_from_slice(&kept);
                 continue;
             }
             match ask(file, page, page_len, &mut buffer)? {
@@ -122,16 +133,21 @@ impl Faulted {
     pub(crate) fn write(
         &self,
         page_len: u64,
-        device: u64,
+        device: &DeviceEntry,
         offset: u64,
         data: &[u8],
     ) -> Result<(), Errno> {
+        if device.device.store() == Store::Device {
+            let pages = offset / page_len..(offset + data.len() as u64).div_ceil(page_len);
+            self.kept.lock().retain(|(of, page), _| *of != device.index || !pages.contains(page));
+            return device.call("write_back", |driver| driver.write_back(offset, data));
+        }
         if !offset.is_multiple_of(page_len) || !(data.len() as u64).is_multiple_of(page_len) {
             return Err(Errno::EIO);
         }
         let mut kept = self.kept.lock();
         for (bytes, page) in data.chunks(page_len as usize).zip(offset / page_len..) {
-            kept.insert((device, page), bytes.into());
+            kept.insert((device.index, page), bytes.into());
         }
         Ok(())
     }
@@ -151,6 +167,36 @@ impl Faulted {
             Ok(rustix::fs::openat(directory, path, access | OFlags::CLOEXEC, Mode::empty())?)
         })
     }
+}
+
+/// The bytes from `offset` on of a regular file: `size`, or as many as it has there now.
+pub(crate) fn fill(
+    file: &OpenFile,
+    page_len: u64,
+    offset: u64,
+    size: u64,
+) -> Result<Vec<u8>, Errno> {
+    let end = file.device.size()?.min(offset.saturating_add(size));
+    let mut bytes = Vec::new();
+    bytes.try_reserve(end.saturating_sub(offset) as usize).map_err(|_| Errno::ENOMEM)?;
+    let mut buffer = Vec::new();
+    let mut at = offset;
+    while at < end {
+        if let Supply::Page { .. } = ask(file, at / page_len, page_len, &mut buffer)? {
+            crate::report_once(format_args!(
+                "{}: driver {:?} answered a fault of a regular file with a page of its memory, \
+                 where a filled one is wanted; the program gets EIO or SIGBUS",
+                file.device.path.display(),
+                file.device.name
+            ));
+            return Err(Errno::EIO);
+        }
+        let start = at % page_len;
+        let len = (page_len - start).min(end - at);
+        bytes.extend_from_slice(&buffer[start as usize..(start + len) as usize]);
+        at += len;
+    }
+    Ok(bytes)
 }
 
 /// How the pages `at` of the area come.

@@ -4,7 +4,8 @@
 //! module:
 //!
 //! - [`tree`]: the processes of a run, exit statuses, job control;
-//! - [`namespace`]: a private `/dev` in which the devices stand;
+//! - [`namespace`]: a private `/dev` in which the devices stand; `places`: regular files that
+//!   stand elsewhere;
 //! - `devfs`, `nodes`: the FUSE file system behind it: open, read, write, poll, close;
 //!   `sysfs`: what stands below `/sys` for a device;
 //! - `filter`, `notify`: system calls that FUSE cannot answer as a device does, taken by
@@ -32,6 +33,7 @@ pub mod namespace;
 mod nodes;
 mod notify;
 mod opens;
+mod places;
 mod pool;
 pub mod probe;
 mod run;

@@ -2,8 +2,9 @@
 //! place of `/dev` and `/sys/dev/char`.
 //!
 //! Here live: mounting, as root and as an ordinary user, and the exchange between the two
-//! processes that this takes. Here does not live the file system itself; it is asked for two
-//! directories in its root, [`DEV`] and [`CHAR`], for those of [`DevEntries::classes`], and for a
+//! processes that this takes. Here does not live the file system itself; it is asked for
+//! directories in its root, [`DEV`], [`CHAR`], those of [`DevEntries::classes`] and, if there are
+//! such, [`FILES`], and for a
 //! placeholder of every entry in [`DevEntries`].
 //!
 //! The order of things:
@@ -51,6 +52,8 @@ use std::path::{Path, PathBuf};
 pub const DEV: &str = "dev";
 /// The directory in the root of the file system that takes the place of `/sys/dev/char`.
 pub const CHAR: &str = "char";
+/// The directory in the root of the file system with the regular files that stand elsewhere.
+pub const FILES: &str = "files";
 
 /// Which way the program's name space is made.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -146,6 +149,8 @@ pub struct ProgramEnd {
     /// There is a `/sys/dev/char` to be replaced.
     replace_char: bool,
     classes: Vec<ClassTree>,
+    /// Names in [`FILES`], and the files that each takes the place of.
+    files: Vec<(String, PathBuf)>,
 }
 
 /// Where the program's process gets the mount from.
@@ -207,6 +212,7 @@ pub fn prepare(devices: &[PathBuf], classes: &[PathBuf]) -> Result<Prepared, Nam
         binds: entries.binds(),
         replace_char: entries.has_char,
         classes: entries.classes.clone(),
+        files: Vec::new(),
     };
     let supervisor = SupervisorEnd { socket: ours, fuse };
     Ok(Prepared { access, owner: (uid.as_raw(), gid.as_raw()), entries, supervisor, program })
@@ -231,6 +237,16 @@ pub(crate) fn attempt() -> Result<Access, NamespaceError> {
         }
     }
     Ok(prepared.access)
+}
+
+impl Prepared {
+    /// Regular files of the file system that shall take the place of others: for each its name
+    /// in [`FILES`], and the path of a file that is there.
+    #[must_use]
+    pub fn with_files(mut self, files: Vec<(String, PathBuf)>) -> Prepared {
+        self.program.files = files;
+        self
+    }
 }
 
 impl SupervisorEnd {
@@ -300,10 +316,14 @@ impl ProgramEnd {
         let old = open_directory("/dev").during("open /dev")?;
         let whole = open_tree_clone(old.as_fd(), Path::new("."), OpenTreeFlags::AT_RECURSIVE)
             .during("open_tree of the old /dev")?;
-        let Trees { dev, char, classes } = self.trees()?;
+        let Trees { dev, char, classes, files } = self.trees()?;
         move_onto(&dev, rustix::fs::CWD, Path::new("/dev")).during("move_mount to /dev")?;
         let new = open_directory("/dev").during("open the new /dev")?;
         list_places(Path::new("/dev"), &self.binds)?;
+        for (tree, (_, path)) in files.iter().zip(&self.files) {
+            move_onto(tree, rustix::fs::CWD, path)
+                .during(format!("move_mount to {}", path.display()))?;
+        }
         let mut entered = Entered::default();
         for name in &self.binds {
             let bound = if name == Path::new(entries::WHOLE) {
@@ -352,7 +372,7 @@ impl ProgramEnd {
         Ok(())
     }
 
-    /// Detached mounts of the directories of the file system.
+    /// Detached mounts of the parts of the file system.
     fn trees(&self) -> Result<Trees, NamespaceError> {
         let made;
         let mount = match &self.source {
@@ -379,18 +399,21 @@ impl ProgramEnd {
         let clone = |name: &str| {
             let path = root.join(name);
             open_tree_clone(rustix::fs::CWD, &path, OpenTreeFlags::empty())
-                .during(format!("open_tree of the file system's directory {name}"))
+                .during(format!("open_tree of {name} in the file system"))
         };
         let classes = self.classes.iter().map(|tree| clone(tree.name)).collect::<Result<_, _>>()?;
-        Ok(Trees { dev: clone(DEV)?, char: clone(CHAR)?, classes })
+        let files = self.files.iter().map(|(name, _)| clone(&format!("{FILES}/{name}")));
+        let files = files.collect::<Result<_, _>>()?;
+        Ok(Trees { dev: clone(DEV)?, char: clone(CHAR)?, classes, files })
     }
 }
 
-/// Detached mounts of directories of the file system.
+/// Detached mounts of parts of the file system.
 struct Trees {
     dev: OwnedFd,
     char: OwnedFd,
     classes: Vec<OwnedFd>,
+    files: Vec<OwnedFd>,
 }
 
 fn open_fuse() -> rustix::io::Result<OwnedFd> {

@@ -81,8 +81,12 @@ impl Nodes {
         for (name, target) in &entries.char {
             nodes.insert(char, Path::new(name), Content::Symlink(target.clone()));
         }
+        let files = nodes.directory(root, OsStr::new(namespace::FILES));
         for (index, device) in devices.iter().enumerate() {
-            let Ok(path) = device.path.strip_prefix("/dev") else { continue };
+            let Ok(path) = device.path.strip_prefix("/dev") else {
+                nodes.insert(files, Path::new(&index.to_string()), Content::Device(index));
+                continue;
+            };
             nodes.insert(dev, path, Content::Device(index));
             let backing = PathBuf::from(index.to_string());
             nodes.insert(nodes.backing.0, &backing, Content::Backing);

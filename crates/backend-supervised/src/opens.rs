@@ -18,7 +18,7 @@ use std::{
     time::Duration,
 };
 
-use devmap_driver::{Errno, Metadata, Open, OpenFlags};
+use devmap_driver::{Errno, Kind, Metadata, Open, OpenFlags};
 use parking_lot::Mutex;
 
 use crate::{
@@ -42,6 +42,22 @@ pub(crate) struct DeviceEntry {
 }
 
 impl DeviceEntry {
+    /// Whether it is a regular file.
+    pub(crate) fn is_regular(&self) -> bool {
+        matches!(self.metadata.kind, Kind::Regular { .. })
+    }
+
+    /// The size of a regular file now.
+    ///
+    /// # Errors
+    /// `EIO`: the driver panicked, or says that it is none any more.
+    pub(crate) fn size(&self) -> Result<u64, Errno> {
+        self.call("metadata", |driver| match driver.metadata().kind {
+            Kind::Regular { size } => Ok(size),
+            Kind::Character(_) => Err(Errno::EIO),
+        })
+    }
+
     /// Runs a driver's method. A panic is reported and answered with `EIO`.
     pub(crate) fn call<T>(
         &self,
@@ -233,6 +249,12 @@ impl Opens {
 
     pub(crate) fn get(&self, id: u64) -> Option<Arc<OpenFile>> {
         self.files.lock().get(&id).cloned()
+    }
+
+    /// Whether the device has an open file, though it may be closed and only mapped.
+    pub(crate) fn is_open(&self, device: u64) -> bool {
+        let of = |file: &Arc<OpenFile>| file.device.index == device;
+        self.files.lock().values().any(of) || self.closed.lock().values().any(of)
     }
 
     /// The open file, though it may be closed and only mapped.

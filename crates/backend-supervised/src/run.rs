@@ -32,10 +32,11 @@ use crate::{
     erase::AnyDevice,
     filter, handover,
     host::Host,
-    namespace::{self, Prepared},
+    namespace::{self, DevEntries, Prepared, SupervisorEnd},
     nodes::FIRST_OPEN,
     notify::{self, Reaper, Watcher, is_readable},
     opens::{DeviceEntry, Opens},
+    places::Place,
     pool::{Pool, Turn},
     probe,
     sysfs::{self, ClassEntry},
@@ -86,7 +87,7 @@ pub struct Settings {
 /// Must be called while the process has one thread: it forks.
 pub fn run(settings: Settings, program: OsString, args: Vec<OsString>) -> i32 {
     let program = Program { file: program, args };
-    tree::run(&program, Supervised { settings: Some(settings), prepared: None })
+    tree::run(&program, Supervised { settings: Some(settings), prepared: None, places: Vec::new() })
 }
 
 /// The role of this home in the process tree.
@@ -94,6 +95,8 @@ struct Supervised {
     settings: Option<Settings>,
     /// With what namespace mode needs besides.
     prepared: Option<(Core, Option<Prepared>)>,
+    /// Where regular files stand outside of `/dev`.
+    places: Vec<Place>,
 }
 
 impl Role for Supervised {
@@ -107,7 +110,9 @@ impl Role for Supervised {
             format!("cannot create the trace {}: {error}", path.unwrap_or_default())
         })?;
         let devices = entries(nodes)?;
-        let prepared = choose(settings.mode, &devices)?;
+        let mut places = Vec::new();
+        let prepared = choose(settings.mode, &devices, &mut places)?;
+        self.places = places;
         let trapped = match &prepared {
             Some(_) => None,
             None => Some(Trapped::new(&devices)?),
@@ -151,72 +156,120 @@ impl Role for Supervised {
 
     fn supervise(self, channel: UnixStream, tree: SupervisorSide) -> Result<(), String> {
         let (core, prepared) = self.prepared.ok_or("supervising before prepared")?;
-        let Some(Prepared { entries, mut supervisor, program, owner, .. }) = prepared else {
+        let Some(Prepared { entries, supervisor, program, owner, .. }) = prepared else {
             return supervise_trapped(Arc::new(core), &channel, &tree);
         };
         // The program's process has its own copy.
         drop(program);
         raise_descriptor_limit();
         let core = Arc::new(core);
-        let Ok(fuse) = supervisor.channel() else {
-            // The program's process has told why.
-            tree.settled();
-            return Ok(());
-        };
-        let _ = core.devfs.set(Devfs::new(&core, fuse, &entries, owner));
-        let requests = serve_requests(&core);
-        let entered = supervisor.wait();
-        let listener = handover::receive(&channel)
-            .map_err(|error| format!("cannot receive the seccomp listener: {error}"))?;
-        let (Ok(_), Some((device, mut fds))) = (entered, listener) else {
-            tree.settled();
-            return Ok(());
-        };
-        let (Some(dev), Some(listener)) = (fds.pop(), fds.pop()) else {
-            return Err("cannot receive the seccomp listener: no descriptor came".to_owned());
-        };
-        let _ = core.mount_device.set(device);
-        let _ = core.faulted.set_directory(dev);
-        let ended = serve_notifications(&core, listener);
-        watch(&core);
-        wait_for_program(&core, &requests, &tree);
-        tree.settled();
-        // Others of its processes may live on.
-        let _ = ended.recv();
-        core.opens.release_all();
-        Ok(())
+        let served = supervise_namespace(&core, supervisor, &entries, owner, &channel, &tree);
+        self.places.into_iter().for_each(Place::leave);
+        served
     }
 }
 
-/// What namespace mode needs; `None` for trapped mode.
-fn choose(mode: Mode, devices: &[Arc<DeviceEntry>]) -> Result<Option<Prepared>, String> {
-    let namespace = || {
-        let inside =
-            |device: &Arc<DeviceEntry>| device.path.strip_prefix("/dev").map(Path::to_owned).ok();
-        let paths: Option<Vec<PathBuf>> = devices.iter().map(inside).collect();
-        let paths = paths.ok_or("a private mount can hold devices below /dev only")?;
-        if !rustix::process::geteuid().is_root() {
-            // For an ordinary user it is the program's process that finds out, too late.
-            probe::try_namespace()?;
-        }
-        let in_class = |device: &Arc<DeviceEntry>| {
-            device.class.as_ref().map(|class| sysfs::in_class(&device.path, class))
-        };
-        let classes: Vec<PathBuf> = devices.iter().filter_map(in_class).collect();
-        namespace::prepare(&paths, &classes).map_err(|error| error.to_string())
+/// Serves a program in its namespace.
+fn supervise_namespace(
+    core: &Arc<Core>,
+    mut supervisor: SupervisorEnd,
+    entries: &DevEntries,
+    owner: (u32, u32),
+    channel: &UnixStream,
+    tree: &SupervisorSide,
+) -> Result<(), String> {
+    let Ok(fuse) = supervisor.channel() else {
+        // The program's process has told why.
+        tree.settled();
+        return Ok(());
     };
-    match mode {
-        Mode::Trapped => Ok(None),
-        Mode::Namespace => namespace().map(Some).map_err(|why| {
-            format!("cannot make a private /dev: {why}; see `devmap doctor`")
-        }),
-        Mode::Auto => Ok(namespace().inspect_err(|why| {
-            crate::report(format_args!(
-                "trapped mode, for there can be no private /dev ({why}): opening and looking at \
-                 any file takes longer, and poll says less of a device; see `devmap doctor`"
-            ));
-        }).ok()),
+    let _ = core.devfs.set(Devfs::new(core, fuse, entries, owner));
+    let requests = serve_requests(core);
+    let entered = supervisor.wait();
+    let listener = handover::receive(channel)
+        .map_err(|error| format!("cannot receive the seccomp listener: {error}"))?;
+    let (Ok(_), Some((device, mut fds))) = (entered, listener) else {
+        tree.settled();
+        return Ok(());
+    };
+    let (Some(dev), Some(listener)) = (fds.pop(), fds.pop()) else {
+        return Err("cannot receive the seccomp listener: no descriptor came".to_owned());
+    };
+    let _ = core.mount_device.set(device);
+    let _ = core.faulted.set_directory(dev);
+    let ended = serve_notifications(core, listener);
+    watch(core);
+    wait_for_program(core, &requests, tree);
+    tree.settled();
+    // Others of its processes may live on.
+    let _ = ended.recv();
+    core.opens.release_all();
+    Ok(())
+}
+
+/// What namespace mode needs; `None` for trapped mode.
+fn choose(
+    mode: Mode,
+    devices: &[Arc<DeviceEntry>],
+    places: &mut Vec<Place>,
+) -> Result<Option<Prepared>, String> {
+    let trapped = || match devices.iter().find(|device| device.is_regular()) {
+        None => Ok(None),
+        Some(device) => {
+            Err(format!("{}: a regular file needs namespace mode", device.path.display()))
+        }
+    };
+    if mode == Mode::Trapped {
+        return trapped();
     }
+    let why = match prepare_namespace(devices, places) {
+        Ok(prepared) => return Ok(Some(prepared)),
+        Err(why) => why,
+    };
+    places.drain(..).for_each(Place::leave);
+    if mode == Mode::Namespace {
+        return Err(format!("cannot make a private /dev: {why}; see `devmap doctor`"));
+    }
+    let chosen = trapped().map_err(|error| format!("{error}, and there can be none: {why}"))?;
+    crate::report(format_args!(
+        "trapped mode, for there can be no private /dev ({why}): opening and looking at any \
+         file takes longer, and poll says less of a device; see `devmap doctor`"
+    ));
+    Ok(chosen)
+}
+
+/// Mounts what can be mounted beforehand, and finds the places for all else.
+fn prepare_namespace(
+    devices: &[Arc<DeviceEntry>],
+    places: &mut Vec<Place>,
+) -> Result<Prepared, String> {
+    let (inside, outside): (Vec<_>, Vec<_>) =
+        devices.iter().partition(|device| device.path.starts_with("/dev"));
+    if outside.iter().any(|device| !device.is_regular()) {
+        return Err("a private mount can hold character devices below /dev only".to_owned());
+    }
+    if !rustix::process::geteuid().is_root() {
+        // For an ordinary user it is the program's process that finds out, too late.
+        probe::try_namespace()?;
+    }
+    let below_dev =
+        |device: &Arc<DeviceEntry>| device.path.strip_prefix("/dev").ok().map(Into::into);
+    let paths: Vec<PathBuf> = inside.into_iter().filter_map(below_dev).collect();
+    let in_class = |device: &Arc<DeviceEntry>| {
+        device.class.as_ref().map(|class| sysfs::in_class(&device.path, class))
+    };
+    let classes: Vec<PathBuf> = devices.iter().filter_map(in_class).collect();
+    let prepared = namespace::prepare(&paths, &classes).map_err(|error| error.to_string())?;
+    let mut files = Vec::new();
+    for device in outside {
+        let place = Place::new(&device.path).map_err(|error| {
+            let path = device.path.display();
+            format!("cannot make a place for {path}: {error}; name a file that is there")
+        })?;
+        files.push((device.index.to_string(), place.path().to_owned()));
+        places.push(place);
+    }
+    Ok(prepared.with_files(files))
 }
 
 /// Installs the filter in this process, and gives the supervisor its end, a number and

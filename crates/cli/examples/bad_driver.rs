@@ -3,7 +3,9 @@
 //!
 //! `BAD=WHAT:WHERE bad_driver [OPTIONS] PROGRAM [ARG]...` serves `/dev/bad`. WHAT is
 //! `panic`, `block` or `absurd`, and WHERE the method of the driver in which it does; or
-//! WHAT is `errno`, an unusual one, and WHERE is `open` or `read`; or WHAT is `plan`, and WHERE says what is wrong with the plan.
+//! WHAT is `errno`, an unusual one, and WHERE is `open` or `read`; or WHAT is `plan`, and WHERE
+//! says what is wrong with the plan; or WHAT is `store`, the device is a regular file, and WHERE
+//! is the error of its store.
 
 #![forbid(unsafe_code)]
 
@@ -18,8 +20,8 @@ use std::{
 use devmap::{
     Server,
     driver::{
-        Device, Errno, Fault, Ioctl, Memory, Metadata, NewArea, NewPage, Open, Plan, Platform,
-        PollEvents, PollTable, SeekFrom, Supply, Transfer,
+        Device, Errno, Fault, Fsync, Ioctl, Kind, Memory, Metadata, NewArea, NewPage, Open, Plan,
+        Platform, PollEvents, PollTable, SeekFrom, Store, Supply, Transfer,
     },
 };
 
@@ -101,7 +103,28 @@ impl<P: Platform> Device<P> for Bad<P> {
 
     fn metadata(&self) -> Metadata {
         self.wrong.in_method("metadata");
+        if self.wrong.what == "store" {
+            let kind = Kind::Regular { size: self.memory.len() };
+            return Metadata { kind, ..Metadata::CHARACTER };
+        }
         Metadata::CHARACTER
+    }
+
+    fn store(&self) -> Store {
+        Store::Device
+    }
+
+    fn write_back(&self, _offset: u64, _bytes: &[u8]) -> Result<(), Errno> {
+        self.wrong.in_method("write_back");
+        match Errno::from_name(&self.wrong.place) {
+            Some(errno) => Err(errno),
+            None => Ok(()),
+        }
+    }
+
+    fn fsync(&self, _file: &File, _what: Fsync) -> Result<(), Errno> {
+        self.wrong.in_method("fsync");
+        Ok(())
     }
 
     fn mmap(&self, _file: &File, area: &NewArea) -> Result<Plan<P::Memory>, Errno> {

@@ -2,6 +2,7 @@
 //!
 //! | module | what it is |
 //! |---|---|
+//! | [`mod@file`] | the device `file` |
 //! | [`camera`] | the device `camera`, by options |
 //! | [`capture`] | the V4L2 capture driver, for a camera of one's own |
 //! | [`source`] | where frames come from: patterns, pictures, pipes |
@@ -15,6 +16,7 @@ pub mod camera;
 pub mod capture;
 pub mod controls;
 mod events;
+pub mod file;
 pub mod format;
 mod ioctl;
 mod ioctl_controls;

@@ -2,7 +2,7 @@
 
 use devmap_backend_supervised::{self as supervised, AnyDevice, Host};
 use devmap_devices::{demo, events, hello, mem, pattern, zero};
-use devmap_devices_host::camera;
+use devmap_devices_host::{camera, file};
 use devmap_driver::{Errno, OptionError, OptionSpec};
 
 /// Options as text, in the order given.
@@ -20,6 +20,8 @@ pub struct Builtin {
     pub about: &'static str,
     /// The options it takes.
     pub options: &'static [OptionSpec],
+    /// The option that has to be given, and whose key may be left out.
+    pub(crate) main: Option<&'static str>,
     check: fn(&Pairs) -> Result<(), (usize, OptionError)>,
     build: Build,
 }
@@ -46,10 +48,14 @@ impl Builtin {
 /// OPTIONS, `Options` with `set`, and a device made from a platform and the options.
 macro_rules! builtin {
     ($module:ident, $device:ident) => {
+        builtin!($module, $device, main: None)
+    };
+    ($module:ident, $device:ident, main: $main:expr) => {
         Builtin {
             name: $module::NAME,
             about: $module::ABOUT,
             options: $module::OPTIONS,
+            main: $main,
             check: |pairs| parse($module::Options::set, pairs).map(|_| ()),
             build: |host, pairs| {
                 let options = parse($module::Options::set, pairs).map_err(|_| Errno::EINVAL)?;
@@ -60,7 +66,7 @@ macro_rules! builtin {
 }
 
 /// All of them, in the order in which to show them.
-static BUILTINS: [Builtin; 7] = [
+static BUILTINS: [Builtin; 8] = [
     builtin!(demo, Demo),
     builtin!(mem, Mem),
     builtin!(zero, Zero),
@@ -68,6 +74,7 @@ static BUILTINS: [Builtin; 7] = [
     builtin!(events, Events),
     builtin!(pattern, Pattern),
     builtin!(camera, Camera),
+    builtin!(file, File, main: Some("path")),
 ];
 
 /// The built-in devices.

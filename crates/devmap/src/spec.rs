@@ -40,6 +40,14 @@ pub enum SpecError {
         /// The text given.
         option: String,
     },
+    /// Without the option that it cannot do without.
+    #[error("the device {device:?} needs {key:?}; write {device}:{key}=VALUE")]
+    Missing {
+        /// The device.
+        device: &'static str,
+        /// The key.
+        key: &'static str,
+    },
     /// A key that the device does not have.
     #[error("the device {device:?} has no option {key:?}{}; {has}", suggest(.similar))]
     UnknownOption {
@@ -163,12 +171,18 @@ impl DeviceSpec {
 fn parse_options(builtin: &Builtin, text: &str) -> Result<Vec<(String, String)>, SpecError> {
     let mut options: Vec<(String, String)> = Vec::new();
     for option in text.split(',').filter(|option| !option.is_empty()) {
-        let (key, value) =
-            option.split_once('=').ok_or(SpecError::NoValue { option: option.to_owned() })?;
+        let main = builtin.main.filter(|_| options.is_empty()).map(|main| (main, option));
+        let (key, value) = option
+            .split_once('=')
+            .or(main)
+            .ok_or(SpecError::NoValue { option: option.to_owned() })?;
         if options.iter().any(|(other, _)| other == key) {
             return Err(SpecError::OptionTwice { key: key.to_owned() });
         }
         options.push((key.to_owned(), value.to_owned()));
+    }
+    if let Some(key) = builtin.main.filter(|main| options.iter().all(|(key, _)| key != main)) {
+        return Err(SpecError::Missing { device: builtin.name, key });
     }
     builtin.check(&options).map_err(|(index, error)| {
         let (key, value) = options[index].clone();
@@ -244,6 +258,8 @@ mod tests {
         assert!(DeviceSpec::parse("/dev/mmap=demo").is_ok());
         assert!(DeviceSpec::parse("/dev/mmap=demo:").is_ok());
         assert!(DeviceSpec::parse("/dev/mem0=mem:size=64K").is_ok());
+        assert!(DeviceSpec::parse("/dev/x=file:/etc/passwd").is_ok());
+        assert!(DeviceSpec::parse("/dev/x=file:access=ro,path=/etc/passwd").is_ok());
     }
 
     #[test]
@@ -261,6 +277,8 @@ mod tests {
         assert!(value.contains("expected a number of bytes"), "{value}");
         assert!(error("/dev/mem0=mem:size").contains("KEY=VALUE"));
         assert!(error("/dev/mem0=mem:size=1K,size=2K").contains("twice"));
+        assert!(error("/dev/x=file").contains("file:path=VALUE"));
+        assert!(error("/dev/x=file:/no/such/file").contains("a regular file"));
         assert!(error("dev/mmap=demo").contains("/dev/dev/mmap"));
         assert!(error("/dev/../mmap=demo").contains("'..'"));
         assert!(error("/dev/mmap/=demo").contains("'/'"));

@@ -24,6 +24,7 @@ pub(crate) const FATTR_SIZE: u32 = 1 << 3;
 pub(crate) const FATTR_FH: u32 = 1 << 6;
 pub(crate) const GETATTR_FH: u32 = 1 << 0;
 pub(crate) const POLL_SCHEDULE_NOTIFY: u32 = 1 << 0;
+pub(crate) const WRITE_CACHE: u32 = 1 << 0;
 pub(crate) const FSYNC_FDATASYNC: u32 = 1 << 0;
 
 pub(crate) const NOTIFY_POLL: i32 = 1;

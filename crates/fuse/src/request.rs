@@ -106,7 +106,7 @@ pub enum Operation<'a> {
         /// The present flags of the open file, `O_NONBLOCK` among them.
         flags: u32,
     },
-    /// `write`: answer `reply_written`.
+    /// `write`, or pages of the kernel's cache that are given back: answer `reply_written`.
     Write {
         /// The open file.
         fh: u64,
@@ -114,6 +114,9 @@ pub enum Operation<'a> {
         offset: u64,
         /// The present flags of the open file, `O_NONBLOCK` among them.
         flags: u32,
+        /// Pages that programs changed by maps, without the bytes past the end of the file.
+        /// Nobody's `write` in particular.
+        from_cache: bool,
         /// What to write.
         data: &'a [u8],
     },
@@ -324,8 +327,9 @@ fn operation(code: u32, body: &[u8]) -> Option<Operation<'_>> {
         }
         opcode::WRITE => {
             let (args, data) = take::<abi::WriteIn>(body)?;
-            let abi::WriteIn { fh, offset, size, flags, .. } = args;
-            Operation::Write { fh, offset, flags, data: data.get(..size as usize)? }
+            let abi::WriteIn { fh, offset, size, flags, write_flags, .. } = args;
+            let from_cache = write_flags & abi::WRITE_CACHE != 0;
+            Operation::Write { fh, offset, flags, from_cache, data: data.get(..size as usize)? }
         }
         opcode::FLUSH => Operation::Flush { fh: take::<abi::FlushIn>(body)?.0.fh },
         opcode::RELEASE => {
@@ -445,14 +449,16 @@ mod tests {
             fh: 7,
             offset: 9,
             size: 4,
-            write_flags: 0,
+            write_flags: abi::WRITE_CACHE,
             lock_owner: 0,
             flags: 0o4002,
             padding: 0,
         };
         let write = message(opcode::WRITE, &[args.as_bytes(), b"abcd"]);
         let Ok(Request { operation, .. }) = decoded(&write) else { panic!("no write") };
-        let Operation::Write { fh: 7, offset: 9, flags: 0o4002, data: b"abcd" } = operation else {
+        let Operation::Write { fh: 7, offset: 9, flags: 0o4002, from_cache: true, data: b"abcd" } =
+            operation
+        else {
             panic!("{operation:?}")
         };
         let short = message(opcode::WRITE, &[args.as_bytes(), b"abc"]);

@@ -9,6 +9,7 @@ mod conformance;
 mod container;
 mod debuggers;
 mod drivers;
+mod files;
 mod harness;
 mod inputs;
 mod lifetime;

@@ -1,0 +1,219 @@
+//! The device `file`: the content of a file, to read and map, and with `access=rw` to
+//! change too.
+//!
+//! It is a regular file to programs. What they store in shared maps comes back here by
+//! [`Device::write_back`] and goes into the file, whose length stores never change.
+
+use std::{
+    fs, io,
+    marker::PhantomData,
+    os::unix::fs::FileExt,
+    path::{Path, PathBuf},
+};
+
+use devmap_driver::{
+    Device, Errno, Fault, Fsync, Kind, Metadata, NewPage, Open, OptionError, OptionSpec, Platform,
+    Store, Supply, Transfer,
+};
+
+/// What `--device PATH=NAME` calls it.
+pub const NAME: &str = "file";
+/// One line of help.
+pub const ABOUT: &str =
+    "a file's content as a regular file: read, map, and with access=rw change it";
+/// What it takes.
+pub const OPTIONS: &[OptionSpec] = &[
+    OptionSpec {
+        name: "path",
+        value: "PATH",
+        default: "",
+        help: "the file; `file:PATH` for short",
+    },
+    OptionSpec {
+        name: "access",
+        value: "ACCESS",
+        default: "ro",
+        help: "ro: programs read it, and map it privately; rw: their changes reach the file",
+    },
+];
+
+/// The most bytes of one `write` that are taken in at once.
+const CHUNK: usize = 128 << 10;
+
+/// The options of [`File`].
+#[derive(Clone, Debug, Default)]
+pub struct Options {
+    path: PathBuf,
+    access: Access,
+}
+
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+enum Access {
+    #[default]
+    ReadOnly,
+    ReadWrite,
+}
+
+impl Options {
+    /// A file to be read.
+    pub fn read_only(path: impl Into<PathBuf>) -> Options {
+        Options { path: path.into(), access: Access::ReadOnly }
+    }
+
+    /// A file to be read and changed.
+    pub fn read_write(path: impl Into<PathBuf>) -> Options {
+        Options { path: path.into(), access: Access::ReadWrite }
+    }
+
+    /// Sets one option from text.
+    ///
+    /// # Errors
+    /// [`OptionError`]: no such key, or not such a value; for a path, also what is
+    /// there now.
+    pub fn set(&mut self, key: &str, value: &str) -> Result<(), OptionError> {
+        match key {
+            "path" => {
+                if !value.is_empty() && !is_regular(Path::new(value)) {
+                    return Err(OptionError::BadValue("a regular file that is there"));
+                }
+                self.path = value.into();
+            }
+            "access" => {
+                self.access = match value {
+                    "ro" => Access::ReadOnly,
+                    "rw" => Access::ReadWrite,
+                    _ => return Err(OptionError::BadValue("ro or rw")),
+                }
+            }
+            _ => return Err(OptionError::Unknown),
+        }
+        Ok(())
+    }
+}
+
+fn is_regular(path: &Path) -> bool {
+    fs::metadata(path).is_ok_and(|metadata| metadata.is_file())
+}
+
+/// The device.
+pub struct File<P> {
+    file: fs::File,
+    access: Access,
+    platform: PhantomData<fn() -> P>,
+    page_len: u64,
+}
+
+fn errno(error: io::Error) -> Errno {
+    error.raw_os_error().and_then(Errno::from_raw).unwrap_or(Errno::EIO)
+}
+
+impl<P: Platform> File<P> {
+    /// # Errors
+    /// As `open(2)` of the file; `EINVAL` unless it is a regular one.
+    pub fn new(platform: &P, options: &Options) -> Result<File<P>, Errno> {
+        let writable = options.access == Access::ReadWrite;
+        if !is_regular(&options.path) {
+            // Before it is opened: opening a pipe would wait for its other end.
+            return Err(fs::metadata(&options.path).err().map_or(Errno::EINVAL, errno));
+        }
+        let file =
+            fs::File::options().read(true).write(writable).open(&options.path).map_err(errno)?;
+        let page_len = platform.page_size().bytes();
+        Ok(File { file, access: options.access, platform: PhantomData, page_len })
+    }
+
+    fn size(&self) -> Result<u64, Errno> {
+        Ok(self.file.metadata().map_err(errno)?.len())
+    }
+
+    fn may_write(&self) -> Result<(), Errno> {
+        if self.access == Access::ReadWrite { Ok(()) } else { Err(Errno::EACCES) }
+    }
+
+    /// Fills from the file as far as it goes.
+    fn read_at(&self, mut offset: u64, mut into: &mut [u8]) -> Result<(), Errno> {
+        while !into.is_empty() {
+            match self.file.read_at(into, offset) {
+                Ok(0) => return Ok(()),
+                Ok(count) => {
+                    into = &mut into[count..];
+                    offset += count as u64;
+                }
+                Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
+                Err(error) => return Err(errno(error)),
+            }
+        }
+        Ok(())
+    }
+}
+
+impl<P: Platform> Device<P> for File<P> {
+    type File = ();
+
+    fn open(&self, open: &Open) -> Result<(), Errno> {
+        if open.flags.write { self.may_write() } else { Ok(()) }
+    }
+
+    fn metadata(&self) -> Metadata {
+        let mode = if self.access == Access::ReadWrite { 0o666 } else { 0o444 };
+        // A file that cannot be asked has no page to give.
+        let size = self.size().unwrap_or(0);
+        Metadata { kind: Kind::Regular { size }, mode, ..Metadata::CHARACTER }
+    }
+
+    fn fault(
+        &self,
+        _file: &(),
+        fault: &Fault,
+        page: &mut dyn NewPage,
+    ) -> Result<Supply<P::Memory>, Errno> {
+        let offset = fault.page.checked_mul(self.page_len).ok_or(Errno::EIO)?;
+        if offset >= self.size()? {
+            return Err(Errno::EIO);
+        }
+        self.read_at(offset, page.bytes()?)?;
+        Ok(Supply::Filled)
+    }
+
+    fn store(&self) -> Store {
+        Store::Device
+    }
+
+    /// Nothing past the end, though the file may have become shorter since the home looked.
+    fn write_back(&self, offset: u64, bytes: &[u8]) -> Result<(), Errno> {
+        let left = self.size()?.saturating_sub(offset).min(bytes.len() as u64);
+        self.file.write_all_at(&bytes[..left as usize], offset).map_err(errno)
+    }
+
+    fn fsync(&self, _file: &(), what: Fsync) -> Result<(), Errno> {
+        match what {
+            Fsync::Data => self.file.sync_data(),
+            Fsync::All => self.file.sync_all(),
+        }
+        .map_err(errno)
+    }
+
+    fn truncate(&self, size: u64) -> Result<(), Errno> {
+        self.may_write()?;
+        self.file.set_len(size).map_err(errno)
+    }
+
+    fn write(&self, _file: &(), transfer: &Transfer<'_>) -> Result<usize, Errno> {
+        self.may_write()?;
+        let len = transfer.user().len();
+        let mut chunk = vec![0; len.min(CHUNK)];
+        let mut done = 0;
+        while done < len {
+            let part = &mut chunk[..(len - done).min(CHUNK)];
+            transfer.user().slice(done, part.len())?.copy_in(part)?;
+            match self.file.write_at(part, transfer.position() + done as u64) {
+                Ok(count) => done += count,
+                Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
+                // What went before is written.
+                Err(_) if done > 0 => break,
+                Err(error) => return Err(errno(error)),
+            }
+        }
+        Ok(done)
+    }
+}
