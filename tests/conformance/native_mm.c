@@ -3,7 +3,8 @@
  * simulated home. Reads batches from standard input, runs each in a fresh process on an
  * empty window of addresses, and answers with what every operation gave.
  *
- * A batch is a count, and that many struct op. The answer to each is a struct answer
+ * On its start it says the size of a page, and whether all of a process's memory may be
+ * locked. A batch is a count, and that many struct op. The answer to each is a struct answer
  * and its bytes. Addresses are relative to the window. Process 0 is the fresh one; a
  * fork makes the process that the operation names.
  */
@@ -24,7 +25,7 @@
 #include <unistd.h>
 
 enum { MAP, UNMAP, PROTECT, REMAP, SYNC, ADVISE, MINCORE, LOCK, UNLOCK, LOAD, STORE, FORK,
-       EXIT, TRUNCATE, MAPS, CONTENTS };
+       EXIT, TRUNCATE, MAPS, CONTENTS, LOCK_ALL };
 enum { PROCESSES = 4, FILES = 3, MOST_BYTES = 1 << 16 };
 
 struct op {
@@ -166,6 +167,17 @@ static int64_t result_of(long value)
     return value == -1 ? -errno : value;
 }
 
+/* Where a map came to lie in the window. One that was put elsewhere is undone. */
+static int64_t place(int64_t at, uint64_t len)
+{
+    if (at < 0)
+        return at;
+    if ((uint64_t)at >= window && (uint64_t)at < window + window_len)
+        return at - (int64_t)window;
+    munmap((void *)at, len);
+    return -2000;
+}
+
 static void serve(int channel);
 
 static struct answer run(const struct op *op)
@@ -179,7 +191,7 @@ static struct answer run(const struct op *op)
         int64_t at = result_of(syscall(SYS_mmap, address, op->len, op->x, op->y,
                                        index < FILES ? files[index] : -1,
                                        op->z & 0xffffffff));
-        answer.result = at < 0 ? at : at - (int64_t)window;
+        answer.result = place(at, op->len);
         break;
     }
     case UNMAP:
@@ -191,7 +203,7 @@ static struct answer run(const struct op *op)
     case REMAP: {
         int64_t at = result_of(syscall(SYS_mremap, address, op->len, op->x, op->y,
                                        window + op->z));
-        answer.result = at < 0 ? at : at - (int64_t)window;
+        answer.result = place(at, op->x);
         break;
     }
     case SYNC:
@@ -209,7 +221,11 @@ static struct answer run(const struct op *op)
         break;
     }
     case LOCK:
-        answer.result = result_of(syscall(SYS_mlock, address, op->len));
+        answer.result = result_of(op->x ? syscall(SYS_mlock2, address, op->len, MLOCK_ONFAULT)
+                                        : syscall(SYS_mlock, address, op->len));
+        break;
+    case LOCK_ALL:
+        answer.result = result_of(op->x ? mlockall(op->x) : munlockall());
         break;
     case UNLOCK:
         answer.result = result_of(syscall(SYS_munlock, address, op->len));
@@ -317,8 +333,9 @@ static void batch(const struct op *ops, uint64_t count)
 int main(int argc, char **argv)
 {
     struct sigaction action = { .sa_sigaction = on_fault, .sa_flags = SA_SIGINFO | SA_NODEFER };
-    uint64_t page = sysconf(_SC_PAGESIZE), count;
+    uint64_t page = sysconf(_SC_PAGESIZE), locks = mlockall(MCL_CURRENT) == 0, count;
 
+    munlockall();
     if (argc != 4)
         return 2;
     window_len = strtoull(argv[1], NULL, 10) * page;
@@ -329,6 +346,7 @@ int main(int argc, char **argv)
     prctl(PR_SET_THP_DISABLE, 1, 0, 0, 0);
     prctl(PR_SET_CHILD_SUBREAPER, 1);
     write_all(1, &page, sizeof(page));
+    write_all(1, &locks, sizeof(locks));
     while (read_all(0, &count, sizeof(count))) {
         struct op *ops = calloc(count, sizeof(*ops));
 

@@ -40,6 +40,7 @@ flags! {
     SEQ_READ = 13, "`VM_SEQ_READ`: read-ahead is worth while";
     ACCOUNT = 14, "`VM_ACCOUNT`: counted as memory that may be needed";
     PFNMAP = 15, "`VM_PFNMAP`: holds pages of a driver that were mapped all at once";
+    LOCKONFAULT = 16, "`VM_LOCKONFAULT`: pages stay resident from their first use on";
 }
 
 impl Flags {
@@ -47,6 +48,8 @@ impl Flags {
     pub const NONE: Flags = Flags(0);
     /// `VM_ACCESS_FLAGS`.
     pub const ACCESS: Flags = Flags(0b111);
+    /// `VM_LOCKED_MASK`.
+    pub const LOCKS: Flags = Flags(Self::LOCKED.0 | Self::LOCKONFAULT.0);
     /// `VM_SPECIAL`: areas that never merge.
     pub const SPECIAL: Flags = Flags(Self::IO.0 | Self::DONTEXPAND.0 | Self::PFNMAP.0);
 

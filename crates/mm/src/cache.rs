@@ -1,7 +1,11 @@
 //! The page cache: the pages of objects, shared by all who map them; write-back in
 //! order, and eviction under a limit. Not the faults that fill it.
 
-use alloc::{collections::BTreeMap, vec, vec::Vec};
+use alloc::{
+    collections::{BTreeMap, BTreeSet},
+    vec,
+    vec::Vec,
+};
 use core::ops::Range;
 
 use devmap_driver::Errno;
@@ -13,13 +17,15 @@ pub(crate) struct Cache {
     pub pages: BTreeMap<(ObjectId, u64), PageId>,
     /// Frames in use: of anonymous and of cached pages.
     pub frames: usize,
+    /// Private pages that may be taken unless they were written since (`PG_lazyfree`).
+    pub lazy: BTreeSet<PageId>,
     /// Where the search for a page to evict goes on: the clock's hand.
     hand: (ObjectId, u64),
 }
 
 impl Cache {
     pub fn new() -> Cache {
-        Cache { pages: BTreeMap::new(), frames: 0, hand: (ObjectId(0), 0) }
+        Cache { pages: BTreeMap::new(), frames: 0, lazy: BTreeSet::new(), hand: (ObjectId(0), 0) }
     }
 }
 
@@ -125,7 +131,19 @@ impl<M: Mmu> Engine<M> {
 
     /// Evicts pages until there is room for one more, or nothing is left to evict.
     pub(crate) fn make_room(&mut self) {
-        while !self.has_room() && self.evict() {}
+        while !self.has_room() && (self.take_lazy() || self.evict()) {}
+    }
+
+    /// Takes a page that its owner said may go. Whether there was one.
+    fn take_lazy(&mut self) -> bool {
+        while let Some(page) = self.cache.lazy.pop_first() {
+            if !self.is_dirty(page) && !self.is_locked(page) {
+                // The last entry takes the page with it.
+                self.unmap_page(page);
+                return true;
+            }
+        }
+        false
     }
 
     /// Evicts one page: the first behind the hand that was not used since the hand
@@ -138,29 +156,32 @@ impl<M: Mmu> Engine<M> {
             let next = self.cache.pages.range(past).next().or(self.cache.pages.first_key_value());
             let Some((&(object, index), &page)) = next else { return false };
             self.cache.hand = (object, index);
-            if !self.is_evictable(object, page) || self.take_accessed(page) {
-                continue;
+            if !self.take_accessed(page) && self.evict_page(page) {
+                return true;
             }
-            if self.write_page(object, index, page).is_err() || self.is_dirty(page) {
-                continue;
-            }
-            self.forget(object, index..index + 1);
-            return true;
         }
         false
     }
 
-    /// Whether the content can fill it again, and no area locks it.
-    fn is_evictable(&self, object: ObjectId, page: PageId) -> bool {
-        let locked = |(space, at): &(SpaceId, u64)| {
-            let address = at * self.page_bytes();
-            let area = self.space(*space).areas.lookup(address);
+    /// Evicts a page that the content can fill again and no area locks, having written it
+    /// back. Whether it went.
+    pub(crate) fn evict_page(&mut self, page: PageId) -> bool {
+        let Kind::Cached(object, index) = self.pages.get(page.0).kind else { return false };
+        if !self.objects.get(object.0).spec.refillable || self.is_locked(page) {
+            return false;
+        }
+        if self.write_page(object, index, page).is_err() || self.is_dirty(page) {
+            return false;
+        }
+        self.forget(object, index..index + 1);
+        true
+    }
+
+    fn is_locked(&self, page: PageId) -> bool {
+        self.pages.get(page.0).mappers.iter().any(|(space, at)| {
+            let area = self.space(*space).areas.lookup(at * self.page_bytes());
             area.is_some_and(|area| area.flags.contains(Flags::LOCKED))
-        };
-        let page = self.pages.get(page.0);
-        self.objects.get(object.0).spec.refillable
-            && matches!(page.kind, Kind::Cached(..))
-            && !page.mappers.iter().any(locked)
+        })
     }
 
     /// Whether the page was used since the last call (`folio_referenced`).

@@ -6,7 +6,8 @@ use alloc::{boxed::Box, sync::Arc, vec::Vec};
 use devmap_driver::{Errno, PageSize};
 
 use crate::{
-    Area, AreaSet, Content, Entry, File, FileMode, Frame, Mmu, ObjectId, ObjectSpec, PageId, Table,
+    Area, AreaSet, Content, Entry, File, FileMode, Flags, Frame, Mmu, ObjectId, ObjectSpec, PageId,
+    Table,
     area::Anon,
     cache::Cache,
     object::Object,
@@ -41,6 +42,8 @@ impl Default for Limits {
 pub(crate) struct Space<M: Mmu> {
     pub areas: AreaSet<M::Frame>,
     pub table: M::Table,
+    /// What new areas are locked with (`def_flags`).
+    pub lock_new: Flags,
 }
 
 impl<M: Mmu> Space<M> {
@@ -96,7 +99,11 @@ impl<M: Mmu> Engine<M> {
     /// `ENOMEM`.
     pub fn new_space(&mut self) -> Result<SpaceId, Errno> {
         let table = self.mmu.table()?;
-        Ok(SpaceId(self.spaces.insert(Space { areas: AreaSet::default(), table })))
+        Ok(SpaceId(self.spaces.insert(Space {
+            areas: AreaSet::default(),
+            table,
+            lock_new: Flags::NONE,
+        })))
     }
 
     /// Ends an address space (`exit_mmap`).
@@ -290,8 +297,11 @@ impl<M: Mmu> Engine<M> {
         }
     }
 
-    pub(crate) fn free_page(&mut self, page: PageId) {
-        let page = self.pages.remove(page.0);
+    pub(crate) fn free_page(&mut self, id: PageId) {
+        let page = self.pages.remove(id.0);
+        if page.kind == Kind::Anonymous {
+            self.cache.lazy.remove(&id);
+        }
         if page.kind != Kind::Driver {
             self.cache.frames -= 1;
         }
@@ -329,8 +339,8 @@ impl<M: Mmu> Engine<M> {
     /// (`change_protection`). Stores are permitted again by a fault.
     pub(crate) fn change_protection(&mut self, space: SpaceId, area: &Area<M::Frame>) {
         let pages = self.pages_of(area.start, area.end);
-        let user = area.flags.intersects(crate::Flags::ACCESS);
-        let write = area.flags.contains(crate::Flags::WRITE);
+        let user = area.flags.intersects(Flags::ACCESS);
+        let write = area.flags.contains(Flags::WRITE);
         let table = &mut self.space_mut(space).table;
         let mut from = pages.start;
         while let Some((at, entry)) = table.next(from).filter(|(at, _)| *at < pages.end) {

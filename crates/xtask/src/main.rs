@@ -6,6 +6,7 @@
 #![forbid(unsafe_code)]
 
 mod aarch64;
+mod differential;
 mod kernel;
 mod packages;
 mod run;
@@ -35,6 +36,8 @@ enum Task {
     Test,
     /// Builds the drivers as a kernel module; boots and tests it in QEMU
     Kernel(kernel::KernelArgs),
+    /// Compares the memory engine with the kernel, by random operations
+    Differential(differential::DifferentialArgs),
     /// Type-checks everything for aarch64
     Aarch64,
     /// Installs what the tests need from the system, or prints how
@@ -45,6 +48,7 @@ fn main() -> ExitCode {
     let done = match Arguments::parse().task {
         Task::Test => test::run(),
         Task::Kernel(arguments) => kernel::run(&arguments),
+        Task::Differential(arguments) => differential::run(&arguments),
         Task::Aarch64 => aarch64::run(),
         Task::Packages => packages::ensure(),
     };

@@ -10,7 +10,7 @@ use tempfile::TempDir;
 
 use crate::{
     Answer,
-    operations::{FILES, Operation, WINDOW},
+    operations::{FILES, Kernel, Operation, WINDOW},
 };
 
 pub struct Native {
@@ -18,7 +18,7 @@ pub struct Native {
     input: Option<ChildStdin>,
     output: BufReader<ChildStdout>,
     page_size: u64,
-    recent: bool,
+    kernel: Kernel,
     /// Holds the program.
     _directory: TempDir,
 }
@@ -43,16 +43,17 @@ impl Native {
         let input = child.stdin.take();
         let mut output = BufReader::new(child.stdout.take().expect("a pipe"));
         let page_size = word(&mut output);
-        Native { child, input, output, page_size, recent: is_recent(), _directory: directory }
+        let kernel = Kernel { is_recent: is_recent(), locks_all: word(&mut output) == 1 };
+        Native { child, input, output, page_size, kernel, _directory: directory }
     }
 
     pub fn page_size(&self) -> u64 {
         self.page_size
     }
 
-    /// Whether the kernel merges and moves areas as the engine does: Linux 6.17 on.
-    pub fn is_recent(&self) -> bool {
-        self.recent
+    /// What can be compared with it.
+    pub fn kernel(&self) -> Kernel {
+        self.kernel
     }
 
     pub fn run(&mut self, operations: &[Operation]) -> Vec<Answer> {

@@ -58,10 +58,17 @@ pub enum Operation {
         at: u64,
         len: u64,
     },
+    /// `on_fault`: 1 for `MLOCK_ONFAULT`.
     Lock {
         process: u64,
         at: u64,
         len: u64,
+        on_fault: u64,
+    },
+    /// `flags` as of `mlockall`; 0: `munlockall`.
+    LockEverything {
+        process: u64,
+        flags: u64,
     },
     Unlock {
         process: u64,
@@ -96,8 +103,6 @@ pub enum Operation {
     Contents {
         process: u64,
     },
-    /// Differs for certain.
-    Differ,
 }
 
 impl Operation {
@@ -112,6 +117,7 @@ impl Operation {
             | Advise { process, .. }
             | Resident { process, .. }
             | Lock { process, .. }
+            | LockEverything { process, .. }
             | Unlock { process, .. }
             | Load { process, .. }
             | Store { process, .. }
@@ -119,7 +125,7 @@ impl Operation {
             | Exit { process }
             | Maps { process }
             | Contents { process } => process,
-            Truncate { .. } | Differ => 0,
+            Truncate { .. } => 0,
         }
     }
 
@@ -137,9 +143,9 @@ impl Operation {
             Remap { at, len, new_len, flags, to, .. } => [3, process, at, len, new_len, flags, to],
             Sync { at, len, flags, .. } => range(4, at, len, flags),
             Advise { at, len, advice, .. } => range(5, at, len, advice),
-            Differ => range(5, 0, 0, 9999),
             Resident { at, len, .. } => range(6, at, len, 0),
-            Lock { at, len, .. } => range(7, at, len, 0),
+            Lock { at, len, on_fault, .. } => range(7, at, len, on_fault),
+            LockEverything { flags, .. } => range(16, 0, 0, flags),
             Unlock { at, len, .. } => range(8, at, len, 0),
             Load { at, len, .. } => range(9, at, len, 0),
             Store { at, len, value, .. } => range(10, at, len, value),
@@ -197,12 +203,37 @@ fn range(random: &mut Random) -> (u64, u64) {
 /// Sequences are made for pages of this size, and scaled to the machine's.
 pub const PAGE: u64 = 4096;
 
+/// What sequences leave out where the kernel is not one to compare with.
+#[derive(Clone, Copy, Debug)]
+pub struct Kernel {
+    /// It merges and moves areas as the engine does: Linux 6.17 on. Otherwise no `mremap`.
+    pub is_recent: bool,
+    /// It lets all memory be locked. Otherwise no `mlockall`.
+    pub locks_all: bool,
+}
+
+impl Kernel {
+    fn is_comparable(&self, operation: &Operation) -> bool {
+        match operation {
+            Operation::Remap { .. } => self.is_recent,
+            Operation::LockEverything { .. } => self.locks_all,
+            _ => true,
+        }
+    }
+}
+
+const DONT_NEED: u64 = 4;
+const FREE: u64 = 8;
+const PAGE_OUT: u64 = 21;
+
 /// A sequence that ends with a look at everything.
-pub fn sequence(random: &mut Random, length: usize, remaps: bool) -> Vec<Operation> {
+pub fn sequence(random: &mut Random, length: usize, kernel: Kernel) -> Vec<Operation> {
     // Which processes there are; who forked deeper than twice does not fork again.
     let mut depth: BTreeMap<u64, u32> = BTreeMap::from([(0, 0)]);
     let mut next_child = 1;
     let mut all = Vec::new();
+    // Which pages `MADV_PAGEOUT` finds depends on the machine, and `mincore` tells.
+    let pages_out = random.one_in(2);
     while all.len() < length {
         let alive: Vec<u64> = depth.keys().copied().collect();
         let process = if random.one_in(3) { random.pick(&alive) } else { 0 };
@@ -218,10 +249,19 @@ pub fn sequence(random: &mut Random, length: usize, remaps: bool) -> Vec<Operati
             continue;
         }
         let operation = operation(random, process);
-        if matches!(operation, Operation::Remap { .. }) && !remaps {
+        let left_out = match operation {
+            Operation::Advise { advice: PAGE_OUT, .. } => !pages_out,
+            Operation::Resident { .. } => pages_out,
+            _ => !kernel.is_comparable(&operation),
+        };
+        if left_out {
             continue;
         }
         all.push(operation);
+        if let Operation::Advise { at, len, advice: FREE, .. } = operation {
+            // Whether the pages are gone now depends on the machine's memory.
+            all.push(Operation::Advise { process, at, len, advice: DONT_NEED });
+        }
         match operation {
             Operation::Load { .. } | Operation::Store { .. } | Operation::Resident { .. } => {}
             _ if random.one_in(2) => all.push(Operation::Maps { process }),
@@ -248,11 +288,18 @@ fn operation(random: &mut Random, process: u64) -> Operation {
         46..=55 => remap(random, process, at, len),
         56..=57 => Operation::Sync { process, at, len, flags: random.pick(&[0, 1, 2, 4, 5, 6]) },
         58..=65 => {
-            let advice = random.pick(&[0, 1, 2, 4, 4, 4, 9, 10, 11, 16, 17, 18, 19]);
+            let advice = random.pick(&[
+                0, 1, 2, DONT_NEED, DONT_NEED, FREE, 9, 10, 11, 16, 17, 18, 19, 20, PAGE_OUT, 22,
+                22, 23, 23, 24,
+            ]);
             Operation::Advise { process, at, len, advice }
         }
         66..=67 => Operation::Resident { process, at, len },
-        68 => Operation::Lock { process, at, len },
+        68 => match random.below(12) {
+            0 => Operation::LockEverything { process, flags: random.below(8) },
+            1 => Operation::LockEverything { process, flags: 0 },
+            _ => Operation::Lock { process, at, len, on_fault: random.below(2) },
+        },
         69 => Operation::Unlock { process, at, len },
         70..=77 => Operation::Load { process, at: random.below(WINDOW * PAGE - 8), len: 8 },
         78..=97 => {
@@ -274,7 +321,9 @@ fn map(random: &mut Random, process: u64, at: u64, len: u64) -> Operation {
     const ANONYMOUS: u64 = 0x20;
     const NO_REPLACE: u64 = 0x10_0000;
     let protection = random.pick(&[3, 3, 3, 1, 1, 0, 2, 5, 7]);
-    let fixed = if random.one_in(6) { NO_REPLACE } else { FIXED };
+    const POPULATE: u64 = 0x8000;
+    const LOCKED: u64 = 0x2000;
+    let fixed = random.pick(&[NO_REPLACE, 0, FIXED, FIXED, FIXED, FIXED, FIXED, FIXED]);
     let sharing = random.pick(&[SHARED, PRIVATE]);
     let (mut flags, file, mut offset) = match random.below(8) {
         0..=3 => (ANONYMOUS | PRIVATE, 9, 0),
@@ -287,6 +336,11 @@ fn map(random: &mut Random, process: u64, at: u64, len: u64) -> Operation {
         ),
     };
     flags |= fixed;
+    match random.below(24) {
+        0 | 1 => flags |= POPULATE,
+        2 => flags |= LOCKED,
+        _ => {}
+    }
     if random.one_in(50) {
         offset += 1;
     }
@@ -294,20 +348,30 @@ fn map(random: &mut Random, process: u64, at: u64, len: u64) -> Operation {
 }
 
 fn remap(random: &mut Random, process: u64, at: u64, len: u64) -> Operation {
+    const MAY_MOVE: u64 = 1;
     const MOVE_HERE: u64 = 3;
+    const KEEP: u64 = 4;
     let left = WINDOW * PAGE - at;
     let new_len = match random.below(4) {
         0 => len,
         1 => len / 2,
         _ => (len + random.below(4) * PAGE).min(left),
     };
-    if random.one_in(3) {
-        return Operation::Remap { process, at, len, new_len, flags: 0, to: 0 };
+    match random.below(9) {
+        0..=2 => return Operation::Remap { process, at, len, new_len, flags: 0, to: 0 },
+        3 => return Operation::Remap { process, at, len, new_len, flags: MAY_MOVE, to: 0 },
+        _ => {}
     }
     let (len, new_len) = if random.one_in(2) { (len, len) } else { (len, new_len) };
     let pages = new_len.div_ceil(PAGE).max(1);
     let to = random.below(WINDOW - pages.min(WINDOW) + 1) * PAGE;
-    Operation::Remap { process, at, len, new_len, flags: MOVE_HERE, to }
+    let flags = match random.below(12) {
+        0 => MAY_MOVE | KEEP,
+        1 | 2 => MOVE_HERE | KEEP,
+        _ => MOVE_HERE,
+    };
+    let len = if random.one_in(16) { 0 } else { len };
+    Operation::Remap { process, at, len, new_len, flags, to }
 }
 
 /// Whether every process that acts is there, which leaving parts out may break.

@@ -6,8 +6,8 @@ use std::{collections::BTreeMap, sync::Arc};
 use devmap_backend_sim::{Failures, Machine, PageFrame};
 use devmap_driver::{Errno, PageSize, Protection, Sharing};
 use devmap_mm::{
-    Advice, Engine, Fatal, File, FileMode, Limits, MapRequest, ObjectSpec, Placement, RemapRequest,
-    RemapTo, SpaceId, SyncFlags,
+    Advice, Engine, Fatal, File, FileMode, Limits, LockAll, MapRequest, ObjectSpec, Placement,
+    RemapRequest, RemapTo, Residency, SpaceId, SyncFlags,
 };
 
 use crate::{
@@ -15,7 +15,17 @@ use crate::{
     operations::{BASE, FILES, Operation, WINDOW},
 };
 
+/// By which rules the simulation goes.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Rules {
+    /// The engine's.
+    Engine,
+    /// `mprotect` says that it is done and does nothing: for the tests of the comparison.
+    ProtectsNothing,
+}
+
 struct Simulated {
+    rules: Rules,
     page: u64,
     engine: Engine<Machine>,
     files: Vec<Arc<File<PageFrame>>>,
@@ -23,7 +33,7 @@ struct Simulated {
 }
 
 /// Runs a sequence on a fresh simulation.
-pub fn run(page: u64, operations: &[Operation]) -> Vec<Answer> {
+pub fn run(page: u64, operations: &[Operation], rules: Rules) -> Vec<Answer> {
     let page_size = PageSize::new(page).expect("a page size");
     let machine = Machine::new(page_size, Failures::default());
     let mut engine = Engine::new(machine, Limits::default());
@@ -34,7 +44,7 @@ pub fn run(page: u64, operations: &[Operation]) -> Vec<Answer> {
     let read_only = engine.open(a.object(), FileMode::READ, None);
     let first = engine.new_space().expect("memory");
     let processes = BTreeMap::from([(0, first)]);
-    let mut simulated = Simulated { page, engine, files: vec![a, b, read_only], processes };
+    let mut simulated = Simulated { rules, page, engine, files: vec![a, b, read_only], processes };
     operations
         .iter()
         .map(|operation| {
@@ -78,28 +88,44 @@ impl Simulated {
                 let at = BASE + at;
                 let placement = match flags {
                     flags if flags & 0x10_0000 != 0 => Placement::FixedNoReplace(at),
-                    _ => Placement::Fixed(at),
+                    flags if flags & 0x10 != 0 => Placement::Fixed(at),
+                    _ => Placement::Hint(at),
+                };
+                let residency = match flags {
+                    flags if flags & 0x2000 != 0 => Residency::Locked,
+                    flags if flags & 0x8000 != 0 => Residency::Populated,
+                    _ => Residency::OnUse,
                 };
                 let sharing = if flags & 1 != 0 { Sharing::Shared } else { Sharing::Private };
                 let mut request = MapRequest::new(len)
                     .at(placement)
                     .protection(protection(bits))
-                    .sharing(sharing);
+                    .sharing(sharing)
+                    .residency(residency);
                 if let Some(file) = self.files.get(file as usize) {
                     request = request.file(file, offset);
                 } else if offset % self.page != 0 {
                     return answer(Err(Errno::EINVAL.raw()));
                 }
-                answer(engine.map(space, &request).map(|at| at - BASE).map_err(Errno::raw))
+                let at = engine.map(space, &request);
+                self.place(space, at, len)
             }
             Unmap { at, len, .. } => done(engine.unmap(space, BASE + at, len)),
+            Protect { .. } if self.rules == Rules::ProtectsNothing => answer(Ok(0)),
             Protect { at, len, protection: bits, .. } => {
                 done(engine.protect(space, BASE + at, len, protection(bits)))
             }
             Remap { at, len, new_len, flags, to, .. } => {
-                let to = if flags & 2 != 0 { RemapTo::Fixed(BASE + to) } else { RemapTo::Here };
+                let to = match flags {
+                    0 => RemapTo::Here,
+                    1 => RemapTo::Anywhere,
+                    5 => RemapTo::Beside(BASE + to),
+                    7 => RemapTo::BesideFixed(BASE + to),
+                    _ => RemapTo::Fixed(BASE + to),
+                };
                 let request = RemapRequest { start: BASE + at, old_len: len, new_len, to };
-                answer(engine.remap(space, &request).map(|at| at - BASE).map_err(Errno::raw))
+                let at = engine.remap(space, &request);
+                self.place(space, at, new_len)
             }
             Sync { at, len, flags, .. } => {
                 let flags = SyncFlags {
@@ -113,12 +139,24 @@ impl Simulated {
                 Some(advice) => done(engine.advise(space, BASE + at, len, advice)),
                 None => answer(Err(Errno::EINVAL.raw())),
             },
-            Differ => answer(Ok(0)),
             Resident { at, len, .. } => match engine.resident(space, BASE + at, len) {
                 Ok(pages) => Answer { result: 0, bytes: pages.into_iter().map(u8::from).collect() },
                 Err(errno) => answer(Err(errno.raw())),
             },
-            Lock { at, len, .. } => done(engine.lock(space, BASE + at, len)),
+            Lock { at, len, on_fault: 0, .. } => done(engine.lock(space, BASE + at, len)),
+            Lock { at, len, .. } => done(engine.lock_on_fault(space, BASE + at, len)),
+            LockEverything { flags: 0, .. } => {
+                engine.unlock_all(space);
+                answer(Ok(0))
+            }
+            LockEverything { flags, .. } => {
+                let which = LockAll {
+                    current: flags & 1 != 0,
+                    future: flags & 2 != 0,
+                    on_fault: flags & 4 != 0,
+                };
+                done(engine.lock_all(space, which))
+            }
             Unlock { at, len, .. } => done(engine.unlock(space, BASE + at, len)),
             Load { at, len, .. } => {
                 let mut bytes = vec![0; len as usize];
@@ -149,6 +187,18 @@ impl Simulated {
             Contents { .. } => {
                 Answer { result: 0, bytes: self.contents(space).to_ne_bytes().to_vec() }
             }
+        }
+    }
+
+    /// Where a map came to lie in the window. One that was put elsewhere is undone.
+    fn place(&mut self, space: SpaceId, at: Result<u64, Errno>, len: u64) -> Answer {
+        match at {
+            Ok(at) if (BASE..BASE + WINDOW * self.page).contains(&at) => answer(Ok(at - BASE)),
+            Ok(at) => {
+                self.engine.unmap(space, at, len).expect("it was just mapped");
+                answer(Err(2000))
+            }
+            Err(errno) => answer(Err(errno.raw())),
         }
     }
 

@@ -1,8 +1,11 @@
 //! `madvise(2)`: the advice that has a meaning here.
 
-use devmap_driver::Errno;
+use alloc::vec::Vec;
+use core::ops::Range;
 
-use crate::{Area, Engine, Flags, Mmu, SpaceId};
+use devmap_driver::{Access, Errno};
+
+use crate::{Area, Engine, Entry, Fatal, Flags, Mmu, SpaceId, Table, page::Kind};
 
 /// What a program says of a range.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -17,6 +20,11 @@ pub enum Advice {
     WillNeed,
     /// `MADV_DONTNEED`: the pages go; anonymous ones are zeros at the next access.
     DontNeed,
+    /// `MADV_DONTNEED_LOCKED`: the same, of locked memory too.
+    DontNeedLocked,
+    /// `MADV_FREE`: private anonymous pages may be taken when memory runs short, unless they
+    /// are written before.
+    Free,
     /// `MADV_REMOVE`: a hole in the object.
     Remove,
     /// `MADV_DONTFORK`.
@@ -31,6 +39,14 @@ pub enum Advice {
     WipeOnFork,
     /// `MADV_KEEPONFORK`.
     KeepOnFork,
+    /// `MADV_COLD`: the first to be evicted.
+    Cold,
+    /// `MADV_PAGEOUT`: evicted at once, where that can be.
+    PageOut,
+    /// `MADV_POPULATE_READ`: every page is faulted in as by a load.
+    PopulateRead,
+    /// `MADV_POPULATE_WRITE`: every page is faulted in as by a store.
+    PopulateWrite,
 }
 
 impl Advice {
@@ -42,6 +58,7 @@ impl Advice {
             2 => Advice::Sequential,
             3 => Advice::WillNeed,
             4 => Advice::DontNeed,
+            8 => Advice::Free,
             9 => Advice::Remove,
             10 => Advice::DontFork,
             11 => Advice::DoFork,
@@ -49,6 +66,11 @@ impl Advice {
             17 => Advice::DoDump,
             18 => Advice::WipeOnFork,
             19 => Advice::KeepOnFork,
+            20 => Advice::Cold,
+            21 => Advice::PageOut,
+            22 => Advice::PopulateRead,
+            23 => Advice::PopulateWrite,
+            24 => Advice::DontNeedLocked,
             _ => return None,
         })
     }
@@ -70,7 +92,7 @@ impl Advice {
             Advice::WipeOnFork if area.file.is_some() => return Some(Err(Errno::EINVAL)),
             Advice::WipeOnFork => old.union(Flags::WIPEONFORK),
             Advice::KeepOnFork => old.without(Flags::WIPEONFORK),
-            Advice::WillNeed | Advice::DontNeed | Advice::Remove => return None,
+            _ => return None,
         }))
     }
 }
@@ -82,7 +104,7 @@ impl<M: Mmu> Engine<M> {
     /// `EINVAL`: the address is no multiple of a page, or the advice does not suit an
     /// area. `ENOMEM`: a part of the range is not mapped, or there would be too many
     /// areas. `EACCES`: a hole in what may not be written. `EBADF`: read-ahead of
-    /// anonymous memory.
+    /// anonymous memory. `EFAULT`: a page to be made present cannot be had.
     pub fn advise(
         &mut self,
         space: SpaceId,
@@ -98,6 +120,11 @@ impl<M: Mmu> Engine<M> {
             return Err(Errno::EINVAL);
         }
         let end = start.checked_add(aligned).ok_or(Errno::EINVAL)?;
+        match advice {
+            Advice::PopulateRead => return self.fault_in(space, start, end, Access::Read),
+            Advice::PopulateWrite => return self.fault_in(space, start, end, Access::Write),
+            _ => {}
+        }
         let mut result = Ok(());
         let mut at = start;
         while at < end {
@@ -129,13 +156,14 @@ impl<M: Mmu> Engine<M> {
             }
             return Ok(());
         }
-        let locked = area.flags.contains(Flags::LOCKED);
+        let locked = area.flags.contains(Flags::LOCKED) && advice != Advice::DontNeedLocked;
+        let pages = self.pages_of(start, end);
+        let first = area.page_offset_at(start, self.page_size());
+        let indices = first..first + (pages.end - pages.start);
         match advice {
             Advice::WillNeed => {
                 let file = area.file().ok_or(Errno::EBADF)?;
-                let first = area.page_offset_at(start, self.page_size());
-                self.read_ahead(file, first..first + self.page_size().page_of(end - start));
-                Ok(())
+                self.read_ahead(file, indices);
             }
             Advice::Remove => {
                 let file = area.file().filter(|_| !locked).ok_or(Errno::EINVAL)?;
@@ -145,16 +173,82 @@ impl<M: Mmu> Engine<M> {
                 if self.objects.get(file.object.0).spec.size.is_none() || file.content.is_some() {
                     return Err(Errno::EOPNOTSUPP);
                 }
-                let first = area.page_offset_at(start, self.page_size());
-                let pages = first..first + self.page_size().page_of(end - start);
-                self.punch_hole(file.object, pages);
-                Ok(())
+                self.punch_hole(file.object, indices);
             }
-            _ if locked || area.flags.contains(Flags::PFNMAP) => Err(Errno::EINVAL),
-            _ => {
-                self.zap_range(space, self.pages_of(start, end));
-                Ok(())
+            _ if locked || area.flags.contains(Flags::PFNMAP) => return Err(Errno::EINVAL),
+            Advice::Free if area.file.is_some() => return Err(Errno::EINVAL),
+            Advice::Free => self.free_later(space, pages),
+            Advice::Cold => self.age(space, pages),
+            Advice::PageOut => self.page_out(space, pages),
+            _ => self.zap_range(space, pages),
+        }
+        Ok(())
+    }
+
+    /// Faults every page of a range in (`madvise_populate`). Pages before the one that
+    /// cannot be had stay.
+    fn fault_in(
+        &mut self,
+        space: SpaceId,
+        start: u64,
+        end: u64,
+        access: Access,
+    ) -> Result<(), Errno> {
+        let needs = if access == Access::Write { Flags::WRITE } else { Flags::READ };
+        for page in self.pages_of(start, end) {
+            let address = page * self.page_bytes();
+            let area = self.space(space).areas.lookup(address).ok_or(Errno::ENOMEM)?;
+            if !area.flags.contains(needs) || area.flags.intersects(Flags::IO.union(Flags::PFNMAP))
+            {
+                return Err(Errno::EINVAL);
             }
+            let entry = self.space(space).table_entry(page);
+            if entry.is_none_or(|entry| access == Access::Write && !entry.writable) {
+                self.handle_fault(space, address, access).map_err(|fatal| match fatal {
+                    Fatal::OutOfMemory => Errno::ENOMEM,
+                    _ => Errno::EFAULT,
+                })?;
+            }
+        }
+        Ok(())
+    }
+
+    /// The pages have not been used (`madvise_cold`).
+    fn age(&mut self, space: SpaceId, pages: Range<u64>) {
+        let found: Vec<_> = self.entries(space, pages).collect();
+        for (at, entry) in found {
+            // The table is there, so this does not fail.
+            let _ = self.space_mut(space).table.set(at, Entry { accessed: false, ..entry });
+            self.pages.get_mut(entry.page.0).accessed = false;
+        }
+    }
+
+    /// Evicts what this range alone maps and the content can fill again
+    /// (`madvise_pageout`).
+    fn page_out(&mut self, space: SpaceId, pages: Range<u64>) {
+        let found: Vec<_> = self.entries(space, pages).collect();
+        for (_, entry) in found {
+            // One eviction may take the entries of others with it.
+            if self.pages.contains(entry.page.0) && self.pages.get(entry.page.0).mappers.len() == 1
+            {
+                self.evict_page(entry.page);
+            }
+        }
+    }
+
+    /// Marks private pages as clean, so that they may be taken (`madvise_free_pte_range`).
+    fn free_later(&mut self, space: SpaceId, pages: Range<u64>) {
+        let found: Vec<_> = self.entries(space, pages).collect();
+        for (at, entry) in found {
+            let page = self.pages.get_mut(entry.page.0);
+            if page.kind != Kind::Anonymous || page.mappers.len() > 1 {
+                continue;
+            }
+            (page.dirty, page.accessed) = (false, false);
+            self.cache.lazy.insert(entry.page);
+            let clean = Entry { accessed: false, dirty: false, ..entry };
+            // The table is there, so this does not fail.
+            let _ = self.space_mut(space).table.set(at, clean);
         }
     }
 }

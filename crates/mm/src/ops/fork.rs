@@ -20,7 +20,7 @@ impl<M: Mmu> Engine<M> {
             let wipe = area.flags.contains(Flags::WIPEONFORK);
             let anon = area.anon.filter(|_| !wipe).map(|_| self.new_anon(true));
             // Locks are not inherited.
-            let flags = area.flags.without(Flags::LOCKED);
+            let flags = area.flags.without(Flags::LOCKS);
             self.space_mut(child).areas.insert(Area { anon, flags, ..area.clone() });
             // What can fault again is not copied (vma_needs_copy).
             let copies = area.flags.contains(Flags::PFNMAP) || area.anon.is_some();

@@ -31,6 +31,19 @@ pub struct MapRequest<F> {
     protection: Protection,
     sharing: Sharing,
     file: Option<(Arc<File<F>>, u64)>,
+    residency: Residency,
+}
+
+/// What `mmap` does about the pages themselves.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum Residency {
+    /// Nothing: each comes at its first use.
+    #[default]
+    OnUse,
+    /// `MAP_POPULATE`: they are made resident, as far as they can be.
+    Populated,
+    /// `MAP_LOCKED`: the same, and they stay.
+    Locked,
 }
 
 impl<F> MapRequest<F> {
@@ -42,6 +55,7 @@ impl<F> MapRequest<F> {
             protection: Protection::READ_WRITE,
             sharing: Sharing::Private,
             file: None,
+            residency: Residency::OnUse,
         }
     }
 
@@ -61,6 +75,12 @@ impl<F> MapRequest<F> {
     #[must_use]
     pub fn sharing(self, sharing: Sharing) -> Self {
         MapRequest { sharing, ..self }
+    }
+
+    /// `MAP_POPULATE` or `MAP_LOCKED`.
+    #[must_use]
+    pub fn residency(self, residency: Residency) -> Self {
+        MapRequest { residency, ..self }
     }
 
     /// An open file from byte `offset` on, instead of anonymous memory.
@@ -98,7 +118,11 @@ impl<M: Mmu> Engine<M> {
             return Err(Errno::ENOMEM);
         }
         let start = self.get_unmapped_area(space, request.placement, len)?;
-        let mut flags = Flags::of(request.protection).union(Flags::MAYWRITE);
+        let mut flags =
+            Flags::of(request.protection).union(Flags::MAYWRITE).union(self.space(space).lock_new);
+        if request.residency == Residency::Locked {
+            flags = flags.union(Flags::LOCKED);
+        }
         if request.sharing == Sharing::Shared {
             flags = flags.union(Flags::SHARED).union(Flags::MAYSHARE);
         }
@@ -118,6 +142,9 @@ impl<M: Mmu> Engine<M> {
         if !flags.contains(Flags::SHARED) && flags.contains(Flags::WRITE) {
             flags = flags.union(Flags::ACCOUNT);
         }
+        if flags.intersects(Flags::SPECIAL) {
+            flags = flags.without(Flags::LOCKS);
+        }
         self.do_unmap(space, start, start + len)?;
         let file = file.map(|file| {
             let _count = self.objects.get(file.object.0).maps.clone();
@@ -131,11 +158,15 @@ impl<M: Mmu> Engine<M> {
         self.remap_frames(space, start, flags, remapped).inspect_err(|_| {
             self.remove_areas(space, start, end);
         })?;
+        if flags.contains(Flags::LOCKED) || request.residency == Residency::Populated {
+            // A page that cannot be had is told at its use.
+            let _ = self.populate(space, start, end);
+        }
         Ok(start)
     }
 
     /// Chooses the address (`get_unmapped_area`).
-    fn get_unmapped_area(
+    pub(crate) fn get_unmapped_area(
         &self,
         space: SpaceId,
         placement: Placement,
@@ -159,11 +190,11 @@ impl<M: Mmu> Engine<M> {
                 Ok(start)
             }
             Placement::Hint(hint) => {
-                let hint = self.page_align(hint);
                 // The lowest pages are for no one (vm.mmap_min_addr).
                 let low = self.page_align(0x10000);
-                if hint >= low && fits(hint) && is_free(hint) {
-                    return Ok(hint);
+                let near = (hint - hint % self.page_bytes()).max(low);
+                if hint > 0 && fits(near) && is_free(near) {
+                    return Ok(near);
                 }
                 areas.highest_gap(low, task_size, len).ok_or(Errno::ENOMEM)
             }

@@ -4,7 +4,7 @@
 pub(crate) mod advise;
 pub(crate) mod fault;
 mod fork;
-mod lock;
+pub(crate) mod lock;
 pub(crate) mod map;
 mod mincore;
 mod protect;

@@ -3,7 +3,7 @@
 use devmap_driver::Errno;
 
 use crate::{
-    Area, Engine, Flags, Mmu, SpaceId, Table,
+    Area, Engine, Flags, Mmu, Placement, SpaceId, Table,
     merge::{Origin, Proposal},
 };
 
@@ -16,6 +16,27 @@ pub enum RemapTo {
     Anywhere,
     /// `MREMAP_MAYMOVE | MREMAP_FIXED`: to this address, in place of what is there.
     Fixed(u64),
+    /// `MREMAP_MAYMOVE | MREMAP_DONTUNMAP`: the pages go to this address if it is free, or
+    /// anywhere; the old map stays, without them.
+    Beside(u64),
+    /// `MREMAP_MAYMOVE | MREMAP_DONTUNMAP | MREMAP_FIXED`: the same, to this address in
+    /// place of what is there.
+    BesideFixed(u64),
+}
+
+impl RemapTo {
+    /// The address that it names (`vrm_implies_new_addr`).
+    fn target(self) -> Option<u64> {
+        match self {
+            RemapTo::Here | RemapTo::Anywhere => None,
+            RemapTo::Fixed(to) | RemapTo::Beside(to) | RemapTo::BesideFixed(to) => Some(to),
+        }
+    }
+
+    /// `MREMAP_DONTUNMAP`.
+    fn keeps(self) -> bool {
+        matches!(self, RemapTo::Beside(_) | RemapTo::BesideFixed(_))
+    }
 }
 
 /// A call of `mremap`.
@@ -45,16 +66,16 @@ impl<M: Mmu> Engine<M> {
         let RemapRequest { start, to, .. } = *request;
         self.check_remap(space, start, old_len, new_len, to)?;
         match to {
-            RemapTo::Fixed(target) if old_len == new_len => {
-                self.move_range(space, start, old_len, target)
-            }
-            RemapTo::Fixed(target) => {
-                self.check_area(space, start, old_len, new_len, true)?;
-                self.move_to(space, start, old_len, new_len, target)
+            RemapTo::Fixed(_) | RemapTo::BesideFixed(_) if old_len == new_len => {
+                self.move_range(space, start, old_len, to)
             }
             RemapTo::Here | RemapTo::Anywhere => {
-                self.check_area(space, start, old_len, new_len, false)?;
+                self.check_area(space, start, old_len, new_len, to)?;
                 self.resize(space, start, old_len, new_len, to)
+            }
+            _ => {
+                self.check_area(space, start, old_len, new_len, to)?;
+                self.move_to(space, start, old_len, new_len, to)
             }
         }
     }
@@ -72,10 +93,11 @@ impl<M: Mmu> Engine<M> {
         if !page_size.is_aligned(start) || new_len == 0 || new_len > task_size {
             return Err(Errno::EINVAL);
         }
-        let RemapTo::Fixed(target) = to else { return Ok(()) };
+        let Some(target) = to.target() else { return Ok(()) };
         let old_end = start.checked_add(old_len).ok_or(Errno::EINVAL)?;
         if target > task_size - new_len
             || !page_size.is_aligned(target)
+            || (to.keeps() && old_len != new_len)
             || (old_end > target && target + new_len > start)
         {
             return Err(Errno::EINVAL);
@@ -93,20 +115,24 @@ impl<M: Mmu> Engine<M> {
         start: u64,
         mut old_len: u64,
         new_len: u64,
-        moves: bool,
+        to: RemapTo,
     ) -> Result<(), Errno> {
         let area = self.space(space).areas.lookup(start).ok_or(Errno::EFAULT)?;
-        if new_len <= old_len && !moves {
+        if new_len <= old_len && to.target().is_none() {
             return Ok(());
         }
+        let fixed = area.flags.intersects(Flags::DONTEXPAND.union(Flags::PFNMAP));
         if old_len == 0 && !area.flags.intersects(Flags::SHARED.union(Flags::MAYSHARE)) {
+            return Err(Errno::EINVAL);
+        }
+        if to.keeps() && fixed {
             return Err(Errno::EINVAL);
         }
         old_len = old_len.min(new_len);
         if old_len > area.end - start {
             return Err(Errno::EFAULT);
         }
-        if new_len > old_len && area.flags.intersects(Flags::DONTEXPAND.union(Flags::PFNMAP)) {
+        if new_len > old_len && fixed {
             return Err(Errno::EFAULT);
         }
         Ok(())
@@ -118,37 +144,44 @@ impl<M: Mmu> Engine<M> {
         space: SpaceId,
         start: u64,
         len: u64,
-        target: u64,
+        to: RemapTo,
     ) -> Result<u64, Errno> {
         let end = start + len;
+        let target = to.target().ok_or(Errno::EINVAL)?;
         let mut at = start;
         let mut seen = false;
-        loop {
+        while at < end {
             let next = self.space(space).areas.find(at).filter(|area| area.start < end);
-            let Some((from, to)) = next.map(|area| (area.start.max(start), area.end.min(end)))
-            else {
-                break;
-            };
+            let Some(area) = next else { break };
+            let (from, until) = (area.start.max(at), area.end.min(end));
             if !seen && from > start {
                 return Err(Errno::EFAULT);
             }
-            self.check_area(space, from, to - from, to - from, true)?;
-            self.move_to(space, from, to - from, to - from, target + (from - start))?;
+            let (len, target) = (until - from, target + (from - start));
+            let to = if to.keeps() { RemapTo::BesideFixed(target) } else { RemapTo::Fixed(target) };
+            self.check_area(space, from, len, len, to)?;
+            self.move_to(space, from, len, len, to)?;
             seen = true;
-            at = to;
+            at = until;
         }
         if seen { Ok(target) } else { Err(Errno::EFAULT) }
     }
 
-    /// Moves a part of an area to a fixed address (`mremap_to`).
+    /// Moves a part of an area to where the caller says (`mremap_to`).
     fn move_to(
         &mut self,
         space: SpaceId,
         start: u64,
         mut old_len: u64,
         new_len: u64,
-        target: u64,
+        to: RemapTo,
     ) -> Result<u64, Errno> {
+        let target = match to {
+            RemapTo::Beside(hint) => {
+                self.get_unmapped_area(space, Placement::Hint(hint), new_len)?
+            }
+            to => to.target().ok_or(Errno::EINVAL)?,
+        };
         self.do_unmap(space, target, target + new_len)?;
         if self.space(space).areas.lookup(start).is_none() {
             return Err(Errno::EFAULT);
@@ -157,7 +190,7 @@ impl<M: Mmu> Engine<M> {
             self.do_unmap(space, start + new_len, start + old_len)?;
             old_len = new_len;
         }
-        self.move_area(space, start, old_len, new_len, target)
+        self.move_area(space, (start, old_len), (target, new_len), to)
     }
 
     /// Resizes in place, or by a move if that is permitted (`mremap_at`).
@@ -185,9 +218,8 @@ impl<M: Mmu> Engine<M> {
         if to == RemapTo::Here {
             return Err(Errno::ENOMEM);
         }
-        let low = self.page_align(0x10000);
-        let target = areas.highest_gap(low, self.mmu.task_size(), new_len).ok_or(Errno::ENOMEM)?;
-        self.move_area(space, start, old_len, new_len, target)
+        let target = self.get_unmapped_area(space, Placement::Hint(0), new_len)?;
+        self.move_area(space, (start, old_len), (target, new_len), to)
     }
 
     /// `vma_merge_extend`.
@@ -208,14 +240,14 @@ impl<M: Mmu> Engine<M> {
         Ok(())
     }
 
-    /// `move_vma`: the new area, the entries, and the end of the old one.
+    /// `move_vma`: the new area, the entries, and the end of the old one. Ranges are where
+    /// they start, and how long they are.
     fn move_area(
         &mut self,
         space: SpaceId,
-        start: u64,
-        old_len: u64,
-        new_len: u64,
-        target: u64,
+        (start, old_len): (u64, u64),
+        (target, new_len): (u64, u64),
+        to: RemapTo,
     ) -> Result<u64, Errno> {
         if self.space(space).areas.len() >= self.limits.areas - 3 {
             return Err(Errno::ENOMEM);
@@ -238,9 +270,12 @@ impl<M: Mmu> Engine<M> {
             anon: area.anon,
             origin: Origin::Area,
         };
-        self.add_range(space, proposal);
-        self.move_entries(space, start, old_len, target)?;
-        if old_len > 0 {
+        self.copy_entries_to(space, start, old_len, target)?;
+        let holder = self.add_range(space, proposal);
+        self.zap_range(space, self.pages_of(start, start + old_len));
+        if to.keeps() {
+            self.keep_empty(space, (start, old_len), holder);
+        } else if old_len > 0 {
             self.do_unmap(space, start, start + old_len)?;
         }
         if new_len > old_len && area.flags.contains(Flags::LOCKED) {
@@ -249,8 +284,20 @@ impl<M: Mmu> Engine<M> {
         Ok(target)
     }
 
-    /// `move_page_tables`.
-    fn move_entries(
+    /// The old area, without its pages: it is not locked any more, and if all of it moved it
+    /// is as new (`dontunmap_complete`).
+    fn keep_empty(&mut self, space: SpaceId, (start, len): (u64, u64), holder: u64) {
+        let old = self.space(space).areas.lookup(start).map(|area| area.start);
+        let area = old.and_then(|old| self.space_mut(space).areas.get_mut(old));
+        let Some(area) = area else { return };
+        area.flags = area.flags.without(Flags::LOCKS);
+        if area.start != holder && (area.start, area.end) == (start, start + len) {
+            area.anon = None;
+        }
+    }
+
+    /// The entries of a range at `target` too, or none of them (`move_page_tables`).
+    fn copy_entries_to(
         &mut self,
         space: SpaceId,
         start: u64,
@@ -262,11 +309,11 @@ impl<M: Mmu> Engine<M> {
         let entries: alloc::vec::Vec<_> = self.entries(space, pages).collect();
         for (at, entry) in entries {
             let new = to + (at - from);
-            self.space_mut(space).table.set(new, entry)?;
-            self.add_mapper(entry.page, space, new);
-            if let Some(entry) = self.space_mut(space).table.clear(at) {
-                self.put_entry(space, at, entry);
+            if let Err(errno) = self.space_mut(space).table.set(new, entry) {
+                self.zap_range(space, to..new);
+                return Err(errno);
             }
+            self.add_mapper(entry.page, space, new);
         }
         Ok(())
     }
