@@ -26,6 +26,17 @@ pub(crate) trait WaitHook: Send + Sync {
     fn waiting(&self) -> usize {
         0
     }
+    /// Whether the caller's buffer is one of the home, so that no copy to it fails.
+    fn is_buffered(&self) -> bool {
+        false
+    }
+}
+
+/// Hears at once that a call is interrupted: its thread waits by other means than
+/// [`Waiter::park`].
+pub(crate) trait Interrupt: Send + Sync {
+    /// The call has been interrupted.
+    fn interrupt(&self);
 }
 
 /// One waiting thread.
@@ -34,6 +45,7 @@ pub(crate) struct Waiter {
     woken: Mutex<bool>,
     wake: Condvar,
     interrupted: AtomicBool,
+    hears: Mutex<Option<Arc<dyn Interrupt>>>,
 }
 
 impl Waiter {
@@ -54,6 +66,22 @@ impl Waiter {
     pub(crate) fn interrupt(&self) {
         self.interrupted.store(true, Ordering::SeqCst);
         self.wake();
+        self.tell();
+    }
+
+    /// Has `hears` told of an interruption, also of one that was before; `None` to end it.
+    pub(crate) fn set_hears(&self, hears: Option<Arc<dyn Interrupt>>) {
+        *self.hears.lock() = hears;
+        if self.is_interrupted() {
+            self.tell();
+        }
+    }
+
+    fn tell(&self) {
+        let hears = self.hears.lock().clone();
+        if let Some(hears) = hears {
+            hears.interrupt();
+        }
     }
 
     pub(crate) fn is_interrupted(&self) -> bool {
@@ -89,6 +117,11 @@ pub(crate) fn within<R>(
     let result = serve();
     CURRENT.set(None);
     result
+}
+
+/// Whether the call that this thread serves copies to a buffer of the home's own.
+pub(crate) fn is_buffered() -> bool {
+    CURRENT.with_borrow(|call| call.as_ref().is_some_and(|call| call.hook.is_buffered()))
 }
 
 /// A wait in progress; over when dropped.

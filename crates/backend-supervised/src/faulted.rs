@@ -234,7 +234,7 @@ pub(crate) fn supply(
 }
 
 /// Asks the driver for one page of the device.
-fn ask(
+pub(crate) fn ask(
     file: &OpenFile,
     page: u64,
     page_len: u64,

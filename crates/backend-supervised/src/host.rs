@@ -5,7 +5,8 @@
 //! found to be interrupted (`call`).
 
 use std::{
-    os::fd::AsFd,
+    io,
+    os::fd::{AsFd, OwnedFd},
     sync::{Arc, OnceLock, Weak},
     time::{Duration, Instant},
 };
@@ -16,8 +17,12 @@ use devmap_sys::{
     memfd,
 };
 use parking_lot::Mutex;
+use rustix::fs::SealFlags;
 
-use crate::{call, tokens::Tokens};
+use crate::{
+    call,
+    tokens::{Holder, Token, Tokens},
+};
 
 /// The supervised home's services. Clones are the same home.
 #[derive(Clone)]
@@ -57,11 +62,42 @@ impl Host {
             crate::report(format_args!("cannot make a memory of {len} bytes: {error}"));
             Errno::ENOMEM
         })?;
-        let memory = HostMemory(Arc::new(region));
+        let region = Arc::new(region);
         let mut memories = self.shared.memories.lock();
         memories.retain(|weak| weak.strong_count() > 0);
-        memories.push(Arc::downgrade(&memory.0));
-        Ok(memory)
+        memories.push(Arc::downgrade(&region));
+        Ok(HostMemory { region, token: None })
+    }
+
+    /// A memory of another process, which has given a token to map it by, and a file to
+    /// look at its locks. The same memory is the same one here.
+    ///
+    /// # Errors
+    /// Those of fstat(2); `InvalidData` unless it is whole pages that cannot shrink.
+    pub(crate) fn foreign_memory(&self, token: Token, look: OwnedFd) -> io::Result<HostMemory> {
+        let page = self.shared.page_size;
+        let tokens = Tokens::foreign(look)?;
+        let len = rustix::fs::fstat(&token.file)?.st_size.cast_unsigned();
+        let sealed = rustix::fs::fcntl_get_seals(&token.file)?.contains(SealFlags::SHRINK);
+        if !sealed || len == 0 || !page.is_aligned(len) {
+            return Err(io::ErrorKind::InvalidData.into());
+        }
+        let mut memories = self.shared.memories.lock();
+        memories.retain(|weak| weak.strong_count() > 0);
+        let same = |region: &Arc<Region>| region.tokens.identity() == tokens.identity();
+        let region = memories.iter().filter_map(Weak::upgrade).find(same).unwrap_or_else(|| {
+            let region = Arc::new(Region {
+                mapping: None,
+                pages: page.page_of(len),
+                len,
+                tokens,
+                resident: OnceLock::new(),
+            });
+            memories.push(Arc::downgrade(&region));
+            region
+        });
+        let token = Arc::new(Mutex::new(Some(Arc::new(token))));
+        Ok(HostMemory { region, token: Some(token) })
     }
 
     /// Whether a file, by device and inode number, is a memory of this home.
@@ -103,72 +139,105 @@ impl Platform for Host {
     }
 }
 
-/// One sealed memfd of exactly its size, mapped here as a whole.
+/// One sealed memfd of exactly its size.
 struct Region {
-    mapping: Mapping,
+    /// All of it, mapped here; `None` where it is another process's.
+    mapping: Option<Mapping>,
     pages: u64,
+    /// Bytes.
+    len: u64,
     tokens: Tokens,
     resident: OnceLock<bool>,
 }
 
 impl Region {
-    fn new(len: u64, pages: u64) -> std::io::Result<Region> {
-        let size =
-            usize::try_from(len).map_err(|_| std::io::Error::from_raw_os_error(libc::ENOMEM))?;
+    fn new(len: u64, pages: u64) -> io::Result<Region> {
+        let size = usize::try_from(len).map_err(|_| io::Error::from_raw_os_error(libc::ENOMEM))?;
         let file = memfd::create("devmap", len)?;
         let mapping = Mapping::new(file.as_fd(), 0, size, Protection::ReadWrite, Sharing::Shared)?;
-        Ok(Region { mapping, pages, tokens: Tokens::new(file)?, resident: OnceLock::new() })
+        let tokens = Tokens::new(file)?;
+        Ok(Region { mapping: Some(mapping), pages, len, tokens, resident: OnceLock::new() })
     }
 }
 
 /// Memory of the supervised home: a sealed memfd of exactly its size.
 #[derive(Clone)]
-pub struct HostMemory(Arc<Region>);
+pub struct HostMemory {
+    region: Arc<Region>,
+    /// The token that another process has given with this handle, until the map is made.
+    token: Option<Arc<Mutex<Option<Arc<Token>>>>>,
+}
 
 impl HostMemory {
     /// The files through which clients map it.
     pub(crate) fn tokens(&self) -> &Tokens {
-        &self.0.tokens
+        &self.region.tokens
+    }
+
+    /// The token by which `holder` maps it.
+    pub(crate) fn token(&self, holder: Holder) -> io::Result<Arc<Token>> {
+        let given = self.token.as_ref().and_then(|token| token.lock().clone());
+        given.map_or_else(|| self.region.tokens.get(holder), Ok)
+    }
+
+    /// The map has been made: a token that was given with this handle is the map's alone.
+    pub(crate) fn let_go(&self) {
+        if let Some(token) = &self.token {
+            token.lock().take();
+        }
+    }
+
+    /// A handle to be kept, which holds no token.
+    pub(crate) fn kept(&self) -> HostMemory {
+        HostMemory { region: self.region.clone(), token: None }
     }
 
     /// Keeps the pages in memory (`mlock(2)`), as `VM_RESERVED` asks; false where
-    /// the limit forbids it. Tried once.
+    /// the limit forbids it. Tried once, where the memory was made.
     pub(crate) fn keep_resident(&self) -> bool {
-        *self.0.resident.get_or_init(|| self.0.mapping.lock())
+        let lock = || self.region.mapping.as_ref().is_none_or(Mapping::lock);
+        *self.region.resident.get_or_init(lock)
     }
 
     /// Whether nobody else has a handle.
     pub(crate) fn is_last(&self) -> bool {
-        Arc::strong_count(&self.0) == 1
+        Arc::strong_count(&self.region) == 1
     }
 
     /// Whether both are handles of one memory.
     pub(crate) fn is(&self, other: &HostMemory) -> bool {
-        Arc::ptr_eq(&self.0, &other.0)
+        Arc::ptr_eq(&self.region, &other.region)
+    }
+
+    /// Where it is mapped, and an offset in it. Bytes of another process's memory are its
+    /// driver's affair.
+    fn at(&self, offset: u64) -> Result<(&Mapping, usize), Errno> {
+        let mapping = self.region.mapping.as_ref().ok_or(Errno::EINVAL)?;
+        Ok((mapping, usize::try_from(offset).map_err(|_| Errno::EINVAL)?))
     }
 }
 
 impl driver::Memory for HostMemory {
     fn pages(&self) -> u64 {
-        self.0.pages
+        self.region.pages
     }
 
     fn len(&self) -> u64 {
-        self.0.mapping.len() as u64
+        self.region.len
     }
 
     fn is_mapped(&self) -> bool {
-        self.0.tokens.is_mapped()
+        self.region.tokens.is_mapped()
     }
 
     fn read(&self, offset: u64, into: &mut [u8]) -> Result<(), Errno> {
-        let offset = usize::try_from(offset).map_err(|_| Errno::EINVAL)?;
-        self.0.mapping.read(offset, into).map_err(|_| Errno::EINVAL)
+        let (mapping, offset) = self.at(offset)?;
+        mapping.read(offset, into).map_err(|_| Errno::EINVAL)
     }
 
     fn write(&self, offset: u64, from: &[u8]) -> Result<(), Errno> {
-        let offset = usize::try_from(offset).map_err(|_| Errno::EINVAL)?;
-        self.0.mapping.write(offset, from).map_err(|_| Errno::EINVAL)
+        let (mapping, offset) = self.at(offset)?;
+        mapping.write(offset, from).map_err(|_| Errno::EINVAL)
     }
 }
 

@@ -14,6 +14,7 @@
 //! - `map`, `attach`, `tokens`, `faulted`: mmap, carried out in the program; `exchange`:
 //!   the same where a debugger holds it;
 //! - `host`, `call`: what drivers get: memory, wait queues that signals end;
+//! - `service`: the same devices for several runs, from a process of their own;
 //! - `opens`: devices, open files, release; `trace`: what a run tells.
 
 #![forbid(unsafe_code)]
@@ -37,6 +38,7 @@ mod places;
 mod pool;
 pub mod probe;
 mod run;
+mod service;
 mod sysfs;
 mod tokens;
 mod trace;
@@ -58,6 +60,7 @@ pub use erase::{AnyDevice, AnyFile, erase};
 pub use host::{Host, HostLock, HostMemory, HostWaitQueue};
 use parking_lot::Mutex;
 pub use run::{Mode, Node, Settings, run};
+pub use service::{Service, join, serve};
 pub use trace::TraceFormat;
 
 use crate::{

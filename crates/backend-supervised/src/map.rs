@@ -24,7 +24,7 @@ use crate::{
     attach::{self, Held, NotHeld},
     faulted,
     host::HostMemory,
-    notify::{self, Call},
+    notify::{self, Call, Reaper},
     opens::OpenFile,
     tokens::Token,
 };
@@ -47,6 +47,15 @@ struct Piece {
     backing: Backing,
     /// Bytes from the file's start.
     offset: u64,
+}
+
+impl Piece {
+    /// See [`HostMemory::let_go`].
+    fn let_go(&self) {
+        if let Backing::Memory(memory) = &self.backing {
+            memory.let_go();
+        }
+    }
 }
 
 /// Whose pages they are.
@@ -192,7 +201,7 @@ fn area_of(core: &Core, file: &OpenFile, request: &Request) -> Result<NewArea, E
 }
 
 /// The driver's plan, checked.
-fn plan_of(file: &OpenFile, area: &NewArea) -> Result<Plan<HostMemory>, Errno> {
+pub(crate) fn plan_of(file: &OpenFile, area: &NewArea) -> Result<Plan<HostMemory>, Errno> {
     let device = &file.device;
     let plan = device.call("mmap", |driver| driver.mmap(file.state(), area))?;
     plan.validate(area, HostMemory::pages).map_err(|error| {
@@ -250,11 +259,19 @@ fn pieces(
 
 /// `VM_RESERVED` was never swapped.
 fn keep_resident(file: &OpenFile, pieces: &[Piece]) {
-    let swappable = |piece: &Piece| match &piece.backing {
-        Backing::Memory(memory) => !memory.keep_resident(),
-        Backing::Faulted(_) => false,
-    };
-    if pieces.iter().any(swappable) {
+    let memories = pieces.iter().filter_map(|piece| match &piece.backing {
+        Backing::Memory(memory) => Some(memory),
+        Backing::Faulted(_) => None,
+    });
+    keep_memories_resident(file, memories);
+}
+
+/// As `VM_RESERVED` asks; says so where it cannot be.
+pub(crate) fn keep_memories_resident<'a>(
+    file: &OpenFile,
+    mut memories: impl Iterator<Item = &'a HostMemory>,
+) {
+    if memories.any(|memory| !memory.keep_resident()) {
         crate::report_once(format_args!(
             "{}: its memory may be swapped out: RLIMIT_MEMLOCK is too small to lock it",
             file.device.path.display()
@@ -324,8 +341,13 @@ fn carry_out(
         Ok(address) => held.set_result(*address),
         Err(error) => held.set_result(-i64::from(error.raw_os_error().unwrap_or(libc::EIO))),
     }
-    let _ = held.release();
+    // Before the program goes on: should it unmap now, nothing but its maps shall have
+    // held the memory.
     drop(files);
+    for piece in pieces {
+        piece.let_go();
+    }
+    let _ = held.release();
     core.opens.after_map(file);
     mapped
         .map(|address| Some(address.cast_unsigned()))
@@ -360,9 +382,19 @@ fn without_attaching(
 }
 
 fn token(core: &Core, file: &OpenFile, memory: &HostMemory) -> io::Result<Arc<Token>> {
-    core.reaper.watch(memory)?;
     core.set_mapped();
-    let token = memory.tokens().get((file.id, file.flags.write))?;
+    token_of(&core.reaper, file, memory)
+}
+
+/// The token by which `file` maps `memory`. It is noted before any map is made: a map that
+/// fails leaves a note that the next look removes.
+pub(crate) fn token_of(
+    reaper: &Reaper,
+    file: &OpenFile,
+    memory: &HostMemory,
+) -> io::Result<Arc<Token>> {
+    reaper.watch(memory)?;
+    let token = memory.token((file.id, file.flags.write))?;
     file.note_map(memory, token.id);
     Ok(token)
 }

@@ -30,7 +30,7 @@ use crate::{
     call::{self, WaitHook, Waiter},
     client, map,
     nodes::FIRST_OPEN,
-    opens::OpenFile,
+    opens::{OpenFile, Opens},
     trace::Event,
     trapped,
 };
@@ -405,7 +405,7 @@ impl Reaper {
     }
 
     /// Releases open files as their last maps go, for ever; for a thread of its own.
-    pub(crate) fn run(&self, core: &Core) -> io::Result<()> {
+    pub(crate) fn run(&self, opens: &Opens) -> io::Result<()> {
         let mut events = [0; 4096];
         loop {
             rustix::io::retry_on_intr(|| rustix::io::read(&self.0, &mut events))?;
@@ -413,7 +413,7 @@ impl Reaper {
             // while, in which a new event may come.
             for pause in [0, 1, 4, 16, 64, 256] {
                 std::thread::sleep(Duration::from_millis(pause));
-                if !core.opens.sweep() || is_readable(self.0.as_fd()) {
+                if !opens.sweep() || is_readable(self.0.as_fd()) {
                     break;
                 }
             }

@@ -160,11 +160,12 @@ impl OpenFile {
                 }
                 other.tokens().is_live(*other_id)
             });
-            maps.push((memory.clone(), id));
+            maps.push((memory.kept(), id));
         }
     }
 
-    fn forget_tokens(&self) {
+    /// Keeps no token at hand: from here on only maps hold them.
+    pub(crate) fn forget_tokens(&self) {
         let mut backing = self.backing.lock();
         if let Backing::Open(_) = *backing {
             *backing = Backing::Left;
@@ -286,6 +287,10 @@ impl Opens {
         closed.insert(id, file.clone());
         drop(closed);
         file.forget_tokens();
+        let _ = file.device.call("close", |driver| {
+            driver.closed(file.state());
+            Ok(())
+        });
         drop(file);
         self.sweep();
     }

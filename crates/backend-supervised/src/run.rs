@@ -104,11 +104,7 @@ impl Role for Supervised {
         let settings = self.settings.take().ok_or("prepared twice")?;
         let host = Host::new();
         let nodes = (settings.nodes)(&host)?;
-        let trace = settings.trace.as_ref().map(|(path, format)| (path.as_path(), *format));
-        let trace = Trace::new(trace, settings.stats).map_err(|error| {
-            let path = settings.trace.as_ref().map(|(path, _)| path.display().to_string());
-            format!("cannot create the trace {}: {error}", path.unwrap_or_default())
-        })?;
+        let trace = Trace::create(settings.trace.as_ref(), settings.stats)?;
         let devices = entries(nodes)?;
         let mut places = Vec::new();
         let prepared = choose(settings.mode, &devices, &mut places)?;
@@ -292,7 +288,7 @@ fn hand_over(
 
 /// Open files of devices take descriptors here: for their maps, and in trapped mode by
 /// themselves.
-fn raise_descriptor_limit() {
+pub(crate) fn raise_descriptor_limit() {
     let limit = rustix::process::getrlimit(Resource::Nofile);
     let _ = rustix::process::setrlimit(
         Resource::Nofile,
@@ -333,7 +329,7 @@ fn supervise_trapped(
 
 /// The devices with their numbers: a number that the driver leaves to its home is the
 /// next free one of the majors for local use (240, Documentation/admin-guide/devices).
-fn entries(nodes: Vec<Node>) -> Result<Vec<Arc<DeviceEntry>>, String> {
+pub(crate) fn entries(nodes: Vec<Node>) -> Result<Vec<Arc<DeviceEntry>>, String> {
     const LOCAL_MAJOR: u32 = 240;
     // Where there is no such directory, no number is known to be taken.
     let taken = std::fs::read_dir("/sys/dev/char").into_iter().flatten().flatten();
@@ -427,6 +423,10 @@ impl WaitHook for Waits {
     fn waiting(&self) -> usize {
         self.0.load(Ordering::SeqCst)
     }
+
+    fn is_buffered(&self) -> bool {
+        true
+    }
 }
 
 fn serve_requests(core: &Arc<Core>) -> Arc<Pool> {
@@ -496,7 +496,7 @@ fn watch(core: &Arc<Core>) {
     spawn(
         "devmap-reaper",
         Box::new(move || {
-            if let Err(error) = reaping.reaper.run(&reaping) {
+            if let Err(error) = reaping.reaper.run(&reaping.opens) {
                 crate::report(format_args!("cannot read inotify events: {error}"));
             }
         }),

@@ -31,7 +31,10 @@ pub(crate) type Holder = (u64, bool);
 
 /// The tokens of one memory.
 pub(crate) struct Tokens {
+    /// The memfd; where the memory is another process's, a file of it that holds no lock.
     memfd: OwnedFd,
+    /// Whether the memory, and so its tokens, are another process's.
+    foreign: bool,
     /// Device and inode number.
     identity: (u64, u64),
     next: AtomicU64,
@@ -43,9 +46,20 @@ pub(crate) struct Tokens {
 
 impl Tokens {
     pub(crate) fn new(memfd: OwnedFd) -> io::Result<Tokens> {
+        Tokens::of(memfd, false)
+    }
+
+    /// The tokens of a memory that another process makes and gives tokens of. `look` is a
+    /// file of it that holds no lock.
+    pub(crate) fn foreign(look: OwnedFd) -> io::Result<Tokens> {
+        Tokens::of(look, true)
+    }
+
+    fn of(memfd: OwnedFd, foreign: bool) -> io::Result<Tokens> {
         let stat = rustix::fs::fstat(&memfd)?;
         Ok(Tokens {
             memfd,
+            foreign,
             identity: (stat.st_dev, stat.st_ino),
             next: AtomicU64::new(0),
             cached: Mutex::default(),
@@ -60,6 +74,9 @@ impl Tokens {
 
     /// The token of `holder`.
     pub(crate) fn get(&self, holder: Holder) -> io::Result<Arc<Token>> {
+        if self.foreign {
+            return Err(io::ErrorKind::Unsupported.into());
+        }
         let mut cached = self.cached.lock();
         if let Some(token) = cached.get(&holder) {
             return Ok(token.clone());
@@ -71,6 +88,11 @@ impl Tokens {
         let token = Arc::new(Token { file, id });
         cached.insert(holder, token.clone());
         Ok(token)
+    }
+
+    /// A file of the memory that holds no lock, for reading, as [`Tokens::foreign`] wants.
+    pub(crate) fn look(&self) -> io::Result<OwnedFd> {
+        memfd::reopen(self.memfd.as_fd(), true)
     }
 
     /// Forgets the cached tokens of an open file: from here on only maps hold them.

@@ -7,8 +7,8 @@ use std::{
     collections::BTreeMap,
     fmt::Write as _,
     fs::File,
-    io::{self, Write as _},
-    path::Path,
+    io::Write as _,
+    path::{Path, PathBuf},
     time::{Duration, Instant},
 };
 
@@ -62,11 +62,20 @@ struct Stat {
 }
 
 impl Trace {
-    pub(crate) fn new(file: Option<(&Path, TraceFormat)>, stats: bool) -> io::Result<Trace> {
+    /// A trace to a file, which is made, and counts if they are wanted.
+    ///
+    /// # Errors
+    /// A message with the path.
+    pub(crate) fn create(
+        file: Option<&(PathBuf, TraceFormat)>,
+        stats: bool,
+    ) -> Result<Trace, String> {
         let sink = file
             .map(|(path, format)| {
-                let path_text = path.display().to_string();
-                File::create(path).map(|file| Sink { file, format, failed: false, path: path_text })
+                let (format, path_text) = (*format, path.display().to_string());
+                File::create(path)
+                    .map_err(|error| format!("cannot create the trace {path_text}: {error}"))
+                    .map(|file| Sink { file, format, failed: false, path: path_text })
             })
             .transpose()?;
         Ok(Trace {

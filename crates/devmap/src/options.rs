@@ -29,6 +29,10 @@ pub struct RunOptions {
     #[arg(long = "device", short = 'd', value_name = "PATH=NAME[:KEY=VALUE,...]")]
     devices: Vec<String>,
 
+    /// The socket of a `devmap serve`, whose devices this program finds too (repeat for more)
+    #[arg(long = "join", short = 'j', value_name = "SOCKET")]
+    joins: Vec<PathBuf>,
+
     /// How the paths come to be
     #[arg(long, value_enum, default_value_t = ModeArgument::Auto)]
     mode: ModeArgument,
@@ -71,7 +75,7 @@ impl From<ModeArgument> for Mode {
 }
 
 #[derive(Clone, Copy, Debug, ValueEnum)]
-enum FormatArgument {
+pub(crate) enum FormatArgument {
     /// For people
     Text,
     /// One JSON object on each line
@@ -102,11 +106,23 @@ impl RunOptions {
             Ok(specs) => specs,
             Err(message) => return fail(message),
         };
+        let joins = self.joins;
         let nodes = move |host: &Host| {
             let mut nodes = make(host)?;
             for spec in specs {
                 nodes.push(spec.node(host)?);
             }
+            for socket in joins {
+                let joined = supervised::join(host, &socket)?;
+                // Another process's paths, which may not do here.
+                for node in &joined {
+                    spec::check_path(&node.path)
+                        .map_err(|error| format!("--join {}: {error}", socket.display()))?;
+                }
+                nodes.extend(joined);
+            }
+            spec::check_distinct(nodes.iter().map(|node| node.path.as_path()))
+                .map_err(|error| error.to_string())?;
             Ok(nodes)
         };
         let mut command = self.command.into_iter();
@@ -128,11 +144,7 @@ impl RunOptions {
         for path in paths {
             spec::check_path(path).map_err(|error| error.to_string())?;
         }
-        let specs = self
-            .devices
-            .iter()
-            .map(|text| DeviceSpec::parse(text).map_err(|e| format!("--device {text}: {e}")))
-            .collect::<Result<Vec<_>, _>>()?;
+        let specs = parse_devices(&self.devices)?;
         let all = paths.iter().map(PathBuf::as_path).chain(specs.iter().map(DeviceSpec::path));
         spec::check_distinct(all.collect::<Vec<&Path>>().into_iter())
             .map_err(|error| error.to_string())?;
@@ -140,8 +152,14 @@ impl RunOptions {
     }
 }
 
+/// Parses `--device` arguments.
+pub(crate) fn parse_devices(devices: &[String]) -> Result<Vec<DeviceSpec>, String> {
+    let parse = |text: &String| DeviceSpec::parse(text).map_err(|e| format!("--device {text}: {e}"));
+    devices.iter().map(parse).collect()
+}
+
 /// Says that devmap itself failed; the status for that.
-fn fail(message: impl fmt::Display) -> u8 {
+pub(crate) fn fail(message: impl fmt::Display) -> u8 {
     eprintln!("devmap: {message}");
     DEVMAP_FAILED
 }

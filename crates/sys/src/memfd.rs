@@ -5,12 +5,13 @@ use std::fs::File;
 use std::io;
 use std::os::fd::{AsRawFd, BorrowedFd, OwnedFd};
 
-use rustix::fs::{MemfdFlags, SealFlags, fcntl_add_seals, ftruncate, memfd_create};
+use rustix::fs::{MemfdFlags, Mode, SealFlags, fchmod, fcntl_add_seals, ftruncate, memfd_create};
 use rustix::io::Errno;
 
 /// Makes a memory file of `len` bytes, zeroed, that can neither shrink nor grow
 /// (`F_SEAL_SHRINK`, `F_SEAL_GROW`), so a mapping of it never faults with
-/// SIGBUS. `name` is what `/proc/PID/maps` shows after `/memfd:`.
+/// SIGBUS. `name` is what `/proc/PID/maps` shows after `/memfd:`. Other users who are
+/// given a file of it for reading cannot open it anew for writing.
 ///
 /// # Errors
 /// Those of memfd_create(2) and ftruncate(2).
@@ -22,6 +23,7 @@ pub fn create(name: &str, len: u64) -> io::Result<OwnedFd> {
         other => other?,
     };
     ftruncate(&memory, len)?;
+    fchmod(&memory, Mode::RUSR | Mode::WUSR | Mode::RGRP | Mode::ROTH)?;
     fcntl_add_seals(&memory, SealFlags::SHRINK | SealFlags::GROW | SealFlags::SEAL)?;
     Ok(memory)
 }

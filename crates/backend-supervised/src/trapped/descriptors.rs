@@ -442,7 +442,7 @@ mod tests {
     use devmap_driver::{Open, WaitQueue};
 
     fn opens() -> Opens {
-        Opens::new(1, Arc::new(Trace::new(None, false).unwrap()))
+        Opens::new(1, Arc::new(Trace::create(None, false).unwrap()))
     }
 
     fn open(opens: &Opens, device: &Arc<DeviceEntry>, flags: i32) -> Arc<OpenFile> {

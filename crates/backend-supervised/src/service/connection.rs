@@ -1,0 +1,364 @@
+//! One joiner, as the daemon sees it: its control connection, its lanes, what it has open.
+//!
+//! What does not live here: serving a call (`calls`).
+
+use std::{
+    collections::{BTreeSet, HashMap},
+    io,
+    os::fd::OwnedFd,
+    sync::{
+        Arc, Weak,
+        atomic::{AtomicBool, Ordering},
+    },
+    time::Duration,
+};
+
+use parking_lot::{Condvar, Mutex};
+
+use super::{
+    calls,
+    daemon::{Daemon, refuse},
+    listener::Peer,
+    socket,
+    wire::{Control, LONGEST, News, Step, VERSION, decode, encode},
+};
+use crate::{
+    call::{WaitHook, Waiter},
+    host::Wake,
+    opens::OpenFile,
+};
+
+/// The most lanes of a joiner, that is calls in progress.
+const MOST_LANES: usize = 512;
+
+/// The most open files of a joiner.
+const MOST_OPENS: usize = 1 << 16;
+
+/// How long a joiner may leave a driver waiting for its caller's memory, or for room to
+/// answer: then it counts as dead. Long enough for a machine under load.
+pub(super) const PATIENCE: Duration = Duration::from_secs(10);
+
+/// A joiner.
+pub(super) struct Connection {
+    pub(super) daemon: Arc<Daemon>,
+    id: u64,
+    peer: Peer,
+    control: OwnedFd,
+    over: AtomicBool,
+    lanes: Mutex<HashMap<u32, Arc<Lane>>>,
+    /// By the daemon's number. What is not here, the joiner has not opened.
+    files: Mutex<HashMap<u64, Arc<OpenFile>>>,
+    /// Open files whose pollers are to be told.
+    wakes: Mutex<BTreeSet<u64>>,
+    some: Condvar,
+}
+
+/// A lane, as the daemon sees it.
+pub(super) struct Lane {
+    pub(super) socket: OwnedFd,
+    current: Mutex<Current>,
+}
+
+/// The call that a lane serves.
+#[derive(Default)]
+struct Current {
+    call: Option<(u32, Arc<Waiter>)>,
+    /// A call whose interruption came before it.
+    interrupted: Option<u32>,
+}
+
+impl Lane {
+    /// Interrupts a call, which may not have been received yet.
+    fn interrupt(&self, call: u32) {
+        let waiter = {
+            let mut current = self.current.lock();
+            current.interrupted = Some(call);
+            current.call.as_ref().filter(|(of, _)| *of == call).map(|(_, waiter)| waiter.clone())
+        };
+        if let Some(waiter) = waiter {
+            waiter.interrupt();
+        }
+    }
+
+    /// Interrupts the call in progress, whichever it is, and receives no other.
+    fn end(&self) {
+        socket::end(&self.socket);
+        let call = self.current.lock().call.clone();
+        if let Some((_, waiter)) = call {
+            waiter.interrupt();
+        }
+    }
+
+    /// Begins a call: what waits for it.
+    fn begin(&self, call: u32) -> Arc<Waiter> {
+        let waiter = Arc::<Waiter>::default();
+        let mut current = self.current.lock();
+        current.call = Some((call, waiter.clone()));
+        if current.interrupted == Some(call) {
+            waiter.interrupt();
+        }
+        waiter
+    }
+
+    fn done(&self) {
+        self.current.lock().call = None;
+    }
+}
+
+/// Tells the joiner when a driver begins to wait.
+struct Tells {
+    lane: Arc<Lane>,
+    told: AtomicBool,
+}
+
+impl WaitHook for Tells {
+    fn begin(&self, _waiter: &Arc<Waiter>) {
+        if !self.told.swap(true, Ordering::Relaxed) {
+            let mut buffer = Vec::with_capacity(8);
+            // A joiner that is gone does not wait.
+            let _ = socket::send(&self.lane.socket, encode(&Step::Waiting, &mut buffer), &[]);
+        }
+    }
+
+    fn end(&self, _waiter: &Arc<Waiter>) {}
+}
+
+impl Connection {
+    /// Serves a joiner on threads of its own.
+    pub(super) fn start(
+        daemon: &Arc<Daemon>,
+        id: u64,
+        control: OwnedFd,
+        peer: Peer,
+    ) -> io::Result<Arc<Connection>> {
+        socket::limit_sends(&control, PATIENCE)?;
+        let connection = Arc::new(Connection {
+            daemon: daemon.clone(),
+            id,
+            peer,
+            control,
+            over: AtomicBool::new(false),
+            lanes: Mutex::default(),
+            files: Mutex::default(),
+            wakes: Mutex::default(),
+            some: Condvar::new(),
+        });
+        let (hearing, telling) = (connection.clone(), connection.clone());
+        spawn("devmap-news", move || telling.tell())?;
+        spawn("devmap-control", move || {
+            hearing.hear();
+            hearing.end();
+            hearing.daemon.remove(hearing.id);
+        })
+        .inspect_err(|_| connection.end())?;
+        Ok(connection)
+    }
+
+    pub(super) fn peer(&self) -> Peer {
+        self.peer
+    }
+
+    /// Whether it has ended.
+    pub(super) fn is_over(&self) -> bool {
+        self.over.load(Ordering::SeqCst)
+    }
+
+    /// Ends it: its calls are interrupted, and what it has open is released when they have
+    /// ended and nothing is mapped any more.
+    pub(super) fn end(&self) {
+        self.over.store(true, Ordering::SeqCst);
+        socket::end(&self.control);
+        let wakes = self.wakes.lock();
+        self.some.notify_all();
+        drop(wakes);
+        let lanes: Vec<_> = self.lanes.lock().drain().collect();
+        lanes.iter().for_each(|(_, lane)| lane.end());
+        let files: Vec<_> = self.files.lock().drain().collect();
+        for (id, file) in files {
+            drop(file);
+            self.daemon.opens.close(id);
+        }
+    }
+
+    /// Receives what the joiner says, to its end.
+    fn hear(self: &Arc<Connection>) {
+        let mut buffer = vec![0; LONGEST];
+        let mut next = || match socket::receive_files(&self.control, &mut buffer) {
+            Ok((bytes, files)) if !bytes.is_empty() => Some((decode::<Control>(bytes)?, files)),
+            _ => None,
+        };
+        match next() {
+            Some((Control::Hello { version: VERSION }, _)) => {
+                let mut buffer = Vec::new();
+                let welcome = self.daemon.welcome(VERSION);
+                if socket::send(&self.control, encode(&welcome, &mut buffer), &[]).is_err() {
+                    return;
+                }
+            }
+            Some((Control::Hello { version }, _)) => {
+                let why = format!("it speaks version {VERSION}, and this devmap {version}");
+                return refuse(&self.control, why);
+            }
+            _ => return,
+        }
+        while let Some((message, mut files)) = next() {
+            let served = match message {
+                Control::Lane { lane } => {
+                    files.pop().is_some_and(|socket| self.add_lane(lane, socket))
+                }
+                Control::Interrupt { lane, call } => {
+                    let lane = self.lanes.lock().get(&lane).cloned();
+                    // One that has ended meanwhile has nothing to interrupt.
+                    if let Some(lane) = lane {
+                        lane.interrupt(call);
+                    }
+                    true
+                }
+                Control::Hello { .. } => false,
+            };
+            if !served {
+                return;
+            }
+        }
+    }
+
+    /// Whether the joiner is served on.
+    fn add_lane(self: &Arc<Connection>, id: u32, socket: OwnedFd) -> bool {
+        if socket::limit_sends(&socket, PATIENCE).is_err() {
+            return false;
+        }
+        let lane = Arc::new(Lane { socket, current: Mutex::default() });
+        {
+            let mut lanes = self.lanes.lock();
+            if lanes.len() >= MOST_LANES || self.is_over() {
+                return refuse_lane(&lane.socket);
+            }
+            if lanes.insert(id, lane.clone()).is_some() {
+                return false;
+            }
+        }
+        let (connection, serving) = (self.clone(), lane.clone());
+        let serve = move || {
+            calls::serve(&connection, &serving);
+            connection.lanes.lock().remove(&id);
+        };
+        if spawn("devmap-lane", serve).is_err() {
+            self.lanes.lock().remove(&id);
+            return refuse_lane(&lane.socket);
+        }
+        true
+    }
+
+    /// Runs a driver's method as a call of a lane, so that the joiner can interrupt it.
+    pub(super) fn interruptible<R>(
+        &self,
+        lane: &Arc<Lane>,
+        call: u32,
+        serve: impl FnOnce() -> R,
+    ) -> R {
+        let waiter = lane.begin(call);
+        // Its end may have missed this one.
+        if self.is_over() {
+            waiter.interrupt();
+        }
+        let hook = Arc::new(Tells { lane: lane.clone(), told: AtomicBool::new(false) });
+        let result = crate::call::within(waiter, hook, serve);
+        lane.done();
+        result
+    }
+
+    /// The joiner's open file of this number.
+    pub(super) fn file(&self, id: u64) -> Option<Arc<OpenFile>> {
+        self.files.lock().get(&id).cloned()
+    }
+
+    /// Whether it may open one more file.
+    pub(super) fn may_open(&self) -> bool {
+        self.files.lock().len() < MOST_OPENS
+    }
+
+    /// Notes an open file. False if the joiner is gone, and nobody will close it.
+    pub(super) fn add_file(&self, file: Arc<OpenFile>) -> bool {
+        let mut files = self.files.lock();
+        if self.is_over() {
+            return false;
+        }
+        files.insert(file.id, file);
+        true
+    }
+
+    /// The joiner is done with an open file.
+    pub(super) fn remove_file(&self, id: u64) {
+        let file = self.files.lock().remove(&id);
+        if file.is_some() {
+            drop(file);
+            self.daemon.opens.close(id);
+        }
+    }
+
+    /// Whether it has the device open for writing.
+    pub(super) fn may_write(&self, device: u64) -> bool {
+        let files = self.files.lock();
+        files.values().any(|file| file.device.index == device && file.flags.write)
+    }
+
+    /// Tells the joiner of wakes. A thread of its own, since whoever wakes a queue must
+    /// never wait for a joiner.
+    fn tell(&self) {
+        let mut buffer = Vec::new();
+        loop {
+            let woken = {
+                let mut wakes = self.wakes.lock();
+                while wakes.is_empty() && !self.is_over() {
+                    self.some.wait(&mut wakes);
+                }
+                if self.is_over() {
+                    return;
+                }
+                std::mem::take(&mut *wakes)
+            };
+            for open in woken {
+                let message = encode(&News::Wake { open }, &mut buffer);
+                if socket::send(&self.control, message, &[]).is_err() {
+                    return self.end();
+                }
+            }
+        }
+    }
+}
+
+/// Says on a lane that it cannot be served; the joiner is served on.
+fn refuse_lane(socket: &OwnedFd) -> bool {
+    let mut buffer = Vec::new();
+    let _ = socket::send(socket, encode(&Step::Refused, &mut buffer), &[]);
+    true
+}
+
+/// A joiner that polls an open file.
+pub(super) struct Poller {
+    pub(super) connection: Weak<Connection>,
+    pub(super) file: Weak<OpenFile>,
+    pub(super) open: u64,
+}
+
+impl Wake for Poller {
+    fn wake(&self) {
+        let Some(connection) = self.connection.upgrade() else { return };
+        connection.wakes.lock().insert(self.open);
+        connection.some.notify_one();
+    }
+
+    fn is_alive(&self) -> bool {
+        self.file.strong_count() > 0
+            && self.connection.upgrade().is_some_and(|connection| !connection.is_over())
+    }
+
+    /// Open files have numbers of their own in the whole daemon.
+    fn key(&self) -> u64 {
+        self.open
+    }
+}
+
+fn spawn(name: &str, run: impl FnOnce() + Send + 'static) -> io::Result<()> {
+    std::thread::Builder::new().name(name.into()).spawn(run).map(drop)
+}

@@ -1,0 +1,215 @@
+//! `devmap serve`: the process in which the drivers of several runs live.
+//!
+//! What does not live here: what is said with one joiner (`connection`, `calls`).
+
+use std::{
+    collections::HashMap,
+    io::{self, Write},
+    path::PathBuf,
+    sync::{
+        Arc,
+        atomic::{AtomicU64, Ordering},
+    },
+    time::{Duration, Instant},
+};
+
+use nix::sys::{
+    signal::{SigSet, Signal},
+    signalfd::{SfdFlags, SignalFd},
+};
+use parking_lot::Mutex;
+use rustix::process::DumpableBehavior;
+
+use super::{
+    connection::Connection,
+    listener::{Listener, Peer},
+    socket,
+    wire::{DeviceInfo, LONGEST, News, WireMetadata, encode},
+};
+use crate::{
+    host::Host,
+    notify::Reaper,
+    opens::{DeviceEntry, Opens},
+    run::{MakeNodes, entries, raise_descriptor_limit},
+    trace::{Trace, TraceFormat},
+};
+
+/// The most joiners of one user at a time.
+const MOST_OF_A_USER: usize = 256;
+
+/// How long a clean stop waits for drivers.
+const PATIENCE: Duration = Duration::from_secs(2);
+
+/// What a daemon shall be.
+pub struct Service {
+    /// Where joiners find it.
+    pub socket: PathBuf,
+    /// The permissions of the socket: who may write to it may join.
+    pub mode: u32,
+    /// Makes the devices.
+    pub nodes: MakeNodes,
+    /// Where events are written, and how.
+    pub trace: Option<(PathBuf, TraceFormat)>,
+    /// Counts of calls at the end, on standard error.
+    pub stats: bool,
+}
+
+/// What the threads of a daemon share.
+pub(super) struct Daemon {
+    pub(super) host: Host,
+    pub(super) devices: Vec<Arc<DeviceEntry>>,
+    pub(super) opens: Opens,
+    pub(super) trace: Arc<Trace>,
+    pub(super) reaper: Reaper,
+    connections: Mutex<HashMap<u64, Arc<Connection>>>,
+    next: AtomicU64,
+}
+
+/// Serves devices to the runs that join, until SIGTERM, SIGINT or SIGHUP.
+///
+/// Must be called while the process has one thread: it blocks signals.
+///
+/// # Errors
+/// Why it cannot serve: a message for the user.
+pub fn serve(service: Service) -> Result<(), String> {
+    let mut stops = SigSet::empty();
+    for signal in [Signal::SIGTERM, Signal::SIGINT, Signal::SIGHUP] {
+        stops.add(signal);
+    }
+    let signals = stops
+        .thread_block()
+        .and_then(|()| SignalFd::with_flags(&stops, SfdFlags::SFD_CLOEXEC))
+        .map_err(|error| format!("cannot wait for signals: {error}"))?;
+    // First, so that a second daemon fails before its devices do anything.
+    let listener = Listener::bind(&service.socket, service.mode)?;
+    let daemon = Arc::new(Daemon::new(service.nodes, service.trace, service.stats)?);
+    raise_descriptor_limit();
+    // Joiners of the same user shall not look into what holds the memory of every device.
+    rustix::process::set_dumpable_behavior(DumpableBehavior::NotDumpable)
+        .map_err(|error| format!("cannot close the daemon to its joiners: {error}"))?;
+    let start = |name: &str, run: Box<dyn FnOnce() + Send>| {
+        let started = std::thread::Builder::new().name(name.into()).spawn(run);
+        started.map(drop).map_err(|error| format!("cannot start the thread {name}: {error}"))
+    };
+    let reaping = daemon.clone();
+    start(
+        "devmap-reaper",
+        Box::new(move || {
+            if let Err(error) = reaping.reaper.run(&reaping.opens) {
+                crate::report(format_args!("cannot read inotify events: {error}"));
+            }
+        }),
+    )?;
+    listener.listen()?;
+    let listener = Arc::new(listener);
+    let (accepting, accepted) = (daemon.clone(), listener.clone());
+    start("devmap-accept", Box::new(move || accepting.accept(&accepted)))?;
+    daemon.say_ready(&service.socket);
+    // An error here is as good as a signal.
+    let _ = signals.read_signal();
+    // A second one ends the process, should a driver not let go.
+    let _ = stops.thread_unblock();
+    socket::end(&*listener);
+    daemon.stop();
+    if let Some(table) = daemon.trace.stats_table() {
+        crate::report(format_args!("what was served:\n{table}"));
+    }
+    // The threads that are left hold it too.
+    listener.remove();
+    Ok(())
+}
+
+impl Daemon {
+    fn new(
+        nodes: MakeNodes,
+        trace: Option<(PathBuf, TraceFormat)>,
+        stats: bool,
+    ) -> Result<Daemon, String> {
+        let host = Host::new();
+        let devices = entries(nodes(&host)?)?;
+        let trace = Arc::new(Trace::create(trace.as_ref(), stats)?);
+        Ok(Daemon {
+            host,
+            devices,
+            opens: Opens::new(1, trace.clone()),
+            trace,
+            reaper: Reaper::new().map_err(|error| format!("cannot use inotify: {error}"))?,
+            connections: Mutex::default(),
+            next: AtomicU64::new(0),
+        })
+    }
+
+    /// The line for those who wait until it serves.
+    fn say_ready(&self, socket: &std::path::Path) {
+        let paths: Vec<_> = self.devices.iter().map(|d| d.path.display().to_string()).collect();
+        let (paths, socket) = (paths.join(", "), socket.display());
+        let mut out = io::stdout();
+        // Whoever closed it does not wait.
+        let _ = writeln!(out, "devmap: serving {paths} at {socket}").and_then(|()| out.flush());
+    }
+
+    /// What a joiner has to know of the devices.
+    pub(super) fn welcome(&self, version: u32) -> News {
+        let devices = self.devices.iter().map(|device| DeviceInfo {
+            path: device.path.clone(),
+            name: device.name.clone(),
+            metadata: WireMetadata::new(&device.metadata, device.number),
+            stores: device.device.store() == devmap_driver::Store::Device,
+        });
+        News::Welcome { version, devices: devices.collect() }
+    }
+
+    fn accept(self: &Arc<Daemon>, listener: &Listener) {
+        loop {
+            match listener.accept() {
+                Ok((socket, peer)) => self.admit(socket, peer),
+                // It stops.
+                Err(error) if error.raw_os_error() == Some(libc::EINVAL) => return,
+                Err(error) => {
+                    crate::report_once(format_args!("cannot accept a joiner: {error}"));
+                    // Descriptors or memory may come back.
+                    std::thread::sleep(Duration::from_millis(100));
+                }
+            }
+        }
+    }
+
+    fn admit(self: &Arc<Daemon>, socket: std::os::fd::OwnedFd, peer: Peer) {
+        let id = self.next.fetch_add(1, Ordering::Relaxed);
+        let mut connections = self.connections.lock();
+        let of_user = connections.values().filter(|other| other.peer().uid == peer.uid).count();
+        if of_user >= MOST_OF_A_USER {
+            refuse(&socket, format!("{MOST_OF_A_USER} runs of your user have joined already"));
+            return;
+        }
+        match Connection::start(self, id, socket, peer) {
+            Ok(connection) => drop(connections.insert(id, connection)),
+            Err(error) => crate::report(format_args!("cannot serve a joiner: {error}")),
+        }
+    }
+
+    /// A joiner is gone.
+    pub(super) fn remove(&self, id: u64) {
+        self.connections.lock().remove(&id);
+    }
+
+    /// Ends all joiners' calls, and releases what they had open. A driver that blocks is not
+    /// waited for beyond a while.
+    fn stop(&self) {
+        let connections: Vec<_> = self.connections.lock().values().cloned().collect();
+        connections.iter().for_each(|connection| connection.end());
+        drop(connections);
+        let deadline = Instant::now() + PATIENCE;
+        while !self.connections.lock().is_empty() && Instant::now() < deadline {
+            std::thread::sleep(Duration::from_millis(1));
+        }
+        self.opens.release_all();
+    }
+}
+
+/// Tells a joiner why it is not served.
+pub(super) fn refuse(socket: &std::os::fd::OwnedFd, why: String) {
+    let mut buffer = Vec::with_capacity(LONGEST);
+    // There is room: nothing was sent before.
+    let _ = socket::send(socket, encode(&News::Refused { why }, &mut buffer), &[]);
+}

@@ -1,0 +1,248 @@
+//! A joiner's connection to its daemon: lanes for calls, and what the daemon tells by
+//! itself.
+//!
+//! What does not live here: which calls there are (`remote`).
+
+use std::{
+    collections::HashMap,
+    io,
+    os::fd::{AsFd, OwnedFd},
+    path::PathBuf,
+    sync::{
+        Arc, Once,
+        atomic::{AtomicBool, AtomicU32, Ordering},
+    },
+};
+
+use devmap_driver::{Errno, WaitQueue};
+use parking_lot::Mutex;
+use serde::Serialize;
+
+use super::{
+    socket,
+    wire::{Control, LONGEST, Method, News, Request, Step, decode, encode},
+};
+use crate::{
+    call::{self, Interrupt, Waiter},
+    host::HostWaitQueue,
+};
+
+/// More lanes than this do not stay when there is nothing to do.
+const KEEP_IDLE: usize = 8;
+
+/// The connection.
+pub(super) struct Link {
+    control: OwnedFd,
+    /// The daemon's socket, for messages.
+    path: PathBuf,
+    /// The thread that hears the daemon is started with the first call: a run forks
+    /// before that.
+    hears: Once,
+    dead: AtomicBool,
+    idle: Mutex<Vec<Lane>>,
+    next: AtomicU32,
+    /// What pollers of an open file wait on, by the daemon's number.
+    queues: Mutex<HashMap<u64, Arc<HostWaitQueue>>>,
+}
+
+/// A lane, as the joiner sees it.
+struct Lane {
+    socket: OwnedFd,
+    id: u32,
+    /// How many calls it has served.
+    calls: u32,
+    received: Vec<u8>,
+    sent: Vec<u8>,
+}
+
+/// Interrupts a call.
+struct CallInterrupt {
+    link: Arc<Link>,
+    lane: u32,
+    call: u32,
+}
+
+impl Interrupt for CallInterrupt {
+    fn interrupt(&self) {
+        let CallInterrupt { lane, call, .. } = *self;
+        // Without a daemon the call has ended.
+        let _ = self.link.say(&Control::Interrupt { lane, call }, None);
+    }
+}
+
+/// What a call does with a step of the daemon's that is not its last: an answer.
+pub(super) type Answering<'a> = dyn FnMut(&Step<'_>, &mut Vec<u8>) -> Option<Answered> + 'a;
+
+/// Whether a step wants an answer, which then is in the buffer.
+pub(super) enum Answered {
+    Yes,
+    No,
+}
+
+impl Link {
+    pub(super) fn new(control: OwnedFd, path: PathBuf) -> Arc<Link> {
+        Arc::new(Link {
+            control,
+            path,
+            hears: Once::new(),
+            dead: AtomicBool::new(false),
+            idle: Mutex::default(),
+            next: AtomicU32::new(0),
+            queues: Mutex::default(),
+        })
+    }
+
+    /// Whether the daemon is gone.
+    pub(super) fn is_dead(&self) -> bool {
+        self.dead.load(Ordering::SeqCst)
+    }
+
+    /// The daemon is gone, or talks nonsense: calls fail from here on.
+    fn die(&self) {
+        if self.dead.swap(true, Ordering::SeqCst) {
+            return;
+        }
+        socket::end(&self.control);
+        crate::report(format_args!(
+            "nobody serves at {} any more: calls on its devices fail with ENODEV, and what is \
+             mapped of them stays what it was",
+            self.path.display()
+        ));
+        // Pollers shall see it.
+        let queues: Vec<_> = self.queues.lock().values().cloned().collect();
+        queues.iter().for_each(|queue| queue.wake_all());
+    }
+
+    fn say(&self, message: &impl Serialize, file: Option<&OwnedFd>) -> io::Result<()> {
+        let mut buffer = Vec::with_capacity(16);
+        let files: Vec<_> = file.iter().map(|file| file.as_fd()).collect();
+        socket::send(&self.control, encode(message, &mut buffer), &files)
+    }
+
+    /// Has wakes of an open file reach `queue`.
+    pub(super) fn add_queue(&self, open: u64, queue: Arc<HostWaitQueue>) {
+        self.queues.lock().insert(open, queue);
+    }
+
+    pub(super) fn remove_queue(&self, open: u64) {
+        self.queues.lock().remove(&open);
+    }
+
+    /// Hears what the daemon tells by itself, to its end.
+    fn hear(&self) {
+        let mut buffer = vec![0; LONGEST];
+        loop {
+            let news = match socket::receive(&self.control, &mut buffer) {
+                Ok(bytes) if !bytes.is_empty() => decode::<News>(bytes),
+                _ => None,
+            };
+            let Some(News::Wake { open }) = news else { return self.die() };
+            let queue = self.queues.lock().get(&open).cloned();
+            // One that is closed meanwhile has no pollers.
+            if let Some(queue) = queue {
+                queue.wake_all();
+            }
+        }
+    }
+
+    fn start_hearing(self: &Arc<Link>) {
+        self.hears.call_once(|| {
+            let link = self.clone();
+            let hearing = std::thread::Builder::new().name("devmap-join".into());
+            if let Err(error) = hearing.spawn(move || link.hear()) {
+                crate::report(format_args!("cannot start the thread devmap-join: {error}"));
+                self.die();
+            }
+        });
+    }
+
+    fn take_lane(self: &Arc<Link>) -> Result<Lane, Errno> {
+        if self.is_dead() {
+            return Err(Errno::ENODEV);
+        }
+        if let Some(lane) = self.idle.lock().pop() {
+            return Ok(lane);
+        }
+        self.start_hearing();
+        let (socket, theirs) = socket::pair().map_err(|_| Errno::ENOMEM)?;
+        let id = self.next.fetch_add(1, Ordering::Relaxed);
+        self.say(&Control::Lane { lane: id }, Some(&theirs)).map_err(|_| Errno::ENODEV)?;
+        Ok(Lane { socket, id, calls: 0, received: vec![0; LONGEST], sent: Vec::new() })
+    }
+
+    /// Makes a call: sends it, serves what the driver wants of its caller by `answering`,
+    /// and gives the last step to `last`, with the descriptors that came along.
+    pub(super) fn call<R>(
+        self: &Arc<Link>,
+        method: Method<'_>,
+        answering: &mut Answering<'_>,
+        last: impl FnOnce(Step<'_>, Vec<OwnedFd>) -> Option<Result<R, Errno>>,
+    ) -> Result<R, Errno> {
+        let mut lane = self.take_lane()?;
+        let waiter = Waiter::current();
+        lane.calls = lane.calls.wrapping_add(1);
+        let (link, call) = (self.clone(), lane.calls);
+        waiter.set_hears(Some(Arc::new(CallInterrupt { link, lane: lane.id, call })));
+        let result = lane.converse(Request { call, method }, &waiter, answering, last);
+        waiter.set_hears(None);
+        match result {
+            Ok(result) => {
+                let mut idle = self.idle.lock();
+                if idle.len() < KEEP_IDLE {
+                    idle.push(lane);
+                }
+                result
+            }
+            Err(Ended::Refused) => Err(Errno::ENOMEM),
+            Err(Ended::Gone) => {
+                self.die();
+                Err(Errno::ENODEV)
+            }
+        }
+    }
+}
+
+/// Why a lane serves no more.
+enum Ended {
+    /// The daemon has too many.
+    Refused,
+    Gone,
+}
+
+impl Lane {
+    fn converse<R>(
+        &mut self,
+        request: Request<'_>,
+        waiter: &Arc<Waiter>,
+        answering: &mut Answering<'_>,
+        last: impl FnOnce(Step<'_>, Vec<OwnedFd>) -> Option<Result<R, Errno>>,
+    ) -> Result<Result<R, Errno>, Ended> {
+        let Lane { socket, received, sent, .. } = self;
+        // A lane that was refused has an end already, and the reason waits to be received.
+        let told = socket::send(&*socket, encode(&request, sent), &[]);
+        let mut waiting = None;
+        loop {
+            let (bytes, files) =
+                socket::receive_files(&*socket, received).map_err(|_| Ended::Gone)?;
+            if bytes.is_empty() {
+                return Err(Ended::Gone);
+            }
+            match decode::<Step<'_>>(bytes).ok_or(Ended::Gone)? {
+                Step::Refused => return Err(Ended::Refused),
+                _ if told.is_err() => return Err(Ended::Gone),
+                Step::Waiting => {
+                    waiting.get_or_insert_with(|| call::begin_wait(waiter));
+                }
+                step @ (Step::CopyIn { .. } | Step::CopyOut { .. } | Step::Flags) => {
+                    match answering(&step, sent).ok_or(Ended::Gone)? {
+                        Answered::Yes => {
+                            socket::send(&*socket, sent, &[]).map_err(|_| Ended::Gone)?;
+                        }
+                        Answered::No => {}
+                    }
+                }
+                step => return last(step, files).ok_or(Ended::Gone),
+            }
+        }
+    }
+}

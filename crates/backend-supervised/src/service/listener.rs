@@ -1,0 +1,216 @@
+//! The socket at which a daemon is found.
+//!
+//! What does not live here: what is said over it (`connection`).
+
+use std::{
+    fs, io,
+    os::{
+        fd::{AsFd, BorrowedFd, OwnedFd},
+        unix::fs::{FileTypeExt, MetadataExt},
+    },
+    path::{Path, PathBuf},
+};
+
+use rustix::{
+    fs::{CWD, FlockOperation, Mode, OFlags},
+    io::Errno,
+    net::{AddressFamily, SocketAddrUnix, SocketFlags, SocketType, sockopt},
+};
+
+/// A socket at a path, which goes when this does.
+pub(super) struct Listener {
+    socket: OwnedFd,
+    path: PathBuf,
+    /// Device and inode number, so that nobody else's is removed.
+    identity: (u64, u64),
+}
+
+/// Who has connected.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Peer {
+    pub(super) pid: u32,
+    pub(super) uid: u32,
+}
+
+impl Listener {
+    /// Makes the socket, with these permissions. Nobody can connect yet. One that a dead
+    /// daemon has left is replaced.
+    ///
+    /// # Errors
+    /// A message with the path and the remedy.
+    pub(super) fn bind(path: &Path, mode: u32) -> Result<Listener, String> {
+        let at = |error: io::Error| format!("cannot serve at {}: {error}", path.display());
+        let address = address(path)?;
+        // Two daemons that start at once look one after the other.
+        let directory = match path.parent() {
+            Some(parent) if !parent.as_os_str().is_empty() => parent,
+            _ => Path::new("."),
+        };
+        let flags = OFlags::RDONLY | OFlags::DIRECTORY | OFlags::CLOEXEC;
+        let directory = rustix::fs::open(directory, flags, Mode::empty())
+            .map_err(|error| format!("cannot open {}: {error}", directory.display()))?;
+        rustix::fs::flock(&directory, FlockOperation::LockExclusive).map_err(|e| at(e.into()))?;
+        remove_stale(path, &address)?;
+        let socket = socket().map_err(at)?;
+        rustix::net::bind(&socket, &address).map_err(|error| at(error.into()))?;
+        // Until it listens, whoever connects is refused: the mode is never too wide.
+        let identity = rustix::fs::chmodat(CWD, path, Mode::from(mode), rustix::fs::AtFlags::empty())
+            .map_err(io::Error::from)
+            .and_then(|()| fs::symlink_metadata(path))
+            .map(|metadata| (metadata.dev(), metadata.ino()))
+            .map_err(at)?;
+        Ok(Listener { socket, path: path.to_owned(), identity })
+    }
+
+    /// Lets joiners connect.
+    pub(super) fn listen(&self) -> Result<(), String> {
+        rustix::net::listen(&self.socket, 128)
+            .map_err(|error| format!("cannot listen at {}: {error}", self.path.display()))
+    }
+
+    /// The next joiner.
+    pub(super) fn accept(&self) -> io::Result<(OwnedFd, Peer)> {
+        let socket = rustix::io::retry_on_intr(|| {
+            rustix::net::accept_with(&self.socket, SocketFlags::CLOEXEC)
+        })?;
+        let peer = sockopt::socket_peercred(&socket)?;
+        let pid = peer.pid.as_raw_pid().cast_unsigned();
+        Ok((socket, Peer { pid, uid: peer.uid.as_raw() }))
+    }
+}
+
+impl AsFd for Listener {
+    fn as_fd(&self) -> BorrowedFd<'_> {
+        self.socket.as_fd()
+    }
+}
+
+impl Listener {
+    /// Removes the path, if it is still this socket's.
+    pub(super) fn remove(&self) {
+        let is_ours = |metadata: fs::Metadata| (metadata.dev(), metadata.ino()) == self.identity;
+        if fs::symlink_metadata(&self.path).is_ok_and(is_ours) {
+            let _ = fs::remove_file(&self.path);
+        }
+    }
+}
+
+impl Drop for Listener {
+    fn drop(&mut self) {
+        self.remove();
+    }
+}
+
+/// A connection to the daemon at `path`.
+///
+/// # Errors
+/// A message with the path and the remedy.
+pub(super) fn connect(path: &Path) -> Result<OwnedFd, String> {
+    let address = address(path)?;
+    let connected = socket().map_err(|error| error.raw_os_error()).and_then(|socket| {
+        rustix::io::retry_on_intr(|| rustix::net::connect(&socket, &address))
+            .map_err(|error| Some(error.raw_os_error()))?;
+        Ok(socket)
+    });
+    connected.map_err(|errno| {
+        let why = match errno.map(Errno::from_raw_os_error) {
+            Some(Errno::NOENT) => "it does not exist; start `devmap serve` there".to_owned(),
+            Some(Errno::CONNREFUSED) => {
+                "nobody serves there any more; start `devmap serve` again".to_owned()
+            }
+            Some(Errno::ACCESS) => {
+                "its permissions do not let you; see `devmap serve --mode`".to_owned()
+            }
+            Some(Errno::PROTOTYPE) => "it is a socket of something else".to_owned(),
+            Some(errno) => io::Error::from(errno).to_string(),
+            None => "no socket can be made".to_owned(),
+        };
+        format!("cannot join {}: {why}", path.display())
+    })
+}
+
+fn socket() -> io::Result<OwnedFd> {
+    let flags = SocketFlags::CLOEXEC;
+    Ok(rustix::net::socket_with(AddressFamily::UNIX, SocketType::SEQPACKET, flags, None)?)
+}
+
+fn address(path: &Path) -> Result<SocketAddrUnix, String> {
+    SocketAddrUnix::new(path).map_err(|_| {
+        format!("{} cannot be a socket's path: at most 107 bytes can", path.display())
+    })
+}
+
+/// Removes a socket that nobody listens at.
+fn remove_stale(path: &Path, address: &SocketAddrUnix) -> Result<(), String> {
+    let Ok(metadata) = fs::symlink_metadata(path) else { return Ok(()) };
+    let shown = path.display();
+    if !metadata.file_type().is_socket() {
+        return Err(format!("{shown} exists and is no socket; remove it, or choose another path"));
+    }
+    let probe = socket().map_err(|error| format!("cannot look at {shown}: {error}"))?;
+    match rustix::net::connect(&probe, address) {
+        Err(Errno::CONNREFUSED) => {
+            fs::remove_file(path).map_err(|error| format!("cannot replace {shown}: {error}"))
+        }
+        Ok(()) | Err(Errno::PROTOTYPE) => Err(format!(
+            "another process serves at {shown}; stop it, or choose another path"
+        )),
+        Err(error) => Err(format!("cannot tell whether anybody serves at {shown}: {error}")),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::os::unix::fs::PermissionsExt;
+
+    use super::*;
+
+    #[test]
+    fn a_socket_is_taken_over_from_the_dead_alone() {
+        let directory = tempfile::tempdir().unwrap();
+        let path = directory.path().join("socket");
+        assert!(connect(&path).unwrap_err().contains("does not exist"));
+        let first = Listener::bind(&path, 0o640).unwrap();
+        assert_eq!(fs::metadata(&path).unwrap().permissions().mode() & 0o777, 0o640);
+        assert!(connect(&path).unwrap_err().contains("nobody serves"), "it does not listen yet");
+        first.listen().unwrap();
+        connect(&path).unwrap();
+        let error = Listener::bind(&path, 0o600).map(drop).unwrap_err();
+        assert!(error.contains("another process serves"), "{error}");
+        // As after SIGKILL: the path stays.
+        let stale = directory.path().join("stale");
+        fs::hard_link(&path, &stale).unwrap();
+        drop(first);
+        assert!(!path.exists());
+        drop(Listener::bind(&stale, 0o600).unwrap());
+        assert!(!stale.exists());
+    }
+
+    #[test]
+    fn what_is_no_socket_stays() {
+        let directory = tempfile::tempdir().unwrap();
+        let path = directory.path().join("file");
+        fs::write(&path, "kept").unwrap();
+        let error = Listener::bind(&path, 0o600).map(drop).unwrap_err();
+        assert!(error.contains("no socket"), "{error}");
+        assert_eq!(fs::read_to_string(&path).unwrap(), "kept");
+        let long = directory.path().join("x".repeat(120));
+        assert!(Listener::bind(&long, 0o600).map(drop).unwrap_err().contains("107 bytes"));
+        let nowhere = directory.path().join("no/socket");
+        assert!(Listener::bind(&nowhere, 0o600).map(drop).unwrap_err().contains("cannot open"));
+    }
+
+    /// Somebody else's socket at the path is not removed.
+    #[test]
+    fn only_its_own_is_removed() {
+        let directory = tempfile::tempdir().unwrap();
+        let path = directory.path().join("socket");
+        let first = Listener::bind(&path, 0o600).unwrap();
+        fs::remove_file(&path).unwrap();
+        let second = Listener::bind(&path, 0o600).unwrap();
+        drop(first);
+        assert!(path.exists());
+        drop(second);
+        assert!(!path.exists());
+    }
+}
