@@ -1,13 +1,16 @@
 //! Devices of different types in one table: [`Device`] without its associated type.
 
-use std::{any::Any, fmt};
+use std::any::Any;
 
 use devmap_driver::{
-    Class, Device, Errno, Fault, Fsync, Ioctl, Metadata, NewArea, NewPage, Open, Plan, PollEvents,
+    Device, Errno, Fault, Fsync, Ioctl, Metadata, NewArea, NewPage, Open, Plan, PollEvents,
     PollTable, SeekFrom, Store, Supply, Transfer,
 };
 
-use crate::host::{Host, HostMemory, HostWaitQueue};
+use crate::{
+    host::{Host, HostMemory, HostWaitQueue},
+    sysfs::ClassEntry,
+};
 
 /// The per-open state of some device.
 pub type AnyFile = Box<dyn Any + Send + Sync>;
@@ -21,13 +24,8 @@ pub trait AnyDevice: Send + Sync {
     fn open(&self, open: &Open) -> Result<AnyFile, Errno>;
     /// [`Device::metadata`].
     fn metadata(&self) -> Metadata;
-    /// [`Device::class`].
-    fn class(&self) -> Option<Class>;
-    /// [`Device::show`].
-    ///
-    /// # Errors
-    /// That of `text`.
-    fn show(&self, attribute: &str, text: &mut dyn fmt::Write) -> fmt::Result;
+    /// [`Device::class`], with what [`Device::show`] says of its attributes.
+    fn class(&self) -> Option<ClassEntry>;
     /// [`Device::mmap`].
     ///
     /// # Errors
@@ -110,12 +108,16 @@ impl<D: Device<Host>> AnyDevice for Erased<D> {
         self.0.metadata()
     }
 
-    fn class(&self) -> Option<Class> {
-        self.0.class()
-    }
-
-    fn show(&self, attribute: &str, text: &mut dyn fmt::Write) -> fmt::Result {
-        self.0.show(attribute, text)
+    fn class(&self) -> Option<ClassEntry> {
+        let class = self.0.class()?;
+        let show = |name: &&str| {
+            let mut text = String::new();
+            // A string takes all that it is given.
+            let _ = self.0.show(name, &mut text);
+            ((*name).to_owned(), text)
+        };
+        let attributes = class.attributes.iter().map(show).collect();
+        Some(ClassEntry { name: class.name.to_owned(), attributes })
     }
 
     fn mmap(&self, file: &AnyFile, area: &NewArea) -> Result<Plan<HostMemory>, Errno> {

@@ -61,6 +61,7 @@ pub use host::{Host, HostLock, HostMemory, HostWaitQueue};
 use parking_lot::Mutex;
 pub use run::{Mode, Node, Settings, run};
 pub use service::{Service, join, serve};
+pub use sysfs::ClassEntry;
 pub use trace::TraceFormat;
 
 use crate::{

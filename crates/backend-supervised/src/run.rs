@@ -371,7 +371,7 @@ pub(crate) fn entries(nodes: Vec<Node>) -> Result<Vec<Arc<DeviceEntry>>, String>
 
 /// The class that a driver names.
 fn class_of(path: &Path, name: &str, device: &dyn AnyDevice) -> Result<Option<ClassEntry>, String> {
-    catch_unwind(AssertUnwindSafe(|| ClassEntry::of(device)))
+    catch_unwind(AssertUnwindSafe(|| device.class()))
         .map_err(|_| format!("{}: the driver {name:?} panicked in class", path.display()))
 }
 

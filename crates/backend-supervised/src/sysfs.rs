@@ -8,8 +8,9 @@
 use std::path::{Path, PathBuf};
 
 use devmap_driver::Kind;
+use serde::{Deserialize, Serialize};
 
-use crate::{erase::AnyDevice, opens::DeviceEntry};
+use crate::opens::DeviceEntry;
 
 /// Where devices are found by number.
 pub(crate) const CHAR: &str = "/sys/dev/char";
@@ -18,26 +19,19 @@ pub(crate) const CLASS: &str = "/sys/class";
 /// Where the devices of a class are that no bus leads to.
 pub(crate) const VIRTUAL: &str = "/sys/devices/virtual";
 
-/// The class of a device, as its driver has told.
-pub(crate) struct ClassEntry {
-    name: &'static str,
-    attributes: Vec<(&'static str, String)>,
+/// The class of a device, as its driver has told, and the texts of its attributes.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+pub struct ClassEntry {
+    pub(crate) name: String,
+    pub(crate) attributes: Vec<(String, String)>,
 }
 
 impl ClassEntry {
-    /// Asks a driver for its class and the texts of its attributes.
-    pub(crate) fn of(device: &dyn AnyDevice) -> Option<ClassEntry> {
-        let class = device.class()?;
-        let show = |name: &&'static str| {
-            let mut text = String::new();
-            // A string takes all that it is given.
-            let _ = device.show(name, &mut text);
-            (*name, text)
-        };
-        Some(ClassEntry {
-            name: class.name,
-            attributes: class.attributes.iter().map(show).collect(),
-        })
+    /// Whether all its names are those of files.
+    pub(crate) fn has_plain_names(&self) -> bool {
+        let is_plain =
+            |name: &str| !name.is_empty() && !name.starts_with('.') && !name.contains('/');
+        is_plain(&self.name) && self.attributes.iter().all(|(name, _)| is_plain(name))
     }
 }
 
@@ -55,7 +49,7 @@ pub(crate) fn in_class(device: &Path, class: &ClassEntry) -> PathBuf {
         Err(_) => device.file_name().unwrap_or_default().to_string_lossy(),
     };
     // As the kernel does, where a device's name is a path.
-    Path::new(class.name).join(name.replace('/', "!"))
+    Path::new(&class.name).join(name.replace('/', "!"))
 }
 
 /// All files and links for a device. Their directories are where they are.
@@ -75,7 +69,7 @@ pub(crate) fn files(device: &DeviceEntry) -> Vec<(PathBuf, Content)> {
             files.push((by_number, Content::Link(target.clone())));
             files.push((Path::new(CLASS).join(&inside), Content::Link(target)));
             let directory = Path::new(VIRTUAL).join(&inside);
-            let subsystem = Path::new("../../../../class").join(class.name);
+            let subsystem = Path::new("../../../../class").join(&class.name);
             files.push((directory.join("subsystem"), Content::Link(subsystem)));
             for (name, text) in &class.attributes {
                 files.push((directory.join(name), Content::Text(text.clone())));

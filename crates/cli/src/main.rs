@@ -15,7 +15,7 @@ use std::{
 };
 
 use clap::{CommandFactory, Parser, Subcommand};
-use devmap::{DEVMAP_FAILED, RunOptions};
+use devmap::{DEVMAP_FAILED, RunOptions, ServeOptions};
 
 /// Let an unmodified program open and map devices written in safe Rust
 ///
@@ -37,6 +37,7 @@ struct Cli {
 #[derive(Subcommand)]
 enum Command {
     Run(RunOptions),
+    Serve(ServeOptions),
     /// Lists the built-in devices and their options
     Devices {
         /// Print JSON
@@ -84,6 +85,7 @@ fn main() -> ExitCode {
     };
     let done = match cli.command {
         Command::Run(options) => return ExitCode::from(options.run()),
+        Command::Serve(options) => return ExitCode::from(options.run()),
         Command::Devices { json } => devices::print(json),
         Command::Doctor { json } => doctor::print(json),
         Command::Demo => demo::run(),

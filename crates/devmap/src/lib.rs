@@ -34,6 +34,7 @@
 
 mod builtin;
 mod options;
+mod serve;
 mod server;
 mod spec;
 
@@ -41,6 +42,7 @@ pub use builtin::{Builtin, builtins};
 pub use devmap_backend_supervised::{Host, probe};
 pub use devmap_driver as driver;
 pub use options::{DEVMAP_FAILED, RunOptions};
+pub use serve::ServeOptions;
 pub use server::{Server, usage};
 pub use spec::{DeviceSpec, SpecError};
 

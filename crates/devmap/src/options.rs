@@ -8,9 +8,14 @@ use std::{
 };
 
 use clap::ValueEnum;
-use devmap_backend_supervised::{self as supervised, Host, Mode, Node, Settings, TraceFormat};
+use devmap_backend_supervised::{
+    self as supervised, Host, Mode, Node, Service, Settings, TraceFormat,
+};
 
-use crate::spec::{self, DeviceSpec};
+use crate::{
+    serve::serve,
+    spec::{self, DeviceSpec},
+};
 
 /// The exit status when devmap itself failed, as of `env`, `timeout` and `nohup`.
 /// Also theirs: 126 for a program that cannot be executed and 127 for one that is
@@ -29,8 +34,10 @@ pub struct RunOptions {
     #[arg(long = "device", short = 'd', value_name = "PATH=NAME[:KEY=VALUE,...]")]
     devices: Vec<String>,
 
-    /// The socket of a `devmap serve`, whose devices this program finds too (repeat for more)
-    #[arg(long = "join", short = 'j', value_name = "SOCKET")]
+    /// The socket of a `devmap serve`, whose devices the program finds too (repeat for more)
+    ///
+    /// The devices are the same for all who join: their memory, and what they are doing.
+    #[arg(long = "join", value_name = "SOCKET")]
     joins: Vec<PathBuf>,
 
     /// How the paths come to be
@@ -100,6 +107,27 @@ impl RunOptions {
         self.run_with(Vec::new(), Box::new(|_| Ok(Vec::new())))
     }
 
+    /// Serves what `make` makes at `paths`, and the `--device`s, to the runs that join.
+    pub(crate) fn serve_with(
+        self,
+        socket: PathBuf,
+        socket_mode: u32,
+        paths: Vec<PathBuf>,
+        make: MakeNodes,
+    ) -> u8 {
+        let specs = match self.checked(&paths) {
+            Ok(specs) => specs,
+            Err(message) => return fail(message),
+        };
+        serve(Service {
+            socket,
+            mode: socket_mode,
+            nodes: Box::new(|host| with_specs(host, make, specs)),
+            trace: self.trace.map(|file| (file, self.trace_format.into())),
+            stats: self.stats,
+        })
+    }
+
     /// As [`RunOptions::run`], with more devices, which `make` makes at `paths`.
     pub(crate) fn run_with(self, paths: Vec<PathBuf>, make: MakeNodes) -> u8 {
         let specs = match self.checked(&paths) {
@@ -108,10 +136,7 @@ impl RunOptions {
         };
         let joins = self.joins;
         let nodes = move |host: &Host| {
-            let mut nodes = make(host)?;
-            for spec in specs {
-                nodes.push(spec.node(host)?);
-            }
+            let mut nodes = with_specs(host, make, specs)?;
             for socket in joins {
                 let joined = supervised::join(host, &socket)?;
                 // Another process's paths, which may not do here.
@@ -152,9 +177,19 @@ impl RunOptions {
     }
 }
 
+/// What `make` makes, and then the devices of `--device`.
+fn with_specs(host: &Host, make: MakeNodes, specs: Vec<DeviceSpec>) -> Result<Vec<Node>, String> {
+    let mut nodes = make(host)?;
+    for spec in specs {
+        nodes.push(spec.node(host)?);
+    }
+    Ok(nodes)
+}
+
 /// Parses `--device` arguments.
 pub(crate) fn parse_devices(devices: &[String]) -> Result<Vec<DeviceSpec>, String> {
-    let parse = |text: &String| DeviceSpec::parse(text).map_err(|e| format!("--device {text}: {e}"));
+    let parse =
+        |text: &String| DeviceSpec::parse(text).map_err(|e| format!("--device {text}: {e}"));
     devices.iter().map(parse).collect()
 }
 

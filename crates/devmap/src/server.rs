@@ -11,9 +11,26 @@ use clap::{Args, FromArgMatches, error::ErrorKind};
 use devmap_backend_supervised::{self as supervised, Host, Node};
 use devmap_driver::{Device, Errno};
 
-use crate::options::{DEVMAP_FAILED, RunOptions};
+use crate::{
+    options::{DEVMAP_FAILED, RunOptions},
+    serve,
+};
 
 type Make = Box<dyn FnOnce(&Host) -> Result<Node, String>>;
+
+/// What a server has besides the options of `run`.
+#[derive(clap::Args)]
+struct ServeArguments {
+    /// Run no program, but serve all runs that join at this new socket
+    ///
+    /// As `devmap serve` does. `devmap run --join SOCKET -- PROGRAM` joins.
+    #[arg(long, value_name = "SOCKET", conflicts_with_all = ["command", "joins", "mode"])]
+    serve: Option<PathBuf>,
+
+    /// The permissions of that socket, in octal: who may write to it may join
+    #[arg(long, value_name = "MODE", default_value = "0600", value_parser = serve::socket_mode)]
+    socket_mode: u32,
+}
 
 /// A device server: `Server::new("hello").device(...).main()` is a whole program,
 /// with the same options as `devmap run`.
@@ -55,7 +72,8 @@ impl Server {
     }
 
     /// Reads the command line, `[OPTIONS] PROGRAM [ARG]...`, runs the program and
-    /// serves it. The status is the program's, or 125 to 127 as for `devmap run`;
+    /// serves it; or `[OPTIONS] --serve SOCKET`, and serves all runs that join, as
+    /// `devmap serve` does. The status is the program's, or 125 to 127 as for `devmap run`;
     /// does not return when the program dies by a signal.
     ///
     /// Must be called while the process has one thread, since it forks.
@@ -63,15 +81,24 @@ impl Server {
         let devices: Vec<_> = self.paths.iter().map(|path| path.display().to_string()).collect();
         let about = format!("Runs a program that finds the device {}", devices.join(" and "));
         let command = RunOptions::augment_args(clap::Command::new(self.name)).about(about);
-        let parsed =
-            command.try_get_matches().and_then(|matches| RunOptions::from_arg_matches(&matches));
-        let options = match parsed {
+        let command = ServeArguments::augment_args(command)
+            .mut_arg("command", |arg| arg.required(false).required_unless_present("serve"));
+        let parsed = command.try_get_matches().and_then(|matches| {
+            Ok((
+                RunOptions::from_arg_matches(&matches)?,
+                ServeArguments::from_arg_matches(&matches)?,
+            ))
+        });
+        let (options, ServeArguments { serve, socket_mode }) = match parsed {
             Ok(options) => options,
             Err(error) => return usage(&error),
         };
         let make = self.devices;
-        let nodes = move |host: &Host| make.into_iter().map(|make| make(host)).collect();
-        ExitCode::from(options.run_with(self.paths, Box::new(nodes)))
+        let nodes = Box::new(move |host: &Host| make.into_iter().map(|make| make(host)).collect());
+        ExitCode::from(match serve {
+            Some(socket) => options.serve_with(socket, socket_mode, self.paths, nodes),
+            None => options.run_with(self.paths, nodes),
+        })
     }
 }
 

@@ -103,7 +103,9 @@ impl Serving<'_> {
                 }
                 Err(errno) => Err(errno),
             },
-            Method::Seek { open, to } => self.file(open).and_then(|file| self.seek(&file, to.into())),
+            Method::Seek { open, to } => {
+                self.file(open).and_then(|file| self.seek(&file, to.into()))
+            }
             Method::Poll { open } => self.file(open).map(|file| self.poll(&file)),
             Method::Fsync { open, all } => self.file(open).and_then(|file| self.fsync(&file, all)),
             Method::WriteBack { device, offset, bytes } => self.write_back(device, offset, bytes),
@@ -188,21 +190,22 @@ impl Serving<'_> {
         Ok(id)
     }
 
-    fn mmap(
-        &self,
-        file: &Arc<OpenFile>,
-        area: WireArea,
-        out: &mut Vec<u8>,
-    ) -> Result<(), Broken> {
+    fn mmap(&self, file: &Arc<OpenFile>, area: WireArea, out: &mut Vec<u8>) -> Result<(), Broken> {
         let started = Instant::now();
         let mut plan = None;
         let planned = self.plan(file, area, &mut plan);
-        self.trace(&file.device, "mmap", started, planned.as_ref().map(|_| 0).map_err(|e| *e), || {
-            let plan = plan.as_ref().map(|plan| ("plan", map::describe_plan(plan).into()));
-            let mut details = vec![("open", file.id.into())];
-            details.extend(plan);
-            details
-        });
+        self.trace(
+            &file.device,
+            "mmap",
+            started,
+            planned.as_ref().map(|_| 0).map_err(|e| *e),
+            || {
+                let plan = plan.as_ref().map(|plan| ("plan", map::describe_plan(plan).into()));
+                let mut details = vec![("open", file.id.into())];
+                details.extend(plan);
+                details
+            },
+        );
         match planned {
             Ok(planned) => {
                 let Planned { extents, flags, shares } = planned;
@@ -221,8 +224,8 @@ impl Serving<'_> {
         told: &mut Option<devmap_driver::Plan<HostMemory>>,
     ) -> Result<Planned, Errno> {
         let area = area.area(self.connection.daemon.host.page_size()).ok_or(Errno::EINVAL)?;
-        let shared_write = area.protection().write
-            && area.sharing() == devmap_driver::Sharing::Shared;
+        let shared_write =
+            area.protection().write && area.sharing() == devmap_driver::Sharing::Shared;
         if !file.flags.read || shared_write && !file.flags.write {
             return Err(Errno::EACCES);
         }
@@ -271,8 +274,10 @@ impl Serving<'_> {
         shares: &[Share],
         out: &mut Vec<u8>,
     ) -> Result<(), Broken> {
-        let files: Vec<_> =
-            shares.iter().flat_map(|share| [share.token.file.as_fd(), share.look.as_fd()]).collect();
+        let files: Vec<_> = shares
+            .iter()
+            .flat_map(|share| [share.token.file.as_fd(), share.look.as_fd()])
+            .collect();
         socket::send(&self.lane.socket, encode(step, out), &files).map_err(|_| Broken)
     }
 
@@ -419,7 +424,8 @@ impl Serving<'_> {
 
     fn write_back(&self, device: u32, offset: u64, bytes: &[u8]) -> Result<u64, Errno> {
         let device = self.written(device)?;
-        if device.device.store() != Store::Device || offset.checked_add(bytes.len() as u64).is_none()
+        if device.device.store() != Store::Device
+            || offset.checked_add(bytes.len() as u64).is_none()
         {
             return Err(Errno::EINVAL);
         }
@@ -436,9 +442,8 @@ impl Serving<'_> {
     fn truncate(&self, device: u32, size: u64) -> Result<u64, Errno> {
         let device = self.written(device)?;
         let started = Instant::now();
-        let result = self.interruptible(|| {
-            device.call("truncate", |driver| driver.truncate(size).map(|()| 0))
-        });
+        let result = self
+            .interruptible(|| device.call("truncate", |driver| driver.truncate(size).map(|()| 0)));
         self.trace(device, "truncate", started, result, || vec![("size", size.into())]);
         result
     }
@@ -606,7 +611,8 @@ impl<'a> Joiner<'a> {
         let last = (address + from.len() as u64).min(start + head.len() as u64);
         if first < last {
             let into = (first - start) as usize..(last - start) as usize;
-            head[into].copy_from_slice(&from[(first - address) as usize..(last - address) as usize]);
+            head[into]
+                .copy_from_slice(&from[(first - address) as usize..(last - address) as usize]);
         }
     }
 }

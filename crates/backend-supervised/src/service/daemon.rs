@@ -154,6 +154,7 @@ impl Daemon {
             path: device.path.clone(),
             name: device.name.clone(),
             metadata: WireMetadata::new(&device.metadata, device.number),
+            class: device.class.clone(),
             stores: device.device.store() == devmap_driver::Store::Device,
         });
         News::Welcome { version, devices: devices.collect() }

@@ -54,11 +54,12 @@ impl Listener {
         let socket = socket().map_err(at)?;
         rustix::net::bind(&socket, &address).map_err(|error| at(error.into()))?;
         // Until it listens, whoever connects is refused: the mode is never too wide.
-        let identity = rustix::fs::chmodat(CWD, path, Mode::from(mode), rustix::fs::AtFlags::empty())
-            .map_err(io::Error::from)
-            .and_then(|()| fs::symlink_metadata(path))
-            .map(|metadata| (metadata.dev(), metadata.ino()))
-            .map_err(at)?;
+        let identity =
+            rustix::fs::chmodat(CWD, path, Mode::from(mode), rustix::fs::AtFlags::empty())
+                .map_err(io::Error::from)
+                .and_then(|()| fs::symlink_metadata(path))
+                .map(|metadata| (metadata.dev(), metadata.ino()))
+                .map_err(at)?;
         Ok(Listener { socket, path: path.to_owned(), identity })
     }
 
@@ -119,7 +120,7 @@ pub(super) fn connect(path: &Path) -> Result<OwnedFd, String> {
                 "nobody serves there any more; start `devmap serve` again".to_owned()
             }
             Some(Errno::ACCESS) => {
-                "its permissions do not let you; see `devmap serve --mode`".to_owned()
+                "its permissions do not let you; see `devmap serve --socket-mode`".to_owned()
             }
             Some(Errno::PROTOTYPE) => "it is a socket of something else".to_owned(),
             Some(errno) => io::Error::from(errno).to_string(),
@@ -135,9 +136,8 @@ fn socket() -> io::Result<OwnedFd> {
 }
 
 fn address(path: &Path) -> Result<SocketAddrUnix, String> {
-    SocketAddrUnix::new(path).map_err(|_| {
-        format!("{} cannot be a socket's path: at most 107 bytes can", path.display())
-    })
+    SocketAddrUnix::new(path)
+        .map_err(|_| format!("{} cannot be a socket's path: at most 107 bytes can", path.display()))
 }
 
 /// Removes a socket that nobody listens at.
@@ -152,9 +152,9 @@ fn remove_stale(path: &Path, address: &SocketAddrUnix) -> Result<(), String> {
         Err(Errno::CONNREFUSED) => {
             fs::remove_file(path).map_err(|error| format!("cannot replace {shown}: {error}"))
         }
-        Ok(()) | Err(Errno::PROTOTYPE) => Err(format!(
-            "another process serves at {shown}; stop it, or choose another path"
-        )),
+        Ok(()) | Err(Errno::PROTOTYPE) => {
+            Err(format!("another process serves at {shown}; stop it, or choose another path"))
+        }
         Err(error) => Err(format!("cannot tell whether anybody serves at {shown}: {error}")),
     }
 }

@@ -2,11 +2,7 @@
 //!
 //! What does not live here: lanes (`link`), and what the daemon does (`calls`).
 
-use std::{
-    os::fd::OwnedFd,
-    path::Path,
-    sync::Arc,
-};
+use std::{os::fd::OwnedFd, path::Path, sync::Arc};
 
 use devmap_driver::{
     Access, Direction, Errno, Fault, Fsync, Ioctl, Metadata, NewArea, NewPage, Open, OpenFlags,
@@ -22,7 +18,8 @@ use super::{
     },
 };
 use crate::{
-    AnyDevice, AnyFile, Host, HostMemory, HostWaitQueue, Node, call, tokens::Token,
+    AnyDevice, AnyFile, Host, HostMemory, HostWaitQueue, Node, call, sysfs::ClassEntry,
+    tokens::Token,
 };
 
 /// Joins the daemon at `socket`: its devices, each at its path.
@@ -36,8 +33,8 @@ pub fn join(host: &Host, socket: &Path) -> Result<Vec<Node>, String> {
     let hello = Control::Hello { version: VERSION };
     // Whoever refuses closes: then there may be nobody to say hello to, but a reason.
     let _ = socket::send(&control, encode(&hello, &mut Vec::new()), &[]);
-    let bytes = socket::receive(&control, &mut buffer)
-        .map_err(|error| failed(&error.to_string()))?;
+    let bytes =
+        socket::receive(&control, &mut buffer).map_err(|error| failed(&error.to_string()))?;
     let devices = match decode::<News>(bytes) {
         Some(News::Welcome { version: VERSION, devices }) => devices,
         Some(News::Refused { why }) => return Err(failed(&why)),
@@ -45,11 +42,15 @@ pub fn join(host: &Host, socket: &Path) -> Result<Vec<Node>, String> {
         _ => return Err(failed("what serves there is no devmap of this version")),
     };
     let link = Link::new(control, socket.to_owned());
+    if !devices.iter().flat_map(|info| &info.class).all(ClassEntry::has_plain_names) {
+        return Err(failed("a device's class has a name that no file can have"));
+    }
     let nodes = devices.into_iter().zip(0..).map(|(info, index)| {
         let (link, host) = (link.clone(), host.clone());
         let store = info.store();
         let metadata = info.metadata.metadata();
-        let device = Box::new(RemoteDevice { link, host, index, metadata, store });
+        let class = info.class;
+        let device = Box::new(RemoteDevice { link, host, index, metadata, class, store });
         Node { path: info.path, name: info.name, device }
     });
     Ok(nodes.collect())
@@ -61,6 +62,7 @@ struct RemoteDevice {
     host: Host,
     index: u32,
     metadata: Metadata,
+    class: Option<ClassEntry>,
     store: Store,
 }
 
@@ -230,8 +232,7 @@ fn place(transfer: &Transfer<'_>, copies: Copies) -> WirePlace {
 
 impl AnyDevice for RemoteDevice {
     fn open(&self, open: &Open) -> Result<AnyFile, Errno> {
-        let method =
-            Method::Open { device: self.index, flags: open.flags.into(), pid: open.pid };
+        let method = Method::Open { device: self.index, flags: open.flags.into(), pid: open.pid };
         let open = self.call(method)?;
         let queue = Arc::<HostWaitQueue>::default();
         self.link.add_queue(open, queue.clone());
@@ -251,6 +252,10 @@ impl AnyDevice for RemoteDevice {
             _ => None,
         });
         now.unwrap_or(self.metadata)
+    }
+
+    fn class(&self) -> Option<ClassEntry> {
+        self.class.clone()
     }
 
     fn mmap(&self, file: &AnyFile, area: &NewArea) -> Result<Plan<HostMemory>, Errno> {

@@ -11,8 +11,8 @@ use rustix::{
     event::{PollFd, PollFlags, Timespec, poll},
     net::{
         AddressFamily, RecvAncillaryBuffer, RecvAncillaryMessage, RecvFlags, ReturnFlags,
-        SendAncillaryBuffer, SendAncillaryMessage, SendFlags, SocketFlags, SocketType,
-        socketpair, sockopt,
+        SendAncillaryBuffer, SendAncillaryMessage, SendFlags, SocketFlags, SocketType, socketpair,
+        sockopt,
     },
 };
 

@@ -10,6 +10,8 @@ use devmap_driver::{
 };
 use serde::{Deserialize, Serialize};
 
+use crate::sysfs::ClassEntry;
+
 /// Both sides must have the same.
 pub(super) const VERSION: u32 = 1;
 
@@ -50,6 +52,7 @@ pub(super) struct DeviceInfo {
     pub(super) path: PathBuf,
     pub(super) name: String,
     pub(super) metadata: WireMetadata,
+    pub(super) class: Option<ClassEntry>,
     pub(super) stores: bool,
 }
 
