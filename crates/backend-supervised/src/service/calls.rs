@@ -44,13 +44,14 @@ pub(super) fn serve(connection: &Arc<Connection>, lane: &Arc<Lane>) {
     let mut buffer = vec![0; LONGEST];
     let answers = RefCell::new(vec![0; LONGEST]);
     let mut out = Vec::with_capacity(2 * KEPT);
+    let heard = Cell::new(0);
     loop {
         let request = match socket::receive(&lane.socket, &mut buffer) {
             Ok(bytes) if !bytes.is_empty() && !connection.is_over() => decode::<Request<'_>>(bytes),
             _ => return,
         };
         let Some(Request { call, method }) = request else { return connection.end() };
-        let serving = Serving { connection, lane, call, answers: &answers };
+        let serving = Serving { connection, lane, call, answers: &answers, heard: &heard };
         if serving.serve(method, &mut out).is_err() {
             return connection.end();
         }
@@ -67,6 +68,8 @@ struct Serving<'a> {
     call: u32,
     /// Where the joiner's answers are received.
     answers: &'a RefCell<Vec<u8>>,
+    /// How many wakes the joiner has heard of, as far as this lane knows.
+    heard: &'a Cell<u64>,
 }
 
 impl Serving<'_> {
@@ -131,9 +134,28 @@ impl Serving<'_> {
         socket::send(&self.lane.socket, encode(step, out), &[]).map_err(|_| Broken)
     }
 
+    /// Before the last step: a program that polls after its call must find what the call has
+    /// changed.
+    fn tell_wakes(&self, out: &mut Vec<u8>) -> Result<(), Broken> {
+        loop {
+            let (opens, heard) = self.connection.wakes_so_far();
+            if opens.is_empty() && heard == self.heard.get() {
+                return Ok(());
+            }
+            self.heard.set(heard);
+            self.step(&Step::Woken { opens, heard }, out)?;
+        }
+    }
+
+    /// The last step.
+    fn last(&self, step: &Step<'_>, out: &mut Vec<u8>) -> Result<(), Broken> {
+        self.tell_wakes(out)?;
+        self.step(step, out)
+    }
+
     fn done(&self, result: Result<u64, Errno>, out: &mut Vec<u8>) -> Result<(), Broken> {
         let result = result.map_err(WireErrno::from);
-        self.step(&Step::Done { result, address: 0, bytes: &[] }, out)
+        self.last(&Step::Done { result, address: 0, bytes: &[] }, out)
     }
 
     fn interruptible<R>(&self, serve: impl FnOnce() -> R) -> R {
@@ -211,7 +233,7 @@ impl Serving<'_> {
                 let Planned { extents, flags, shares } = planned;
                 let memories = shares.iter().map(|share| share.described()).collect();
                 let step = Step::Planned { extents, flags: flags.into(), memories };
-                self.step_with(&step, &shares, out)
+                self.last_with(&step, &shares, out)
             }
             Err(errno) => self.done(Err(errno), out),
         }
@@ -268,12 +290,14 @@ impl Serving<'_> {
         })
     }
 
-    fn step_with(
+    /// The last step, with memories.
+    fn last_with(
         &self,
         step: &Step<'_>,
         shares: &[Share],
         out: &mut Vec<u8>,
     ) -> Result<(), Broken> {
+        self.tell_wakes(out)?;
         let files: Vec<_> = shares
             .iter()
             .flat_map(|share| [share.token.file.as_fd(), share.look.as_fd()])
@@ -295,10 +319,10 @@ impl Serving<'_> {
             vec![("open", file.id.into()), ("page", page.into())]
         });
         match supplied {
-            Ok(None) => self.step(&Step::Filled { bytes: &bytes }, out),
+            Ok(None) => self.last(&Step::Filled { bytes: &bytes }, out),
             Ok(Some((page, share))) => {
                 let step = Step::Supplied { page, memory: share.described() };
-                self.step_with(&step, &[share], out)
+                self.last_with(&step, &[share], out)
             }
             Err(errno) => self.done(Err(errno), out),
         }
@@ -452,7 +476,7 @@ impl Serving<'_> {
         match device.call("metadata", |driver| Ok(driver.metadata())) {
             Ok(metadata) => {
                 let metadata = WireMetadata::new(&metadata, device.number);
-                self.step(&Step::Metadata { metadata }, out)
+                self.last(&Step::Metadata { metadata }, out)
             }
             Err(errno) => self.done(Err(errno), out),
         }
@@ -530,7 +554,7 @@ impl<'a> Joiner<'a> {
         }
         let (address, bytes) = &*self.kept.borrow();
         let result = result.map_err(WireErrno::from);
-        self.serving.step(&Step::Done { result, address: *address, bytes }, out)
+        self.serving.last(&Step::Done { result, address: *address, bytes }, out)
     }
 
     /// Sends a step, and uses its answer.

@@ -48,9 +48,17 @@ pub(super) struct Connection {
     lanes: Mutex<HashMap<u32, Arc<Lane>>>,
     /// By the daemon's number. What is not here, the joiner has not opened.
     files: Mutex<HashMap<u64, Arc<OpenFile>>>,
-    /// Open files whose pollers are to be told.
-    wakes: Mutex<BTreeSet<u64>>,
+    wakes: Mutex<Wakes>,
     some: Condvar,
+}
+
+/// Wakes of a joiner's pollers.
+#[derive(Default)]
+struct Wakes {
+    /// Open files whose pollers are to be told.
+    opens: BTreeSet<u64>,
+    /// How many have been taken from there to be told on the control connection.
+    told: u64,
 }
 
 /// A lane, as the daemon sees it.
@@ -302,6 +310,20 @@ impl Connection {
         files.values().any(|file| file.device.index == device && file.flags.write)
     }
 
+    /// The wakes of which the joiner must have heard before a call ends now: some that
+    /// nobody has told it of, and how many it was told of. There may be more.
+    pub(super) fn wakes_so_far(&self) -> (Vec<u64>, u64) {
+        const AT_ONCE: usize = 1000;
+        let mut wakes = self.wakes.lock();
+        let mut some = Vec::new();
+        while some.len() < AT_ONCE
+            && let Some(open) = wakes.opens.pop_first()
+        {
+            some.push(open);
+        }
+        (some, wakes.told)
+    }
+
     /// Tells the joiner of wakes. A thread of its own, since whoever wakes a queue must
     /// never wait for a joiner.
     fn tell(&self) {
@@ -309,13 +331,14 @@ impl Connection {
         loop {
             let woken = {
                 let mut wakes = self.wakes.lock();
-                while wakes.is_empty() && !self.is_over() {
+                while wakes.opens.is_empty() && !self.is_over() {
                     self.some.wait(&mut wakes);
                 }
                 if self.is_over() {
                     return;
                 }
-                std::mem::take(&mut *wakes)
+                wakes.told += wakes.opens.len() as u64;
+                std::mem::take(&mut wakes.opens)
             };
             for open in woken {
                 let message = encode(&News::Wake { open }, &mut buffer);
@@ -344,7 +367,7 @@ pub(super) struct Poller {
 impl Wake for Poller {
     fn wake(&self) {
         let Some(connection) = self.connection.upgrade() else { return };
-        connection.wakes.lock().insert(self.open);
+        connection.wakes.lock().opens.insert(self.open);
         connection.some.notify_one();
     }
 

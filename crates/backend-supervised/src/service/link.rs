@@ -15,7 +15,7 @@ use std::{
 };
 
 use devmap_driver::{Errno, WaitQueue};
-use parking_lot::Mutex;
+use parking_lot::{Condvar, Mutex};
 use serde::Serialize;
 
 use super::{
@@ -41,6 +41,9 @@ pub(super) struct Link {
     dead: AtomicBool,
     idle: Mutex<Vec<Lane>>,
     next: AtomicU32,
+    /// How many wakes the daemon has told of by itself.
+    heard: Mutex<u64>,
+    hearing: Condvar,
     /// What pollers of an open file wait on, by the daemon's number.
     queues: Mutex<HashMap<u64, Arc<HostWaitQueue>>>,
 }
@@ -88,6 +91,8 @@ impl Link {
             dead: AtomicBool::new(false),
             idle: Mutex::default(),
             next: AtomicU32::new(0),
+            heard: Mutex::new(0),
+            hearing: Condvar::new(),
             queues: Mutex::default(),
         })
     }
@@ -111,6 +116,8 @@ impl Link {
         // Pollers shall see it.
         let queues: Vec<_> = self.queues.lock().values().cloned().collect();
         queues.iter().for_each(|queue| queue.wake_all());
+        let _heard = self.heard.lock();
+        self.hearing.notify_all();
     }
 
     fn say(&self, message: &impl Serialize, file: Option<&OwnedFd>) -> io::Result<()> {
@@ -137,11 +144,26 @@ impl Link {
                 _ => None,
             };
             let Some(News::Wake { open }) = news else { return self.die() };
-            let queue = self.queues.lock().get(&open).cloned();
-            // One that is closed meanwhile has no pollers.
-            if let Some(queue) = queue {
-                queue.wake_all();
-            }
+            self.wake(open);
+            *self.heard.lock() += 1;
+            self.hearing.notify_all();
+        }
+    }
+
+    fn wake(&self, open: u64) {
+        let queue = self.queues.lock().get(&open).cloned();
+        // One that is closed meanwhile has no pollers.
+        if let Some(queue) = queue {
+            queue.wake_all();
+        }
+    }
+
+    /// Wakes pollers of these, and waits until as many others have been woken.
+    fn woken(&self, opens: &[u64], heard: u64) {
+        opens.iter().for_each(|open| self.wake(*open));
+        let mut so_far = self.heard.lock();
+        while *so_far < heard && !self.is_dead() {
+            self.hearing.wait(&mut so_far);
         }
     }
 
@@ -183,7 +205,7 @@ impl Link {
         lane.calls = lane.calls.wrapping_add(1);
         let (link, call) = (self.clone(), lane.calls);
         waiter.set_hears(Some(Arc::new(CallInterrupt { link, lane: lane.id, call })));
-        let result = lane.converse(Request { call, method }, &waiter, answering, last);
+        let result = lane.converse(self, Request { call, method }, &waiter, answering, last);
         waiter.set_hears(None);
         match result {
             Ok(result) => {
@@ -212,6 +234,7 @@ enum Ended {
 impl Lane {
     fn converse<R>(
         &mut self,
+        link: &Link,
         request: Request<'_>,
         waiter: &Arc<Waiter>,
         answering: &mut Answering<'_>,
@@ -233,6 +256,7 @@ impl Lane {
                 Step::Waiting => {
                     waiting.get_or_insert_with(|| call::begin_wait(waiter));
                 }
+                Step::Woken { opens, heard } => link.woken(&opens, heard),
                 step @ (Step::CopyIn { .. } | Step::CopyOut { .. } | Step::Flags) => {
                     match answering(&step, sent).ok_or(Ended::Gone)? {
                         Answered::Yes => {

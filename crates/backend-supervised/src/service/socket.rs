@@ -42,17 +42,17 @@ pub(super) fn send(socket: impl AsFd, bytes: &[u8], files: &[BorrowedFd<'_>]) ->
 ///
 /// # Errors
 /// Those of recvmsg(2); `InvalidData` for a packet that is longer than `buffer`.
-pub(super) fn receive<'b>(socket: impl AsFd, buffer: &'b mut [u8]) -> io::Result<&'b [u8]> {
+pub(super) fn receive(socket: impl AsFd, buffer: &mut [u8]) -> io::Result<&[u8]> {
     let (len, _) = receive_with(&socket, buffer, &mut RecvAncillaryBuffer::default())?;
     Ok(&buffer[..len])
 }
 
 /// As [`receive`], with the descriptors that came along. Those beyond [`MOST_FILES`] the
 /// kernel drops.
-pub(super) fn receive_files<'b>(
+pub(super) fn receive_files(
     socket: impl AsFd,
-    buffer: &'b mut [u8],
-) -> io::Result<(&'b [u8], Vec<OwnedFd>)> {
+    buffer: &mut [u8],
+) -> io::Result<(&[u8], Vec<OwnedFd>)> {
     let mut space = [MaybeUninit::uninit(); rustix::cmsg_space!(ScmRights(MOST_FILES))];
     let mut ancillary = RecvAncillaryBuffer::new(&mut space);
     let (len, files) = receive_with(&socket, buffer, &mut ancillary)?;

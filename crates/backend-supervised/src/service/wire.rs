@@ -277,6 +277,9 @@ pub(super) enum Copies {
 pub(super) enum Step<'a> {
     /// The driver waits, perhaps for long.
     Waiting,
+    /// Before the end: pollers of these open files are to be told now, and of as many wakes
+    /// on the control connection: the call may have caused them.
+    Woken { opens: Vec<u64>, heard: u64 },
     /// It wants bytes of the caller. Answered.
     CopyIn { address: u64, len: u32 },
     /// It has bytes for the caller. Answered if it is `Checked`.

@@ -102,6 +102,11 @@ impl Run {
         devices.iter().fold(run, |run, device| run.options(&["--device", device]))
     }
 
+    /// `devmap run` in this mode, with the devices of a daemon.
+    pub fn joining(mode: Mode, daemon: &Daemon) -> Run {
+        Run::new(mode, &[]).options(&["--join", daemon.socket()])
+    }
+
     /// The server of bad drivers, told what to do wrong.
     pub fn bad_driver(mode: Mode, wrong: &str) -> Run {
         let test = env::current_exe().expect("this program's path");
@@ -299,6 +304,84 @@ fn reader(from: impl Read + Send + 'static) -> (Receiver<String>, JoinHandle<()>
         }
     });
     (received, thread)
+}
+
+/// A `devmap serve` that is ready.
+pub struct Daemon {
+    running: Running,
+    socket: String,
+    directory: TempDir,
+}
+
+impl Daemon {
+    /// One with these devices, and a trace.
+    #[track_caller]
+    pub fn start(devices: &[&str], options: &[&str]) -> Daemon {
+        let mut command = Command::new(DEVMAP);
+        command.arg("serve").args(options);
+        command.args(devices.iter().flat_map(|device| ["--device", device]));
+        Daemon::start_by(command, "--socket")
+    }
+
+    /// By a command that takes the socket with an option of this name.
+    #[track_caller]
+    pub fn start_by(mut command: Command, option: &str) -> Daemon {
+        let directory = tempfile::tempdir().expect("a directory");
+        // Other users come to the socket, which has permissions of its own.
+        let all = std::os::unix::fs::PermissionsExt::from_mode(0o755);
+        fs::set_permissions(directory.path(), all).expect("chmod");
+        let socket = directory.path().join("socket").to_str().expect("UTF-8").to_owned();
+        let trace = directory.path().join("trace");
+        command
+            .arg(option)
+            .arg(&socket)
+            .arg("--trace")
+            .arg(&trace)
+            .args(["--trace-format", "json"]);
+        let mut running = start(command);
+        let ready = running.hear();
+        assert!(ready.starts_with("devmap: serving /") && ready.ends_with(&socket), "{ready}");
+        Daemon { running, socket, directory }
+    }
+
+    pub fn socket(&self) -> &str {
+        &self.socket
+    }
+
+    pub fn pid(&self) -> i32 {
+        self.running.front()
+    }
+
+    /// Waits until it has traced as many of these calls.
+    #[track_caller]
+    pub fn wait_for_calls(&self, call: &str, count: usize) {
+        let what = format!("{count} times {call} in the daemon's trace");
+        wait_for(&what, || (self.count(call) >= count).then_some(()));
+    }
+
+    /// How many of these calls it has traced.
+    pub fn count(&self, call: &str) -> usize {
+        let trace = fs::read_to_string(self.directory.path().join("trace")).unwrap_or_default();
+        let whole = trace.rsplit_once('\n').map_or("", |(whole, _)| whole);
+        let events = whole.lines().map(|line| serde_json::from_str::<Value>(line).expect("JSON"));
+        events.filter(|event| event["call"] == call).count()
+    }
+
+    /// Tells it to stop, and waits for its end.
+    #[track_caller]
+    pub fn stop(self) -> Finished {
+        terminate(self.pid());
+        let finished = self.running.finish();
+        assert!(!Path::new(&self.socket).exists(), "the socket is left");
+        finished
+    }
+
+    /// Kills it, and waits for its end. The directory of its socket is left.
+    pub fn kill(self) -> TempDir {
+        kill(self.pid());
+        self.running.finish().killed(libc::SIGKILL);
+        self.directory
+    }
 }
 
 /// What a run left.

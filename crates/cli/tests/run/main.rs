@@ -13,5 +13,6 @@ mod files;
 mod harness;
 mod inputs;
 mod lifetime;
+mod serve;
 mod supervisor;
 mod tools;

@@ -1,0 +1,318 @@
+//! `devmap serve`, and programs of several runs that join it.
+//!
+//! What does not live here: joiners that mean ill (`hostile_joiners`).
+
+use std::{path::Path, process::Command};
+
+use crate::{
+    conformance::{known_in_trapped_mode, passes_in},
+    harness::{
+        DEVMAP, Daemon, Mode, Run, in_each_mode, is_blocked_in, is_gone, kill, start, terminate,
+        wait_for,
+    },
+};
+
+in_each_mode!(
+    two_terminals_share_memory,
+    a_joiner_keeps_its_maps_when_others_leave,
+    a_joiner_that_is_killed_releases,
+    release_waits_for_the_last_unmap,
+    wakes_and_signals_cross,
+    a_clean_stop_ends_all_calls,
+    the_daemon_is_killed,
+    local_devices_stand_beside,
+);
+
+const TRAPPED: Mode = Mode("trapped");
+
+macro_rules! conforms {
+    ($($test:ident on $device:literal,)+) => {
+        mod joined {
+            $(#[test]
+            fn $test() {
+                super::conforms(crate::harness::Mode("namespace"), stringify!($test), $device);
+            })+
+        }
+        mod joined_trapped {
+            $(#[test]
+            fn $test() {
+                super::conforms(super::TRAPPED, stringify!($test), $device);
+            })+
+        }
+    };
+}
+
+conforms! {
+    calls on "mem",
+    demo on "demo",
+    events on "events",
+    hello on "hello",
+    mem on "mem",
+    pattern on "pattern",
+    pointers on "events",
+    zero on "zero",
+}
+
+/// The programs of tests/conformance hold and fail as in a run of their own.
+fn conforms(mode: Mode, name: &str, device: &str) {
+    let daemon = Daemon::start(&[&format!("/dev/dut={device}")], &[]);
+    let trapped = mode.0 == TRAPPED.0;
+    let known = if trapped { known_in_trapped_mode(name) } else { Vec::new() };
+    passes_in(name, &known, &|| Run::joining(mode, &daemon));
+    daemon.stop().well();
+}
+
+const MEM: &[&str] = &["/dev/m=mem:size=64K"];
+
+/// Maps the memory, says so, and then does what it is told.
+const HOLDER: &str = "
+fd = os.open('/dev/m', os.O_RDWR)
+area = mmap.mmap(fd, PAGE)
+say('mapped', area[0:4])
+while True:
+    word = hear()
+    if word == 'look': say(area[0:4])
+    elif word == 'close': os.close(fd); say('closed')
+    elif word == 'unmap': area.close(); say('unmapped')
+    elif word == 'end': break
+    else: area[0:4] = word.encode(); say('written')
+";
+
+fn two_terminals_share_memory(mode: Mode) {
+    let daemon = Daemon::start(MEM, &[]);
+    let mut one = Run::joining(mode, &daemon).python(HOLDER, &[]);
+    let mut two = Run::joining(mode, &daemon).python(HOLDER, &[]);
+    for joiner in [&mut one, &mut two] {
+        assert!(joiner.hear().starts_with("mapped"));
+    }
+    one.say("ping");
+    assert_eq!(one.hear(), "written");
+    two.say("look");
+    assert_eq!(two.hear(), "b'ping'");
+    two.say("pong");
+    assert_eq!(two.hear(), "written");
+    one.say("look");
+    assert_eq!(one.hear(), "b'pong'");
+    for joiner in [&mut one, &mut two] {
+        joiner.say("end");
+    }
+    one.finish().well();
+    two.finish().well();
+    daemon.wait_for_calls("release", 2);
+    let finished = daemon.stop().well();
+    assert_eq!(finished.stderr, "");
+}
+
+fn a_joiner_keeps_its_maps_when_others_leave(mode: Mode) {
+    let daemon = Daemon::start(MEM, &[]);
+    let mut stays = Run::joining(mode, &daemon).python(HOLDER, &[]);
+    assert_eq!(stays.hear(), r"mapped b'\x00\x00\x00\x00'");
+    let mut leaves = Run::joining(mode, &daemon).python(HOLDER, &[]);
+    leaves.hear();
+    leaves.say("left");
+    leaves.hear();
+    leaves.say("end");
+    leaves.finish().well();
+    daemon.wait_for_calls("release", 1);
+    stays.say("look");
+    assert_eq!(stays.hear(), "b'left'");
+    stays.say("here");
+    assert_eq!(stays.hear(), "written");
+    // Whoever comes later finds it.
+    let mut comes = Run::joining(mode, &daemon).python(HOLDER, &[]);
+    assert_eq!(comes.hear(), "mapped b'here'");
+    assert_eq!(daemon.count("release"), 1);
+}
+
+/// Killed as a whole, by SIGKILL.
+fn a_joiner_that_is_killed_releases(mode: Mode) {
+    let daemon = Daemon::start(MEM, &[]);
+    let mut joiner = Run::joining(mode, &daemon).python(HOLDER, &[]);
+    joiner.hear();
+    let (supervisor, program) = (joiner.supervisor(), joiner.program());
+    kill(supervisor);
+    wait_for("the supervisor's end", || is_gone(supervisor).then_some(()));
+    // Its program still maps the memory, so that no driver may take it for free.
+    let mut other = Run::joining(mode, &daemon).python(HOLDER, &[]);
+    other.hear();
+    other.say("next");
+    other.hear();
+    joiner.say("look");
+    assert_eq!(joiner.hear(), "b'next'");
+    assert_eq!(daemon.count("release"), 0);
+    kill(program);
+    daemon.wait_for_calls("release", 1);
+    other.say("look");
+    assert_eq!(other.hear(), "b'next'");
+}
+
+fn release_waits_for_the_last_unmap(mode: Mode) {
+    let daemon = Daemon::start(MEM, &[]);
+    let mut joiner = Run::joining(mode, &daemon).python(HOLDER, &[]);
+    joiner.hear();
+    // Python keeps a copy of the descriptor with the map: exec leaves neither.
+    let script = "
+fd = os.open('/dev/m', os.O_RDWR)
+at = libc.mmap(None, 2 * PAGE, 3, mmap.MAP_SHARED, fd, 0)
+os.close(fd)
+say('closed')
+for page in 0, 1:
+    hear()
+    libc.munmap(at + page * PAGE, PAGE)
+    say('unmapped')
+hear()
+";
+    let mut maps = Run::joining(mode, &daemon).python(script, &[]);
+    assert_eq!(maps.hear(), "closed");
+    maps.say("the first page");
+    assert_eq!(maps.hear(), "unmapped");
+    // A call that comes after shows that the close has been served.
+    joiner.say("look");
+    joiner.hear();
+    assert_eq!(daemon.count("release"), 0);
+    maps.say("the second");
+    assert_eq!(maps.hear(), "unmapped");
+    daemon.wait_for_calls("release", 1);
+    maps.say("end");
+    maps.finish().well();
+    joiner.say("end");
+    joiner.finish().well();
+    daemon.wait_for_calls("release", 2);
+    daemon.stop().well();
+}
+
+/// A poller and a reader of one run are woken by a writer of another; a signal ends a wait,
+/// with and without `SA_RESTART`.
+fn wakes_and_signals_cross(mode: Mode) {
+    let daemon = Daemon::start(&["/dev/e=events"], &[]);
+    let waits = "
+fd = os.open('/dev/e', os.O_RDWR)
+say('polls')
+poller = select.poll()
+poller.register(fd, select.POLLIN)
+say(poller.poll() == [(fd, select.POLLIN)], os.read(fd, 9))
+say('reads')
+say(os.read(fd, 9))
+def handler(number, frame): raise InterruptedError()
+signal.signal(signal.SIGUSR1, handler)
+say('waits')
+try: os.read(fd, 9)
+except InterruptedError: say('interrupted')
+signal.signal(signal.SIGUSR1, lambda *_: say('handled'))
+say('waits')
+say(os.read(fd, 9))
+";
+    let mut waiter = Run::joining(mode, &daemon).python(waits, &[]);
+    let mut writer = Run::joining(mode, &daemon).python(
+        "fd = os.open('/dev/e', os.O_WRONLY)\nwhile True: os.write(fd, hear().encode())",
+        &[],
+    );
+    let program = waiter.program();
+    let signal = || {
+        let pid = rustix::process::Pid::from_raw(program).expect("a pid");
+        rustix::process::kill_process(pid, rustix::process::Signal::USR1).expect("kill");
+    };
+    assert_eq!(waiter.hear(), "polls");
+    wait_for("the poll", || is_blocked_in(program, libc::SYS_poll).then_some(()));
+    writer.say("one");
+    assert_eq!(waiter.hear(), "True b'one'");
+    assert_eq!(waiter.hear(), "reads");
+    wait_for("the read", || is_blocked_in(program, libc::SYS_read).then_some(()));
+    writer.say("two");
+    assert_eq!(waiter.hear(), "b'two'");
+    for outcome in ["interrupted", "handled"] {
+        assert_eq!(waiter.hear(), "waits");
+        wait_for("the read", || is_blocked_in(program, libc::SYS_read).then_some(()));
+        signal();
+        assert_eq!(waiter.hear(), outcome);
+    }
+    writer.say("three");
+    assert_eq!(waiter.hear(), "b'three'");
+    waiter.finish().well();
+}
+
+/// What a program sees of a daemon that goes: a wait ends, calls fail, the memory stays.
+const LEFT_BEHIND: &str = "
+m = os.open('/dev/m', os.O_RDWR)
+e = os.open('/dev/e', os.O_RDWR)
+area = mmap.mmap(m, PAGE)
+area[0:4] = b'mine'
+say('waits')
+say(error_of(lambda: os.read(e, 1)))
+say(error_of(lambda: os.write(e, b'x')), error_of(lambda: map_raw(m, 1)))
+say(error_of(lambda: os.open('/dev/m', os.O_RDWR)))
+poller = select.poll()
+poller.register(e, select.POLLIN)
+say(len(poller.poll()))
+say(area[0:4])
+";
+
+fn a_clean_stop_ends_all_calls(mode: Mode) {
+    let daemon = Daemon::start(&["/dev/m=mem:size=64K", "/dev/e=events"], &["--stats"]);
+    let mut joiner = Run::joining(mode, &daemon).python(LEFT_BEHIND, &[]);
+    assert_eq!(joiner.hear(), "waits");
+    let program = joiner.program();
+    wait_for("the read", || is_blocked_in(program, libc::SYS_read).then_some(()));
+    let finished = daemon.stop().well();
+    let released = |line: &str| line.starts_with("/dev/m ") && line.contains("release");
+    assert!(finished.stderr.lines().any(released), "{finished:?}");
+    left_behind(joiner);
+}
+
+fn the_daemon_is_killed(mode: Mode) {
+    let devices = ["/dev/m=mem:size=64K", "/dev/e=events"];
+    let daemon = Daemon::start(&devices, &[]);
+    let socket = daemon.socket().to_owned();
+    let mut joiner = Run::joining(mode, &daemon).python(LEFT_BEHIND, &[]);
+    assert_eq!(joiner.hear(), "waits");
+    let program = joiner.program();
+    wait_for("the read", || is_blocked_in(program, libc::SYS_read).then_some(()));
+    let _directory = daemon.kill();
+    left_behind(joiner);
+    // Nobody serves at the socket that it has left, and another takes its place.
+    let mut command = Command::new(DEVMAP);
+    command.args(["run", "--join", &socket, "--", "true"]);
+    start(command).finish().exited(125).complains(&[&socket, "nobody serves"]);
+    let mut command = Command::new(DEVMAP);
+    command.args(["serve", "--socket", &socket, "--device", devices[0]]);
+    let mut next = start(command);
+    assert!(next.hear().contains("serving /dev/m at"));
+    let mut command = Command::new(DEVMAP);
+    command.args(["run", "--mode", mode.0, "--join", &socket, "--", "dd", "if=/dev/m", "count=0"]);
+    start(command).finish().well();
+    terminate(next.front());
+    next.finish().well();
+    assert!(!Path::new(&socket).exists());
+}
+
+#[track_caller]
+fn left_behind(joiner: crate::harness::Running) {
+    let finished = joiner.finish().well().complains(&["nobody serves at", "ENODEV"]);
+    // The read is ended as a signal ends it where the daemon stops in order.
+    let lines: Vec<&str> = finished.stdout.lines().collect();
+    assert_eq!(lines[1..], ["ENODEV ENODEV", "ENODEV", "1", "b'mine'"], "{finished:?}");
+    assert_eq!(lines[0], "ENODEV", "{finished:?}");
+}
+
+fn local_devices_stand_beside(mode: Mode) {
+    let daemon = Daemon::start(&["/dev/h=hello"], &[]);
+    let other = Daemon::start(&["/dev/other=hello"], &[]);
+    let run = Run::joining(mode, &daemon).options(&["--join", other.socket()]);
+    let run = run.options(&["--device", "/dev/local=hello"]);
+    let text = run.prints(&["cat", "/dev/h", "/dev/other", "/dev/local"]);
+    assert_eq!(text, "Hello from a device in safe Rust.\n".repeat(3));
+    let numbers = Run::joining(mode, &daemon).options(&["--device", "/dev/local=hello"]).prints(&[
+        "stat",
+        "-c",
+        "%t:%T %F",
+        "/dev/h",
+        "/dev/local",
+    ]);
+    let numbers: Vec<&str> = numbers.lines().collect();
+    assert_ne!(numbers[0], numbers[1]);
+    assert!(numbers.iter().all(|line| line.ends_with("character special file")), "{numbers:?}");
+    // One path is one device.
+    let twice = Run::joining(mode, &daemon).options(&["--device", "/dev/h=hello"]);
+    twice.output(&["true"]).exited(125).complains(&["/dev/h", "twice"]);
+    daemon.stop().well();
+}
