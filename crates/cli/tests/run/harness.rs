@@ -96,10 +96,15 @@ pub struct Run {
 impl Run {
     /// `devmap run` in this mode, with these devices.
     pub fn new(mode: Mode, devices: &[&str]) -> Run {
-        let mut command = Command::new(DEVMAP);
-        command.args(["run", "--mode", mode.0]);
-        let run = Run { command, trace: None };
+        let run = Run::of(Path::new(DEVMAP), mode);
         devices.iter().fold(run, |run, device| run.options(&["--device", device]))
+    }
+
+    /// The same, by a copy of the command, and without devices.
+    pub fn of(devmap: &Path, mode: Mode) -> Run {
+        let mut command = Command::new(devmap);
+        command.args(["run", "--mode", mode.0]);
+        Run { command, trace: None }
     }
 
     /// `devmap run` in this mode, with the devices of a daemon.
@@ -109,11 +114,17 @@ impl Run {
 
     /// The server of bad drivers, told what to do wrong.
     pub fn bad_driver(mode: Mode, wrong: &str) -> Run {
-        let test = env::current_exe().expect("this program's path");
-        let profile = test.ancestors().nth(2).expect("target/PROFILE/deps/TEST");
-        let mut command = Command::new(profile.join("examples/bad_driver"));
-        command.args(["--mode", mode.0]).env("BAD", wrong);
+        let mut command = bad_driver(wrong);
+        command.args(["--mode", mode.0]);
         Run { command, trace: None }
+    }
+
+    /// By another command before that of devmap's, such as one that changes the user.
+    pub fn by(mut self, before: &[&str]) -> Run {
+        let mut command = Command::new(before[0]);
+        command.args(&before[1..]).arg(self.command.get_program()).args(self.command.get_args());
+        self.command = command;
+        self
     }
 
     /// Within a container as Docker makes it.
@@ -170,6 +181,15 @@ impl Run {
     pub fn prints<S: AsRef<OsStr>>(self, program: &[S]) -> String {
         self.output(program).well().stdout
     }
+}
+
+/// The server of bad drivers, told what to do wrong.
+pub fn bad_driver(wrong: &str) -> Command {
+    let test = env::current_exe().expect("this program's path");
+    let profile = test.ancestors().nth(2).expect("target/PROFILE/deps/TEST");
+    let mut command = Command::new(profile.join("examples/bad_driver"));
+    command.env("BAD", wrong);
+    command
 }
 
 /// A child whose output is read as it comes.

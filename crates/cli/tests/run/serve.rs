@@ -7,8 +7,8 @@ use std::{path::Path, process::Command};
 use crate::{
     conformance::{known_in_trapped_mode, passes_in},
     harness::{
-        DEVMAP, Daemon, Mode, Run, in_each_mode, is_blocked_in, is_gone, kill, start, terminate,
-        wait_for,
+        DEVMAP, Daemon, Mode, Run, bad_driver, in_each_mode, is_blocked_in, is_gone, kill, start,
+        terminate, wait_for,
     },
 };
 
@@ -23,6 +23,8 @@ in_each_mode!(
     local_devices_stand_beside,
 );
 
+/// What a run finds by itself.
+const AUTO: Mode = Mode("auto");
 const TRAPPED: Mode = Mode("trapped");
 
 macro_rules! conforms {
@@ -315,4 +317,101 @@ fn local_devices_stand_beside(mode: Mode) {
     let twice = Run::joining(mode, &daemon).options(&["--device", "/dev/h=hello"]);
     twice.output(&["true"]).exited(125).complains(&["/dev/h", "twice"]);
     daemon.stop().well();
+}
+
+/// `devmap run --join` by the user 65534, whom root can become.
+fn as_another_user(daemon: &Daemon) -> Run {
+    // Which the user may not reach where it was built.
+    let copy = Path::new(daemon.socket()).with_file_name("devmap");
+    std::fs::copy(DEVMAP, &copy).expect("a copy of devmap");
+    let user = ["setpriv", "--reuid", "65534", "--regid", "65534", "--clear-groups", "--"];
+    Run::of(&copy, AUTO).by(&user).options(&["--join", daemon.socket()])
+}
+
+#[test]
+fn who_may_join() {
+    if !rustix::process::geteuid().is_root() {
+        let daemon = Daemon::start(MEM, &["--socket-mode", "0000"]);
+        let refused = Run::joining(AUTO, &daemon).output(&["true"]);
+        refused.exited(125).complains(&[daemon.socket(), "permissions", "--socket-mode"]);
+        daemon.stop().well();
+        return;
+    }
+    let closed = Daemon::start(MEM, &["--socket-mode", "0660"]);
+    let refused = as_another_user(&closed).output(&["true"]);
+    refused.exited(125).complains(&[closed.socket(), "permissions", "--socket-mode"]);
+    Run::joining(AUTO, &closed).output(&["true"]).well();
+    closed.stop().well();
+    let open = Daemon::start(MEM, &["--socket-mode", "0666"]);
+    let mut root = Run::joining(AUTO, &open).python(HOLDER, &[]);
+    root.hear();
+    let mut other = as_another_user(&open).python(HOLDER, &[]);
+    other.hear();
+    root.say("root");
+    root.hear();
+    other.say("look");
+    assert_eq!(other.hear(), "b'root'");
+    other.say("user");
+    other.hear();
+    root.say("look");
+    assert_eq!(root.hear(), "b'user'");
+    other.say("end");
+    other.finish().well();
+    open.wait_for_calls("release", 1);
+    root.say("end");
+    root.finish().well();
+    open.stop().well();
+}
+
+#[test]
+fn a_socket_that_is_served_is_not_taken_over() {
+    let daemon = Daemon::start(MEM, &[]);
+    let second = |socket: &str, option: &str, value: &str| {
+        let mut command = Command::new(DEVMAP);
+        command.args(["serve", "--socket", socket, option, value]);
+        start(command).finish()
+    };
+    let taken = second(daemon.socket(), "--device", "/dev/h=hello");
+    taken.exited(125).complains(&[daemon.socket(), "another process serves", "another path"]);
+    assert_eq!(
+        Run::joining(AUTO, &daemon).prints(&["stat", "-c", "%F", "/dev/m"]).lines().count(),
+        1
+    );
+    let none = second(&format!("{}2", daemon.socket()), "--socket-mode", "0600");
+    none.exited(125).complains(&["--device"]);
+    let mode = second(&format!("{}2", daemon.socket()), "--socket-mode", "9");
+    mode.exited(125).complains(&["octal"]);
+    let nowhere = second("/no/such/directory/socket", "--device", "/dev/h=hello");
+    nowhere.exited(125).complains(&["/no/such/directory"]);
+    let elsewhere = Run::new(AUTO, &[]).options(&["--join", "/no/such/socket"]).output(&["true"]);
+    elsewhere.exited(125).complains(&["/no/such/socket", "devmap serve"]);
+    daemon.stop().well();
+}
+
+/// A camera, in one terminal after the other: its class is there, its buffers are mapped
+/// and filled, and the driver knows of maps in other runs.
+#[test]
+fn a_camera_is_joined() {
+    let daemon = Daemon::start(&["/dev/video0=camera:pace=client"], &[]);
+    for _ in 0..2 {
+        let stream = ["v4l2-ctl", "-d", "/dev/video0", "--stream-mmap", "--stream-count=10"];
+        Run::joining(AUTO, &daemon).output(&stream).well();
+        let name =
+            Run::joining(AUTO, &daemon).prints(&["cat", "/sys/class/video4linux/video0/name"]);
+        assert!(!name.trim().is_empty());
+    }
+    daemon.wait_for_calls("release", 2);
+    daemon.stop().well();
+}
+
+/// An author's own binary serves too.
+#[test]
+fn a_server_serves() {
+    let daemon = Daemon::start_by(bad_driver("plan:hole"), "--serve");
+    let finished = Run::joining(AUTO, &daemon)
+        .python("say(error_of(lambda: map_raw(os.open('/dev/bad', os.O_RDWR), 1)))", &[])
+        .finish();
+    assert_eq!(finished.well().stdout, "EIO\n");
+    // Of the driver's mistakes the daemon tells.
+    daemon.stop().well().complains(&["/dev/bad"]);
 }
