@@ -15,7 +15,11 @@ pub mod process;
 pub mod process_tree;
 pub mod ptrace;
 pub mod seccomp;
+pub mod sigbus;
+pub mod span;
 pub mod stat;
+pub mod store;
+pub mod userfaultfd;
 
 /// The result of a libc call that says failure by -1 and `errno`.
 fn check<T: PartialEq + From<i8>>(result: T) -> std::io::Result<T> {

@@ -1,5 +1,7 @@
 //! AArch64: `struct user_pt_regs`, the `svc` instruction, word copies.
 
+pub(crate) mod guarded;
+
 use std::ptr;
 
 /// `AUDIT_ARCH_AARCH64`: what a filter must find in `seccomp_data.arch`.

@@ -1,5 +1,7 @@
 //! x86-64: `struct user_regs_struct`, the `syscall` instruction, `rep movsb`.
 
+pub(crate) mod guarded;
+
 use std::arch::asm;
 
 /// `AUDIT_ARCH_X86_64`: what a filter must find in `seccomp_data.arch`.

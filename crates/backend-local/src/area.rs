@@ -1,0 +1,510 @@
+//! An area: where an object is mapped, and how its pages get there.
+
+use std::{
+    collections::BTreeSet,
+    ops::Range,
+    sync::{
+        Arc,
+        atomic::{AtomicU64, Ordering},
+    },
+};
+
+use devmap_driver::{Access, Errno, Fault, Memory, Sharing, Supply};
+use devmap_sys::{
+    span::{Span, mark},
+    userfaultfd::{Install, Userfaultfd},
+};
+use parking_lot::Mutex;
+
+use crate::{
+    Error, LocalMemory, OnError,
+    block::{PAGES, Pages, State},
+    buffer::{self, NewPage},
+    core::{Core, count},
+    driver::Opened,
+    object::Object,
+    platform::MappedMemory,
+};
+
+/// Pages that one fault maps when they are cached (`fault_around_bytes`).
+const AROUND: u64 = 16;
+
+/// What may be written, and who sees it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Writes {
+    /// Nothing.
+    None,
+    /// Copies of one's own.
+    Private,
+    /// The object.
+    Shared,
+}
+
+/// An area.
+pub(crate) struct Area {
+    pub(crate) core: Arc<Core>,
+    pub(crate) object: Arc<Object>,
+    pub(crate) file: Arc<dyn Opened>,
+    pub(crate) span: Span,
+    /// The page of the device at which it begins (`vm_pgoff`).
+    pub(crate) first_page: u64,
+    pub(crate) sharing: Sharing,
+    pub(crate) writes: Writes,
+    pub(crate) on_error: OnError,
+    /// The pages that come by faults, counted from the area's start.
+    pub(crate) faulted: Vec<Range<u64>>,
+    /// Memory of the driver that is mapped.
+    pub(crate) memories: Mutex<Vec<MappedMemory>>,
+    /// Pages of fault extents that are memory of the driver or of nobody.
+    laid: Mutex<BTreeSet<u64>>,
+    /// Pages that fail with SIGBUS.
+    poisoned: Mutex<BTreeSet<u64>>,
+    /// The page after the last one that was looked for.
+    next: AtomicU64,
+}
+
+/// What is known of an area when it is made.
+pub(crate) struct NewlyMapped {
+    pub(crate) object: Arc<Object>,
+    pub(crate) file: Arc<dyn Opened>,
+    pub(crate) span: Span,
+    pub(crate) first_page: u64,
+    pub(crate) sharing: Sharing,
+    pub(crate) writes: Writes,
+    pub(crate) on_error: OnError,
+    pub(crate) faulted: Vec<Range<u64>>,
+    pub(crate) memories: Vec<MappedMemory>,
+}
+
+/// How a page came.
+enum Filled {
+    /// Into the page cache.
+    Cached,
+    /// Into the page cache and the page table.
+    Mapped,
+    /// It is memory of the driver, and mapped.
+    Laid,
+}
+
+impl Area {
+    pub(crate) fn new(new: NewlyMapped) -> Arc<Area> {
+        let area = Arc::new(Area {
+            core: new.object.core.clone(),
+            object: new.object,
+            file: new.file,
+            span: new.span,
+            first_page: new.first_page,
+            sharing: new.sharing,
+            writes: new.writes,
+            on_error: new.on_error,
+            faulted: new.faulted,
+            memories: Mutex::new(new.memories),
+            laid: Mutex::default(),
+            poisoned: Mutex::default(),
+            next: AtomicU64::new(u64::MAX),
+        });
+        area.core.add_area(&area);
+        area.object.add_area(&area);
+        area
+    }
+
+    /// Bytes of the span.
+    pub(crate) fn bytes(&self, pages: &Range<u64>) -> Range<usize> {
+        let page = self.core.page_size.bytes();
+        (pages.start * page) as usize..(pages.end * page) as usize
+    }
+
+    /// The area's pages among pages of the device, counted from its start.
+    fn inside(&self, pages: Range<u64>) -> impl Iterator<Item = Range<u64>> {
+        let start = pages.start.saturating_sub(self.first_page);
+        let end = pages.end.saturating_sub(self.first_page);
+        self.faulted.iter().filter_map(move |extent| {
+            let (start, end) = (start.max(extent.start), end.min(extent.end));
+            (start < end).then_some(start..end)
+        })
+    }
+
+    fn set_marks(&self, pages: Range<u64>, marks: u8) {
+        for mark in &self.span.marks()[pages.start as usize..pages.end as usize] {
+            mark.store(marks, Ordering::Relaxed);
+        }
+    }
+
+    /// What a page is marked with once it is mapped like this.
+    fn marks(&self, install: Install) -> u8 {
+        match (self.writes, install) {
+            (Writes::None, _) | (_, Install::WriteProtected) => mark::PRESENT,
+            _ => mark::PRESENT | mark::WRITABLE,
+        }
+    }
+
+    /// How pages are mapped that nobody has stored to.
+    fn quiet(&self) -> Install {
+        let tells_stores = self.core.uffd.as_ref().is_some_and(Userfaultfd::can_write_protect);
+        if self.writes == Writes::Shared && tells_stores {
+            Install::WriteProtected
+        } else {
+            Install::AsMapped
+        }
+    }
+
+    /// Whether a page that is mapped like this must be taken for written.
+    fn counts_as_written(&self, install: Install) -> bool {
+        self.writes == Writes::Shared && install == Install::AsMapped
+    }
+
+    /// A page that is the driver's memory is there.
+    pub(crate) fn mark_remapped(&self, at: u64) {
+        self.set_marks(at..at + 1, self.marks(Install::AsMapped));
+    }
+
+    /// Up to which page the pages come as page `at` does, and whether that is by faults.
+    pub(crate) fn extent(&self, at: u64) -> (u64, bool) {
+        match self.faulted.iter().find(|extent| extent.contains(&at)) {
+            Some(extent) => (extent.end, true),
+            None => {
+                let later = self.faulted.iter().map(|extent| extent.start);
+                let end = later.filter(|start| *start > at).min();
+                (end.unwrap_or(self.span.marks().len() as u64), false)
+            }
+        }
+    }
+
+    /// Whether a page, counted from the area's start, comes by faults.
+    pub(crate) fn is_faulted(&self, at: u64) -> bool {
+        self.faulted.iter().any(|extent| extent.contains(&at))
+    }
+
+    /// Supplies page `at`, counted from the area's start, if it is cached and nobody is
+    /// busy with it: whether it was.
+    ///
+    /// # Errors
+    /// Those of the kernel.
+    pub(crate) fn fault_cached(&self, at: u64, access: Access) -> Result<bool, Error> {
+        let page = self.first_page + at;
+        let bit = Pages::one(page);
+        let block = self.object.block(page / PAGES);
+        let mut state = block.lock();
+        if !state.resident.has(bit) || !state.busy.and(bit).is_empty() {
+            return Ok(false);
+        }
+        self.install(&mut state, page, access)?;
+        Ok(true)
+    }
+
+    /// Supplies page `at`, counted from the area's start, for the access that needs it.
+    ///
+    /// # Errors
+    /// Those of the driver and of the kernel; the page is not there then.
+    pub(crate) fn fault(&self, at: u64, access: Access) -> Result<(), Error> {
+        let page = self.first_page + at;
+        let bit = Pages::one(page);
+        let index = page / PAGES;
+        let block = self.object.block(index);
+        loop {
+            let mut state = block.settled(bit);
+            if state.resident.has(bit) {
+                return self.install(&mut state, page, access);
+            }
+            if self.laid.lock().contains(&at) {
+                drop(state);
+                return self.wake(at);
+            }
+            state.busy.add(bit);
+            drop(state);
+            let filled = self.fill(at, access);
+            let mut state = block.lock();
+            if matches!(filled, Ok(Filled::Cached | Filled::Mapped)) {
+                state.resident.add(bit);
+                if self.writes == Writes::Shared
+                    && (access == Access::Write || self.counts_as_written(self.quiet()))
+                {
+                    state.dirty.add(bit);
+                }
+                self.object.enqueue(index, &mut state);
+            }
+            block.finish(state, bit);
+            match filled? {
+                // Mapped by the next round, unless it is gone again by then.
+                Filled::Cached => {}
+                Filled::Mapped => return Ok(()),
+                Filled::Laid => return self.wake(at),
+            }
+        }
+    }
+
+    fn wake(&self, at: u64) -> Result<(), Error> {
+        let Some(uffd) = &self.core.uffd else { return Ok(()) };
+        let woken = uffd.wake(&self.span, self.bytes(&(at..at + 1)));
+        woken.map_err(|error| Error::system("UFFDIO_WAKE", &error))
+    }
+
+    /// Asks the driver for a page that this thread is busy with.
+    fn fill(&self, at: u64, access: Access) -> Result<Filled, Error> {
+        let page = self.first_page + at;
+        self.object.check_end(page)?;
+        let failed = |call| move |errno| Error::Failed { call, page, errno };
+        self.core.reserve(1).map_err(failed("reserve"))?;
+        let filled = self.fill_reserved(at, access);
+        let gone = if matches!(filled, Ok(Filled::Cached | Filled::Mapped)) { 0 } else { 1 };
+        self.core.settle(1, gone);
+        filled
+    }
+
+    fn fill_reserved(&self, at: u64, access: Access) -> Result<Filled, Error> {
+        let page = self.first_page + at;
+        let page_len = self.core.page_size.bytes() as usize;
+        let failed = |call| move |errno| Error::Failed { call, page, errno };
+        let mut buffer = buffer::take(page_len).map_err(failed("fault"))?;
+        let mut new = NewPage::new(&mut buffer, page_len);
+        let supply = self.file.fault(&Fault { page, access }, &mut new).map_err(failed("fault"))?;
+        match supply {
+            Supply::Filled => {
+                let content = new.content();
+                let filled = self.insert(at, content, access);
+                buffer::give_back(buffer);
+                count(&self.core.counters.filled, 1);
+                filled
+            }
+            Supply::Page { memory, page: of_memory } => {
+                buffer::give_back(buffer);
+                self.lay_page(at, &memory, of_memory).map(|()| Filled::Laid)
+            }
+        }
+    }
+
+    /// Puts content into the page cache, and into the page table where that is one call.
+    fn insert(&self, at: u64, content: &[u8], access: Access) -> Result<Filled, Error> {
+        let page = self.first_page + at;
+        if self.sharing == Sharing::Shared
+            && !self.poisoned.lock().contains(&at)
+            && let Some(uffd) = &self.core.uffd
+        {
+            let install = if access == Access::Write { Install::AsMapped } else { self.quiet() };
+            let to = self.bytes(&(at..at + 1)).start;
+            match uffd.copy(&self.span, to, content, install) {
+                Ok(_) => {
+                    self.set_marks(at..at + 1, self.marks(install));
+                    self.next.store(at + 1, Ordering::Relaxed);
+                    return Ok(Filled::Mapped);
+                }
+                // It is in the file: a hole that somebody read there.
+                Err(error) if error.raw_os_error() == Some(libc::EEXIST) => {}
+                Err(error) => return Err(Error::system("UFFDIO_COPY", &error)),
+            }
+        }
+        let offset = self.object.bytes(&(page..page + 1)).start;
+        let written = self.object.pages.write(offset, content);
+        written.map_err(|error| Error::system("pwrite", &error))?;
+        Ok(Filled::Cached)
+    }
+
+    /// Lays a page of the driver's memory.
+    fn lay_page(&self, at: u64, memory: &LocalMemory, of_memory: u64) -> Result<(), Error> {
+        if of_memory >= memory.pages() {
+            eprintln!(
+                "devmap: {}: the driver answered a fault with page {of_memory} of a memory of {} \
+                 pages",
+                self.object.name,
+                memory.pages()
+            );
+            return Err(Error::Failed {
+                call: "fault",
+                page: self.first_page + at,
+                errno: Errno::EIO,
+            });
+        }
+        let mapped = memory.mapped();
+        let bytes = self.bytes(&(at..at + 1));
+        let offset = of_memory * self.core.page_size.bytes();
+        self.span
+            .lay_memory(bytes.start, std::os::fd::AsFd::as_fd(&mapped), offset, bytes.len())
+            .map_err(|error| Error::system("mmap", &error))?;
+        self.memories.lock().push(mapped);
+        self.laid.lock().insert(at);
+        self.set_marks(at..at + 1, self.marks(Install::AsMapped));
+        Ok(())
+    }
+
+    /// Lays zeros where a page failed: who mapped it asked for that.
+    pub(crate) fn lay_zeros(&self, at: u64) -> Result<(), Error> {
+        let zeros = devmap_driver::Platform::contiguous(&crate::LocalPlatform, 1);
+        let failed =
+            |errno| Error::Failed { call: "memfd_create", page: self.first_page + at, errno };
+        self.lay_page(at, &zeros.map_err(failed)?, 0)?;
+        self.wake(at)
+    }
+
+    /// Maps a resident page, and its resident neighbours.
+    fn install(&self, state: &mut State, page: u64, access: Access) -> Result<(), Error> {
+        let at = page - self.first_page;
+        let Some(uffd) = &self.core.uffd else {
+            // The kernel maps it when it is touched, and tells of no store.
+            if self.writes == Writes::Shared {
+                state.dirty.add(Pages::one(page));
+            }
+            self.set_marks(at..at + 1, self.marks(Install::AsMapped));
+            return Ok(());
+        };
+        if self.poisoned.lock().remove(&at) {
+            self.heal(at)?;
+        }
+        state.referenced = true;
+        let quiet = self.quiet();
+        let mut woken = false;
+        if self.writes == Writes::Shared && access == Access::Write {
+            state.dirty.add(Pages::one(page));
+            woken = self.map_run(uffd, at..at + 1, Install::AsMapped, Some(at))?;
+            if !woken {
+                let bytes = self.bytes(&(at..at + 1));
+                uffd.write_protect(&self.span, bytes, Install::AsMapped)
+                    .map_err(|error| Error::system("UFFDIO_WRITEPROTECT", &error))?;
+                self.set_marks(at..at + 1, mark::PRESENT | mark::WRITABLE);
+                woken = true;
+            }
+        }
+        // The whole block where pages are looked for in order.
+        let in_order = self.next.swap(at + 1, Ordering::Relaxed) == at;
+        let around = if in_order { PAGES } else { AROUND };
+        let first = page - page % around;
+        let mut pages = state.resident.without(state.busy);
+        if self.counts_as_written(quiet) {
+            state.dirty.add(Pages::one(page));
+            pages = pages.and(Pages::one(page));
+        } else {
+            pages = pages.and(Pages::in_block(page / PAGES, &(first..first + around)));
+        }
+        for run in pages.runs(page / PAGES) {
+            for inside in self.inside(run) {
+                woken |= self.map_unmarked(uffd, inside, quiet, at)?;
+            }
+        }
+        if woken { Ok(()) } else { self.wake(at) }
+    }
+
+    /// Maps those pages of a resident run that are not known to be mapped: whether that let
+    /// go on who waits for page `wanted`.
+    fn map_unmarked(
+        &self,
+        uffd: &Userfaultfd,
+        run: Range<u64>,
+        install: Install,
+        wanted: u64,
+    ) -> Result<bool, Error> {
+        let marks = self.span.marks();
+        let is_mapped =
+            |at: u64| at != wanted && marks[at as usize].load(Ordering::Relaxed) != mark::NOTHING;
+        let mut woken = false;
+        let mut at = run.start;
+        while at < run.end {
+            let start = (at..run.end).find(|at| !is_mapped(*at)).unwrap_or(run.end);
+            let end = (start..run.end).find(|at| is_mapped(*at)).unwrap_or(run.end);
+            woken |= self.map_run(uffd, start..end, install, Some(wanted))?;
+            at = end;
+        }
+        Ok(woken)
+    }
+
+    /// Maps a resident run: whether that let go on who waits for `wanted`, which a page that
+    /// is mapped already does not.
+    fn map_run(
+        &self,
+        uffd: &Userfaultfd,
+        mut run: Range<u64>,
+        install: Install,
+        wanted: Option<u64>,
+    ) -> Result<bool, Error> {
+        let mut woken = false;
+        while !run.is_empty() {
+            match uffd.map(&self.span, self.bytes(&run), install) {
+                Ok(bytes) => {
+                    let end = run.start + self.core.page_size.page_of(bytes as u64);
+                    self.set_marks(run.start..end, self.marks(install));
+                    woken |= wanted.is_some_and(|wanted| (run.start..end).contains(&wanted));
+                    run.start = end;
+                }
+                Err(error) if error.raw_os_error() == Some(libc::EEXIST) => {
+                    // Mapped: what may be done with it its own marks say.
+                    let known = &self.span.marks()[run.start as usize];
+                    let marks = match self.writes {
+                        Writes::Shared => mark::PRESENT,
+                        Writes::None | Writes::Private => self.marks(install),
+                    };
+                    known.fetch_or(marks, Ordering::Relaxed);
+                    run.start += 1;
+                }
+                Err(error) => return Err(Error::system("UFFDIO_CONTINUE", &error)),
+            }
+        }
+        Ok(woken)
+    }
+
+    /// Takes pages that somebody is busy with out of the page table, if stores to them
+    /// might not be told; else it is enough that they leave the file.
+    pub(crate) fn forget(&self, index: u64, pages: Pages) {
+        for run in pages.runs(index) {
+            for inside in self.inside(run) {
+                self.set_marks(inside.clone(), mark::NOTHING);
+                if self.writes == Writes::Shared {
+                    let zapped = self.span.zap(self.bytes(&inside));
+                    debug_assert!(zapped.is_ok(), "madvise: {zapped:?}");
+                }
+            }
+        }
+    }
+
+    /// Has the next store to pages told, that somebody is busy with.
+    pub(crate) fn protect(&self, pages: Range<u64>) -> Result<(), Error> {
+        if self.writes != Writes::Shared {
+            return Ok(());
+        }
+        let Some(uffd) = self.core.uffd.as_ref().filter(|uffd| uffd.can_write_protect()) else {
+            return Ok(());
+        };
+        for inside in self.inside(pages) {
+            for known in &self.span.marks()[inside.start as usize..inside.end as usize] {
+                known.fetch_and(!mark::WRITABLE, Ordering::Relaxed);
+            }
+            uffd.write_protect(&self.span, self.bytes(&inside), Install::WriteProtected)
+                .map_err(|error| Error::system("UFFDIO_WRITEPROTECT", &error))?;
+        }
+        Ok(())
+    }
+
+    /// Makes a page fail with SIGBUS that is not there. False where the kernel cannot.
+    pub(crate) fn poison(&self, at: u64) -> bool {
+        let Some(uffd) = self.core.uffd.as_ref().filter(|uffd| uffd.can_poison()) else {
+            return false;
+        };
+        self.poisoned.lock().insert(at);
+        uffd.poison(&self.span, self.bytes(&(at..at + 1))).is_ok()
+    }
+
+    /// A page that failed shall be looked for again.
+    fn heal(&self, at: u64) -> Result<(), Error> {
+        let bytes = self.bytes(&(at..at + 1));
+        let offset = self.object.bytes(&(self.first_page + at..self.first_page + at + 1)).start;
+        self.span
+            .lay_store(bytes.start, &self.object.pages, offset, bytes.len())
+            .map_err(|error| Error::system("mmap", &error))?;
+        self.register(at..at + 1)
+    }
+
+    /// Asks for the faults of pages.
+    pub(crate) fn register(&self, pages: Range<u64>) -> Result<(), Error> {
+        register(&self.core, &self.span, self.bytes(&pages), self.writes)
+    }
+}
+
+/// Asks for the faults of bytes of a span.
+pub(crate) fn register(
+    core: &Core,
+    span: &Span,
+    bytes: Range<usize>,
+    writes: Writes,
+) -> Result<(), Error> {
+    let Some(uffd) = &core.uffd else { return Ok(()) };
+    let tells_stores = writes == Writes::Shared && uffd.can_write_protect();
+    let install = if tells_stores { Install::WriteProtected } else { Install::AsMapped };
+    uffd.register(span, bytes, install).map_err(|error| Error::system("UFFDIO_REGISTER", &error))
+}

@@ -1,0 +1,211 @@
+//! What all mappings of one home share: the userfaultfd, the memory limit, the areas by
+//! their addresses.
+
+use std::{
+    collections::{BTreeMap, VecDeque},
+    sync::{
+        Arc, Weak,
+        atomic::{AtomicU64, Ordering},
+    },
+};
+
+use devmap_driver::{Errno, PageSize};
+use devmap_sys::{span::Span, userfaultfd::Userfaultfd};
+use parking_lot::{Condvar, Mutex, RwLock};
+
+use crate::{area::Area, object::Object};
+
+/// What happened in a home so far.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Stats {
+    /// Faults that the accessing thread served itself.
+    pub faults_in_thread: u64,
+    /// Faults that a handler thread served.
+    pub faults_by_handler: u64,
+    /// Pages that devices filled.
+    pub filled: u64,
+    /// Pages that were written back.
+    pub written_back: u64,
+    /// Pages that were dropped to make room.
+    pub evicted: u64,
+    /// Pages of content in memory now.
+    pub held: u64,
+    /// The most there ever were.
+    pub held_most: u64,
+}
+
+/// Counters behind [`Stats`].
+#[derive(Default)]
+pub(crate) struct Counters {
+    pub(crate) in_thread: AtomicU64,
+    pub(crate) by_handler: AtomicU64,
+    pub(crate) filled: AtomicU64,
+    pub(crate) written_back: AtomicU64,
+    pub(crate) evicted: AtomicU64,
+}
+
+pub(crate) fn count(counter: &AtomicU64, by: u64) {
+    counter.fetch_add(by, Ordering::Relaxed);
+}
+
+/// The pages of content that all objects hold.
+#[derive(Debug, Default)]
+struct Held {
+    pages: u64,
+    most: u64,
+    /// Of those, being filled or dropped now: who needs room may wait for them.
+    moving: u64,
+    /// Counts each time that pages stopped moving.
+    settled: u64,
+}
+
+pub(crate) struct Core {
+    /// A page that nobody has but the handler threads: see `handler`.
+    pub(crate) bell: Span,
+    /// `None` where the kernel, or whoever made the home, refuses it.
+    pub(crate) uffd: Option<Userfaultfd>,
+    pub(crate) page_size: PageSize,
+    /// The most pages of content in memory.
+    pub(crate) limit: u64,
+    /// The most bytes that are filled when they are mapped, without userfaultfd.
+    pub(crate) prefill: u64,
+    pub(crate) counters: Counters,
+    held: Mutex<Held>,
+    settled: Condvar,
+    /// Blocks with resident pages, in the order in which eviction looks at them.
+    queue: Mutex<VecDeque<(Weak<Object>, u64)>>,
+    areas: RwLock<BTreeMap<usize, Weak<Area>>>,
+}
+
+impl Core {
+    pub(crate) fn new(
+        bell: Span,
+        uffd: Option<Userfaultfd>,
+        page_size: PageSize,
+        limit: u64,
+        prefill: u64,
+    ) -> Core {
+        Core {
+            bell,
+            uffd,
+            page_size,
+            limit,
+            prefill,
+            counters: Counters::default(),
+            held: Mutex::default(),
+            settled: Condvar::new(),
+            queue: Mutex::default(),
+            areas: RwLock::default(),
+        }
+    }
+
+    /// Whether this is a child of the process that made the home: it has no threads here,
+    /// and locks may be held for ever.
+    pub(crate) fn is_forked(&self) -> bool {
+        self.bell.is_forked()
+    }
+
+    pub(crate) fn stats(&self) -> Stats {
+        let load = |counter: &AtomicU64| counter.load(Ordering::Relaxed);
+        let held = self.held.lock();
+        Stats {
+            faults_in_thread: load(&self.counters.in_thread),
+            faults_by_handler: load(&self.counters.by_handler),
+            filled: load(&self.counters.filled),
+            written_back: load(&self.counters.written_back),
+            evicted: load(&self.counters.evicted),
+            held: held.pages,
+            held_most: held.most,
+        }
+    }
+
+    /// Makes room for `pages` pages that are about to be filled; they move until
+    /// [`Core::settle`].
+    ///
+    /// # Errors
+    /// `ENOMEM` when nothing can be dropped, and nobody is about to make room.
+    pub(crate) fn reserve(&self, pages: u64) -> Result<(), Errno> {
+        loop {
+            let before = {
+                let mut held = self.held.lock();
+                if held.pages + pages <= self.limit {
+                    held.pages += pages;
+                    held.moving += pages;
+                    held.most = held.most.max(held.pages);
+                    return Ok(());
+                }
+                held.settled
+            };
+            if pages > self.limit {
+                return Err(Errno::ENOMEM);
+            }
+            if self.evict_some() {
+                continue;
+            }
+            let mut held = self.held.lock();
+            // Whatever settled meanwhile may be evicted, or has made room.
+            if held.settled == before {
+                if held.moving == 0 {
+                    return Err(Errno::ENOMEM);
+                }
+                self.settled.wait(&mut held);
+            }
+        }
+    }
+
+    /// Pages that are held are about to be dropped.
+    pub(crate) fn begin_dropping(&self, pages: u64) {
+        self.held.lock().moving += pages;
+    }
+
+    /// Of `pages` pages that moved, `gone` are held no more.
+    pub(crate) fn settle(&self, pages: u64, gone: u64) {
+        let mut held = self.held.lock();
+        held.pages -= gone;
+        held.moving -= pages;
+        held.settled += 1;
+        drop(held);
+        self.settled.notify_all();
+    }
+
+    /// Eviction shall pass at this block.
+    pub(crate) fn enqueue(&self, object: Weak<Object>, block: u64) {
+        self.queue.lock().push_back((object, block));
+    }
+
+    /// Drops the pages of the first block that has not been used since the last pass:
+    /// whether any were.
+    fn evict_some(&self) -> bool {
+        // Every block may have been used: then twice around.
+        let mut tries = 2 * self.queue.lock().len() + 1;
+        while tries > 0 {
+            tries -= 1;
+            let Some((object, block)) = self.queue.lock().pop_front() else { return false };
+            let Some(object) = object.upgrade() else { continue };
+            if object.evict(block) {
+                return true;
+            }
+        }
+        false
+    }
+
+    pub(crate) fn add_area(&self, area: &Arc<Area>) {
+        self.areas.write().insert(area.span.address(), Arc::downgrade(area));
+    }
+
+    pub(crate) fn remove_area(&self, address: usize) {
+        self.areas.write().remove(&address);
+    }
+
+    /// The area that holds an address (`find_vma`).
+    pub(crate) fn find_area(&self, address: usize) -> Option<Arc<Area>> {
+        let areas = self.areas.read();
+        let area = areas.range(..=address).next_back()?.1.upgrade()?;
+        (address - area.span.address() < area.span.len()).then_some(area)
+    }
+
+    /// All areas, in the order of addresses.
+    pub(crate) fn areas(&self) -> Vec<Arc<Area>> {
+        self.areas.read().values().filter_map(Weak::upgrade).collect()
+    }
+}

@@ -1,0 +1,62 @@
+//! The local home: devices and files in the memory of the program that links this, without
+//! `unsafe` and without a signal handler that does anything of note.
+//!
+//! ```
+//! use devmap_backend_local::{Local, MapOptions, OpenMode};
+//! use devmap_devices::pattern::{Options, Pattern};
+//!
+//! let home = Local::new()?;
+//! let device = Pattern::new(home.platform(), &Options::default()).unwrap();
+//! let file = home.add("/dev/pattern", device)?.open(OpenMode::ReadOnly)?;
+//! let map = file.map(&MapOptions::new().len(1 << 30))?;
+//! assert_eq!(map.load::<u32>(0x5008)?, 0x5008);
+//! assert_eq!(home.stats().filled, 1);
+//! # Ok::<(), devmap_backend_local::Error>(())
+//! ```
+//!
+//! A *remap* extent is the driver's memory, a memfd, mapped. A *fault* extent is a memfd
+//! too, one for each device, the page cache; userfaultfd tells of pages that are not there.
+//! Who accesses a page by this library supplies it on its own thread; plain accesses are
+//! served by a handler thread. Where userfaultfd is refused, as in some sandboxes, the
+//! pages of a map are filled when it is made, up to a limit.
+//!
+//! A forked child has memory of drivers, as with any map; of fault extents it has nothing:
+//! a checked access says so, a plain one is a SIGSEGV.
+//!
+//! | module | what lives there |
+//! |---|---|
+//! | `mapping` | homes, open files, making maps |
+//! | [`access`] | loads, stores, copies, slices |
+//! | `area` | how pages get where they are mapped |
+//! | `object` | the page cache of a device, eviction |
+//! | `block` | what is known of 64 pages, under one lock |
+//! | `core` | the memory limit, areas by address |
+//! | `handler` | the threads that serve plain accesses |
+//! | `sync` | write-back |
+//! | `fallback` | without userfaultfd |
+//! | [`maps`] | the text of `/proc/PID/maps` |
+//!
+//! What does not live here: any system call or memory that needs `unsafe` (`sys`).
+
+#![forbid(unsafe_code)]
+
+pub mod access;
+mod area;
+mod block;
+mod buffer;
+mod core;
+mod driver;
+mod error;
+mod fallback;
+mod handler;
+mod mapping;
+pub mod maps;
+mod object;
+mod platform;
+mod sync;
+
+pub use crate::core::Stats;
+pub use access::Slice;
+pub use error::Error;
+pub use mapping::{File, Local, LocalOptions, MapOptions, Mapping, Node, OnError, OpenMode};
+pub use platform::{LocalLock, LocalMemory, LocalPlatform, LocalQueue};

@@ -1,0 +1,322 @@
+//! What is mapped, and its page cache, which all who map it share.
+
+use std::{
+    collections::HashMap,
+    fmt,
+    ops::Range,
+    sync::{Arc, Weak},
+};
+
+use devmap_driver::{Errno, Kind, Store as Keeper};
+use devmap_sys::store::Store;
+use parking_lot::{Mutex, MutexGuard, RwLock};
+
+use crate::{
+    Error,
+    area::Area,
+    block::{Block, PAGES, Pages, State},
+    core::{Core, count},
+    driver::Driver,
+};
+
+/// A device with its page cache.
+pub(crate) struct Object {
+    pub(crate) core: Arc<Core>,
+    pub(crate) name: String,
+    pub(crate) number: u64,
+    pub(crate) driver: Box<dyn Driver>,
+    /// The content of resident pages, at the device's offsets.
+    pub(crate) pages: Arc<Store>,
+    pub(crate) keeper: Keeper,
+    this: Weak<Object>,
+    blocks: RwLock<HashMap<u64, Arc<Block>>>,
+    areas: RwLock<Vec<Weak<Area>>>,
+    /// A write-back that nobody could be told of yet.
+    failed: Mutex<Option<Error>>,
+}
+
+impl fmt::Debug for Object {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Object").field("name", &self.name).finish_non_exhaustive()
+    }
+}
+
+impl Object {
+    pub(crate) fn new(
+        core: Arc<Core>,
+        name: &str,
+        number: u64,
+        driver: Box<dyn Driver>,
+        pages: Arc<Store>,
+    ) -> Arc<Object> {
+        let keeper = driver.store();
+        Arc::new_cyclic(|this| Object {
+            core,
+            name: name.into(),
+            number,
+            driver,
+            pages,
+            keeper,
+            this: this.clone(),
+            blocks: RwLock::default(),
+            areas: RwLock::default(),
+            failed: Mutex::default(),
+        })
+    }
+
+    /// The length of a regular file in bytes, now.
+    pub(crate) fn size(&self) -> Option<u64> {
+        match self.driver.metadata().kind {
+            Kind::Regular { size } => Some(size),
+            Kind::Character(_) => None,
+        }
+    }
+
+    /// That `page` does not lie wholly past the end of a regular file.
+    pub(crate) fn check_end(&self, page: u64) -> Result<(), Error> {
+        match self.size() {
+            Some(size) if page >= self.core.page_size.pages_for(size) => {
+                Err(Error::PastEnd { page, size })
+            }
+            _ => Ok(()),
+        }
+    }
+
+    /// The block of this number, made if there is none.
+    pub(crate) fn block(&self, index: u64) -> Arc<Block> {
+        if let Some(block) = self.blocks.read().get(&index) {
+            return block.clone();
+        }
+        self.blocks.write().entry(index).or_default().clone()
+    }
+
+    /// The blocks with pages of a range, in order.
+    pub(crate) fn blocks(&self, pages: &Range<u64>) -> Vec<(u64, Arc<Block>)> {
+        if pages.is_empty() {
+            return Vec::new();
+        }
+        let wanted = pages.start / PAGES..=(pages.end - 1) / PAGES;
+        let blocks = self.blocks.read();
+        let mut found: Vec<_> = blocks
+            .iter()
+            .filter(|(index, _)| wanted.contains(index))
+            .map(|(index, block)| (*index, block.clone()))
+            .collect();
+        found.sort_unstable_by_key(|(index, _)| *index);
+        found
+    }
+
+    /// Has eviction pass at a block.
+    pub(crate) fn enqueue(&self, index: u64, state: &mut State) {
+        if self.core.uffd.is_some() && !state.queued && !state.resident.is_empty() {
+            state.queued = true;
+            self.core.enqueue(self.this.clone(), index);
+        }
+    }
+
+    pub(crate) fn add_area(&self, area: &Arc<Area>) {
+        self.areas.write().push(Arc::downgrade(area));
+    }
+
+    /// An area is gone: whether another one is left.
+    pub(crate) fn is_mapped(&self) -> bool {
+        let mut areas = self.areas.write();
+        areas.retain(|area| area.strong_count() > 0);
+        !areas.is_empty()
+    }
+
+    /// An area is gone. The pages of a device last as long as its maps, those of a file as
+    /// long as it is open.
+    pub(crate) fn area_gone(&self) {
+        if !self.is_mapped() && self.size().is_none() {
+            self.invalidate(0..u64::MAX);
+        }
+    }
+
+    pub(crate) fn areas(&self) -> Vec<Arc<Area>> {
+        self.areas.read().iter().filter_map(Weak::upgrade).collect()
+    }
+
+    /// Bytes of the device.
+    pub(crate) fn bytes(&self, pages: &Range<u64>) -> Range<u64> {
+        pages.start * self.core.page_size.bytes()..pages.end * self.core.page_size.bytes()
+    }
+
+    /// Drops the pages of a block, having written back those that need it, unless it was
+    /// used since the last pass: whether any were dropped.
+    ///
+    /// No access is lost: pages that may be written are taken out of all page tables
+    /// before they are read for the last time, and whoever touches one then waits until it
+    /// is gone, and gets it anew.
+    pub(crate) fn evict(&self, index: u64) -> bool {
+        let block = self.block(index);
+        let mut state = block.lock();
+        state.queued = false;
+        if std::mem::take(&mut state.referenced) {
+            self.enqueue(index, &mut state);
+            return false;
+        }
+        let mut victims = state.resident.without(state.busy);
+        if self.keeper == Keeper::Home {
+            victims.remove(state.dirty);
+        }
+        if victims.is_empty() {
+            // Whoever is busy with the rest puts the block back.
+            if state.busy.is_empty() {
+                self.enqueue(index, &mut state);
+            }
+            return false;
+        }
+        match self.drop_pages(&block, state, index, victims) {
+            Ok(any) => any,
+            Err(error) => {
+                self.keep_error(error);
+                false
+            }
+        }
+    }
+
+    /// Drops resident pages that are not busy: whether any went.
+    ///
+    /// # Errors
+    /// Those of the driver's `write_back`; all pages stay then.
+    fn drop_pages(
+        &self,
+        block: &Block,
+        mut state: MutexGuard<'_, State>,
+        index: u64,
+        victims: Pages,
+    ) -> Result<bool, Error> {
+        let dirty = state.dirty.and(victims);
+        state.busy.add(victims);
+        state.resident.remove(victims);
+        state.dirty.remove(victims);
+        drop(state);
+        self.core.begin_dropping(victims.count());
+
+        for area in self.areas() {
+            area.forget(index, victims);
+        }
+        let written = dirty.runs(index).try_for_each(|run| self.write_back(run));
+        let gone = if written.is_ok() { self.punch(index, victims) } else { Pages::NONE };
+        count(&self.core.counters.evicted, gone.count());
+
+        let mut state = block.lock();
+        state.resident.add(victims.without(gone));
+        if written.is_err() {
+            state.dirty.add(dirty);
+        }
+        self.enqueue(index, &mut state);
+        block.finish(state, victims);
+        self.core.settle(victims.count(), gone.count());
+        written.map(|()| !gone.is_empty())
+    }
+
+    /// Frees pages that somebody is busy with: those that went. What a slice is held of
+    /// stays.
+    fn punch(&self, index: u64, pages: Pages) -> Pages {
+        let mut gone = pages;
+        for run in pages.runs(index) {
+            if self.pages.punch(self.bytes(&run)).is_err() {
+                gone.remove(Pages::in_block(index, &run));
+            }
+        }
+        gone
+    }
+
+    /// Gives pages that do not change now to the device.
+    pub(crate) fn write_back(&self, pages: Range<u64>) -> Result<(), Error> {
+        let mut bytes = self.bytes(&pages);
+        if let Some(size) = self.size() {
+            // Bytes past the end are never written back.
+            bytes.end = bytes.end.min(size);
+            if bytes.is_empty() {
+                return Ok(());
+            }
+        }
+        let mut content = vec![0; (bytes.end - bytes.start) as usize];
+        self.pages
+            .read(bytes.start, &mut content)
+            .map_err(|error| Error::system("pread", &error))?;
+        let failed = |errno| Error::Failed { call: "write_back", page: pages.start, errno };
+        self.driver.write_back(bytes.start, &content).map_err(failed)?;
+        count(&self.core.counters.written_back, pages.end - pages.start);
+        Ok(())
+    }
+
+    /// Keeps an error of a write-back for the next who asks.
+    pub(crate) fn keep_error(&self, error: Error) {
+        self.failed.lock().get_or_insert(error);
+    }
+
+    /// The error of a write-back that nobody was told of yet.
+    pub(crate) fn take_error(&self) -> Result<(), Error> {
+        self.failed.lock().take().map_or(Ok(()), Err)
+    }
+
+    /// Drops the pages of a range without writing them back: what is cached there is no
+    /// longer so. Pages of which slices are held stay.
+    pub(crate) fn invalidate(&self, pages: Range<u64>) {
+        for (index, block) in self.blocks(&pages) {
+            let wanted = Pages::in_block(index, &pages);
+            let mut state = block.settled(wanted);
+            let victims = state.resident.and(wanted);
+            state.dirty.remove(victims);
+            if !victims.is_empty() {
+                // What fails is a slice's, and goes with eviction.
+                let _ = self.drop_pages(&block, state, index, victims);
+            }
+        }
+    }
+
+    /// Drops the pages of a range, having written back those that need it.
+    ///
+    /// # Errors
+    /// Those of the driver's `write_back`.
+    pub(crate) fn drop_clean(&self, pages: Range<u64>) -> Result<(), Error> {
+        for (index, block) in self.blocks(&pages) {
+            let wanted = Pages::in_block(index, &pages);
+            let state = block.settled(wanted);
+            let mut victims = state.resident.and(wanted);
+            if self.keeper == Keeper::Home {
+                victims.remove(state.dirty);
+            }
+            if self.core.uffd.is_some() && !victims.is_empty() {
+                self.drop_pages(&block, state, index, victims)?;
+            }
+        }
+        Ok(())
+    }
+
+    /// Which pages of a range are resident, and which of those dirty.
+    pub(crate) fn census(&self, pages: &Range<u64>) -> Vec<(u64, Pages, Pages)> {
+        let look = |(index, block): (u64, Arc<Block>)| {
+            let wanted = Pages::in_block(index, pages);
+            let state = block.lock();
+            (index, state.resident.and(wanted), state.dirty.and(wanted))
+        };
+        self.blocks(pages).into_iter().map(look).collect()
+    }
+}
+
+impl Drop for Object {
+    fn drop(&mut self) {
+        // A child has neither the content nor the right to say what is in it.
+        if self.core.is_forked() {
+            return;
+        }
+        if let Err(error) = self.sync_all() {
+            // Nobody is left who could be told, so it is told aloud.
+            eprintln!("devmap: {}: what was stored is lost: {error}", self.name);
+        }
+        let blocks = self.blocks.get_mut();
+        let held = blocks.values().map(|block| block.lock().resident.count()).sum();
+        self.core.begin_dropping(held);
+        self.core.settle(held, held);
+    }
+}
+
+/// A refusal of the home itself.
+pub(crate) fn refused(call: &'static str, errno: Errno) -> Error {
+    Error::Refused { call, errno }
+}

@@ -1,0 +1,136 @@
+//! Write-back: `msync(2)`, and what comes with the last map.
+
+use std::ops::Range;
+
+use devmap_driver::{Fsync, Store as Keeper};
+use devmap_sys::userfaultfd::Userfaultfd;
+
+use crate::{
+    Error, Mapping,
+    area::{Area, Writes},
+    block::{Block, Pages},
+    object::{Object, refused},
+};
+
+impl Object {
+    /// Writes back the dirty pages of a range, in order. All are tried; the first error is
+    /// the one.
+    ///
+    /// # Errors
+    /// Those of the driver; what failed is still dirty.
+    pub(crate) fn sync(&self, pages: &Range<u64>) -> Result<(), Error> {
+        if self.keeper == Keeper::Home {
+            return Ok(());
+        }
+        let mut result = Ok(());
+        for (index, block) in self.blocks(pages) {
+            let synced = self.sync_block(index, &block, Pages::in_block(index, pages));
+            result = result.and(synced);
+        }
+        result
+    }
+
+    /// As [`Object::sync`], of all.
+    pub(crate) fn sync_all(&self) -> Result<(), Error> {
+        self.sync(&(0..u64::MAX))
+    }
+
+    /// A store either comes before its page is protected, and is written back now, or is
+    /// told after that, and makes the page dirty again.
+    fn sync_block(&self, index: u64, block: &Block, wanted: Pages) -> Result<(), Error> {
+        let mut state = block.settled(wanted);
+        let dirty = state.dirty.and(wanted);
+        if dirty.is_empty() {
+            return Ok(());
+        }
+        state.busy.add(dirty);
+        state.dirty.remove(dirty);
+        drop(state);
+
+        let areas = self.areas();
+        let protect = || {
+            areas
+                .iter()
+                .try_for_each(|area| dirty.runs(index).try_for_each(|run| area.protect(run)))
+        };
+        let write = || dirty.runs(index).try_for_each(|run| self.write_back(run));
+        let synced = protect().and_then(|()| write());
+
+        let mut state = block.lock();
+        let writes_untold = !self.core.uffd.as_ref().is_some_and(Userfaultfd::can_write_protect)
+            && areas.iter().any(|area| area.writes == Writes::Shared);
+        if synced.is_err() || writes_untold {
+            state.dirty.add(dirty);
+        }
+        self.enqueue(index, &mut state);
+        block.finish(state, dirty);
+        synced
+    }
+}
+
+impl Area {
+    fn of_device(&self, pages: Range<u64>) -> Range<u64> {
+        self.first_page + pages.start..self.first_page + pages.end
+    }
+
+    /// What munmap(2) does about what was stored.
+    pub(crate) fn sync_at_unmap(&self) {
+        if self.writes == Writes::Shared {
+            let all = 0..self.span.marks().len() as u64;
+            if let Err(error) = self.object.sync(&self.of_device(all)) {
+                self.object.keep_error(error);
+            }
+        }
+    }
+}
+
+impl Mapping {
+    /// Writes back what was stored in a range and makes it durable (`msync(2)` with
+    /// `MS_SYNC`): when it returns, it is there, whatever becomes of this process.
+    ///
+    /// # Errors
+    /// Outside of the mapping; those of the driver, also of earlier write-backs that nobody
+    /// was told of. `EINVAL` for a device without `fsync`.
+    pub fn sync(&self, bytes: Range<usize>) -> Result<(), Error> {
+        self.check_range(bytes.start, bytes.end.saturating_sub(bytes.start))?;
+        if self.area.writes != Writes::Shared {
+            return Ok(());
+        }
+        let written = self.area.object.sync(&self.area.of_device(self.pages(&bytes)));
+        self.area.object.take_error()?;
+        written?;
+        self.area.file.fsync(Fsync::Data).map_err(|errno| refused("fsync", errno))
+    }
+
+    /// Drops the pages of a range from memory, having written back what was stored: the
+    /// next access finds them in the device. Pages stay that slices are held of, and those
+    /// that were stored to of a device that does not keep them.
+    ///
+    /// # Errors
+    /// Outside of the mapping; those of the driver.
+    pub fn evict(&self, bytes: Range<usize>) -> Result<(), Error> {
+        self.check_range(bytes.start, bytes.end.saturating_sub(bytes.start))?;
+        self.area.object.drop_clean(self.area.of_device(self.pages(&bytes)))
+    }
+
+    /// Unmaps it (`munmap(2)`), and says what the write-back said, which a drop cannot.
+    ///
+    /// # Errors
+    /// Those of the driver.
+    pub fn unmap(self) -> Result<(), Error> {
+        self.area.sync_at_unmap();
+        self.area.object.take_error()
+    }
+}
+
+impl Drop for Area {
+    fn drop(&mut self) {
+        // In a child the locks may be anyone's, and the content is the parent's.
+        if self.span.is_forked() {
+            return;
+        }
+        self.core.remove_area(self.span.address());
+        self.sync_at_unmap();
+        self.object.area_gone();
+    }
+}

@@ -1,0 +1,319 @@
+//! A range of addresses of this process in which maps are laid, and the accesses to it.
+//!
+//! It comes as two values: a [`Span`], which lays maps and can be cloned, and the one
+//! [`Access`], which loads and stores. Nothing of it is ever a reference, but for
+//! [`Access::freeze`] and the atomics.
+//!
+//! What does not live here: which page is supplied when.
+
+use std::io;
+use std::num::NonZeroUsize;
+use std::ops::Range;
+use std::os::fd::BorrowedFd;
+use std::ptr::{self, NonNull};
+use std::sync::atomic::{AtomicU8, Ordering};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+
+use rustix::mm::{Advice, MapFlags, ProtFlags, madvise, mmap, mmap_anonymous, munmap};
+
+use crate::mapping::{Protection, Sharing};
+use crate::store::{Frozen, Store, Writer};
+
+mod access;
+
+pub use access::{Access, Slice, Word};
+
+/// What is known of a page without asking the kernel. A hint: an access to a page that is
+/// marked and not there waits for it, as any access does.
+pub mod mark {
+    /// Nothing. In a forked child, all that is known of any page.
+    pub const NOTHING: u8 = 0;
+    /// It is mapped.
+    pub const PRESENT: u8 = 1;
+    /// Stores to it need not be told.
+    pub const WRITABLE: u8 = 2;
+}
+
+/// A range of addresses.
+#[derive(Clone, Debug)]
+pub struct Span(Arc<Inner>);
+
+/// # Invariants
+/// `[address, address + len)` is mapped until drop, by this value alone: without any
+/// permission where nothing is laid. `marks` holds a byte for each page, and one more, in
+/// memory that is zero in a forked child, and only accessed atomically.
+#[derive(Debug)]
+struct Inner {
+    address: NonNull<u8>,
+    len: usize,
+    protection: Protection,
+    sharing: Sharing,
+    page_shift: u32,
+    marks: NonNull<AtomicU8>,
+    parts: Mutex<Vec<Part>>,
+}
+
+/// What was laid where. Later ones lie over earlier ones.
+#[derive(Debug)]
+struct Part {
+    bytes: Range<usize>,
+    /// The page cache, and its offset; else memory that others write.
+    store: Option<(Arc<Store>, u64)>,
+    _writer: Option<Writer>,
+}
+
+// SAFETY: the mapping belongs to the process, not to a thread.
+unsafe impl Send for Inner {}
+// SAFETY: every access is atomic or made by instructions the compiler does not see;
+// references to memory that may change are never made.
+unsafe impl Sync for Inner {}
+
+impl Span {
+    /// Reserves `pages` pages of addresses.
+    ///
+    /// # Errors
+    /// Those of mmap(2).
+    pub fn reserve(
+        pages: NonZeroUsize,
+        protection: Protection,
+        sharing: Sharing,
+    ) -> io::Result<(Span, Access)> {
+        let page = rustix::param::page_size();
+        let no_memory = || io::Error::from_raw_os_error(libc::ENOMEM);
+        let len = pages.get().checked_mul(page).ok_or_else(no_memory)?;
+        // One more byte, which says that this is the process that made it.
+        let marks_len = marks_len(pages.get());
+        let flags = MapFlags::PRIVATE | MapFlags::NORESERVE;
+        let writable = ProtFlags::READ | ProtFlags::WRITE;
+        // SAFETY: no address is asked for, so no existing mapping is touched.
+        let address = unsafe { mmap_anonymous(ptr::null_mut(), len, ProtFlags::empty(), flags) }?;
+        // SAFETY: as above.
+        let marks = unsafe { mmap_anonymous(ptr::null_mut(), marks_len, writable, flags) }
+            .inspect_err(|_| {
+                // SAFETY: just mapped, and nobody else knows the address.
+                let _ = unsafe { munmap(address, len) };
+            })?;
+        let inner = Inner {
+            address: NonNull::new(address.cast()).ok_or_else(no_memory)?,
+            len,
+            protection,
+            sharing,
+            page_shift: page.trailing_zeros(),
+            marks: NonNull::new(marks.cast()).ok_or_else(no_memory)?,
+            parts: Mutex::default(),
+        };
+        // INVARIANT: both just mapped, and nobody else knows the addresses.
+        let span = Span(Arc::new(inner));
+        // SAFETY: the range is the marks' own, and zeros in a child are what they promise.
+        unsafe { madvise(marks, marks_len, Advice::LinuxWipeOnFork) }?;
+        span.0.marks()[pages.get()].store(mark::PRESENT, Ordering::Relaxed);
+        Ok((span.clone(), Access::new(span)))
+    }
+
+    /// Lays `len` bytes of a page cache at byte `at`, over what was there. A forked child
+    /// does not have it.
+    ///
+    /// # Errors
+    /// `ETXTBSY` when slices are held of a store that is to be written, or of what was
+    /// there; those of mmap(2).
+    pub fn lay_store(
+        &self,
+        at: usize,
+        store: &Arc<Store>,
+        offset: u64,
+        len: usize,
+    ) -> io::Result<()> {
+        let inner = &self.0;
+        let shares_stores =
+            inner.sharing == Sharing::Shared && inner.protection == Protection::ReadWrite;
+        let writer = shares_stores.then(|| store.writer()).transpose()?;
+        let part = Part {
+            bytes: at..at.saturating_add(len),
+            store: Some((store.clone(), offset)),
+            _writer: writer,
+        };
+        let range = self.lay(part, store.fd(), offset)?;
+        // SAFETY: the range is this span's own; what a child does not have it cannot use.
+        Ok(unsafe { madvise(range.cast(), len, Advice::LinuxDontFork) }?)
+    }
+
+    /// Lays `len` bytes of memory that others write too at byte `at`, over what was there.
+    /// The file must not become shorter. A forked child inherits it.
+    ///
+    /// # Errors
+    /// `ETXTBSY` when slices of what was there are held; those of mmap(2).
+    pub fn lay_memory(
+        &self,
+        at: usize,
+        memory: BorrowedFd<'_>,
+        offset: u64,
+        len: usize,
+    ) -> io::Result<()> {
+        let part = Part { bytes: at..at.saturating_add(len), store: None, _writer: None };
+        self.lay(part, memory, offset).map(drop)
+    }
+
+    fn lay(&self, part: Part, fd: BorrowedFd<'_>, offset: u64) -> io::Result<*mut u8> {
+        let to = self.0.pointer(&part.bytes)?;
+        let flags = MapFlags::FIXED
+            | MapFlags::NORESERVE
+            | match self.0.sharing {
+                Sharing::Shared => MapFlags::SHARED,
+                Sharing::Private => MapFlags::PRIVATE,
+            };
+        let protection = match self.0.protection {
+            Protection::Read => ProtFlags::READ,
+            Protection::ReadWrite => ProtFlags::READ | ProtFlags::WRITE,
+        };
+        // Held to the end, so that nothing is frozen between the question and the map.
+        let mut parts = self.0.parts();
+        if self
+            .0
+            .stores(&parts, &part.bytes)
+            .any(|part| part.is_some_and(|(store, bytes)| store.is_frozen(&bytes)))
+        {
+            return Err(io::Error::from_raw_os_error(libc::ETXTBSY));
+        }
+        // SAFETY: replaces only what lies within this span, of which there are no
+        // references but slices, and those were just looked for.
+        unsafe { mmap(to.cast(), part.bytes.len(), protection, flags, fd, offset) }?;
+        let covered =
+            |old: &Part| part.bytes.start <= old.bytes.start && old.bytes.end <= part.bytes.end;
+        parts.retain(|old| !covered(old));
+        parts.push(part);
+        Ok(to)
+    }
+
+    /// Takes pages out of this process' page table (`MADV_DONTNEED`): the next access
+    /// faults. Stores that were made are in the file then.
+    ///
+    /// # Errors
+    /// `EINVAL` for a private span, whose changed pages would be lost; those of madvise(2).
+    pub fn zap(&self, bytes: Range<usize>) -> io::Result<()> {
+        if self.0.sharing == Sharing::Private {
+            return Err(io::Error::from_raw_os_error(libc::EINVAL));
+        }
+        let start = self.0.pointer(&bytes)?;
+        // SAFETY: of a shared file no content is lost, and the next access finds it.
+        Ok(unsafe { madvise(start.cast(), bytes.len(), Advice::LinuxDontNeed) }?)
+    }
+
+    /// Leaves pages out of core dumps (`MADV_DONTDUMP`).
+    ///
+    /// # Errors
+    /// Those of madvise(2).
+    pub fn leave_out_of_dumps(&self, bytes: Range<usize>) -> io::Result<()> {
+        let start = self.0.pointer(&bytes)?;
+        // SAFETY: changes neither content nor permissions.
+        Ok(unsafe { madvise(start.cast(), bytes.len(), Advice::LinuxDontDump) }?)
+    }
+
+    /// The first address.
+    pub fn address(&self) -> usize {
+        self.0.address.as_ptr().addr()
+    }
+
+    /// Bytes of addresses.
+    #[allow(clippy::len_without_is_empty, reason = "a span is never empty")]
+    pub fn len(&self) -> usize {
+        self.0.len
+    }
+
+    /// Whether this is a child that was forked from the process that made the span.
+    pub fn is_forked(&self) -> bool {
+        self.0.is_forked()
+    }
+
+    /// What is known of each page: [`mark`].
+    pub fn marks(&self) -> &[AtomicU8] {
+        let marks = self.0.marks();
+        &marks[..marks.len() - 1]
+    }
+
+    /// The address of a range of bytes.
+    pub(crate) fn address_of(&self, bytes: &Range<usize>) -> io::Result<usize> {
+        Ok(self.0.pointer(bytes)?.addr())
+    }
+}
+
+/// Bytes of the marks of so many pages.
+fn marks_len(pages: usize) -> usize {
+    (pages + 1).next_multiple_of(rustix::param::page_size())
+}
+
+impl Inner {
+    fn pointer(&self, bytes: &Range<usize>) -> io::Result<*mut u8> {
+        if bytes.start > bytes.end || bytes.end > self.len {
+            return Err(io::Error::from_raw_os_error(libc::EINVAL));
+        }
+        // SAFETY: the start is inside the span, or one past it.
+        Ok(unsafe { self.address.as_ptr().add(bytes.start) })
+    }
+
+    fn marks(&self) -> &[AtomicU8] {
+        // SAFETY: mapped for a byte each, and one more, while `self` lives, and only
+        // accessed atomically (invariant).
+        unsafe {
+            std::slice::from_raw_parts(self.marks.as_ptr(), (self.len >> self.page_shift) + 1)
+        }
+    }
+
+    fn is_forked(&self) -> bool {
+        self.marks()[self.len >> self.page_shift].load(Ordering::Relaxed) == mark::NOTHING
+    }
+
+    fn parts(&self) -> MutexGuard<'_, Vec<Part>> {
+        self.parts.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// The parts that lie in a range and their stores' bytes; `None` for other memory.
+    fn stores<'a>(
+        &self,
+        parts: &'a [Part],
+        bytes: &'a Range<usize>,
+    ) -> impl Iterator<Item = Option<(&'a Arc<Store>, Range<u64>)>> {
+        parts.iter().filter_map(|part| {
+            let start = part.bytes.start.max(bytes.start);
+            let end = part.bytes.end.min(bytes.end);
+            (start < end).then(|| {
+                part.store.as_ref().map(|(store, offset)| {
+                    let at = offset + (start - part.bytes.start) as u64;
+                    (store, at..at + (end - start) as u64)
+                })
+            })
+        })
+    }
+
+    /// Freezes what lies in a range.
+    fn freeze(&self, bytes: &Range<usize>) -> io::Result<Vec<Frozen>> {
+        if self.protection == Protection::ReadWrite {
+            return Err(io::Error::from_raw_os_error(libc::EACCES));
+        }
+        let written_by_others = || io::Error::from_raw_os_error(libc::ETXTBSY);
+        let parts = self.parts();
+        self.stores(&parts, bytes)
+            .map(|part| {
+                let (store, bytes) = part.ok_or_else(written_by_others)?;
+                store.freeze(bytes)
+            })
+            .collect()
+    }
+}
+
+impl Drop for Inner {
+    fn drop(&mut self) {
+        // A child does not have all of the range, and may have others' maps there.
+        if self.is_forked() {
+            return;
+        }
+        // SAFETY: this value alone owns both ranges (invariant); slices and atomics borrow
+        // from the Access, which holds it.
+        let results = unsafe {
+            [
+                munmap(self.address.as_ptr().cast(), self.len),
+                munmap(self.marks.as_ptr().cast(), marks_len(self.len >> self.page_shift)),
+            ]
+        };
+        debug_assert!(results.iter().all(Result::is_ok), "munmap: {results:?}");
+    }
+}
