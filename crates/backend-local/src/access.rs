@@ -28,6 +28,8 @@ use crate::{
 
 /// How often an access is tried whose page is dropped again before it is made.
 const TRIES: usize = 10_000;
+/// How often a slice is.
+const SLICE_TRIES: usize = 20;
 
 impl Mapping {
     /// One load, checked.
@@ -150,14 +152,17 @@ impl Mapping {
     /// shared for writing. Such a map is refused, likewise, while the slice is held.
     pub fn slice(&self, bytes: Range<usize>) -> Result<Slice<'_>, Error> {
         self.check_range(bytes.start, bytes.end.saturating_sub(bytes.start))?;
-        for _ in 0..TRIES {
+        let pages = self.pages(&bytes);
+        let fits = pages.end - pages.start <= self.area.core.limit;
+        // Others may drop pages as quickly as they come; not for ever, then.
+        for _ in 0..if fits { SLICE_TRIES } else { 0 } {
             self.populate(bytes.clone())?;
             let slice = self
                 .access
                 .freeze(bytes.clone())
                 .map_err(|error| Error::system("slice", &error))?;
             // What is still there now stays.
-            if self.all_resident(&self.pages(&bytes)) {
+            if self.all_resident(&pages) {
                 return Ok(slice);
             }
         }

@@ -138,10 +138,14 @@ impl Area {
         }
     }
 
+    /// Whether the first store to a page can be told.
+    pub(crate) fn tells_stores(&self) -> bool {
+        self.core.uffd.as_ref().is_some_and(Userfaultfd::can_write_protect)
+    }
+
     /// How pages are mapped that nobody has stored to.
     fn quiet(&self) -> Install {
-        let tells_stores = self.core.uffd.as_ref().is_some_and(Userfaultfd::can_write_protect);
-        if self.writes == Writes::Shared && tells_stores {
+        if self.writes == Writes::Shared && self.tells_stores() {
             Install::WriteProtected
         } else {
             Install::AsMapped
@@ -212,18 +216,26 @@ impl Area {
             }
             state.busy.add(bit);
             drop(state);
-            let filled = self.fill(at, access);
+            let reserved = self.object.check_end(page).and_then(|()| {
+                let failed = |errno| Error::Failed { call: "reserve", page, errno };
+                self.core.reserve(1).map_err(failed)
+            });
+            let filled = reserved.and_then(|()| self.fill(at, access));
+            let came = matches!(filled, Ok(Filled::Cached | Filled::Mapped));
             let mut state = block.lock();
-            if matches!(filled, Ok(Filled::Cached | Filled::Mapped)) {
+            if came {
                 state.resident.add(bit);
                 if self.writes == Writes::Shared
                     && (access == Access::Write || self.counts_as_written(self.quiet()))
                 {
                     state.dirty.add(bit);
                 }
-                self.object.enqueue(index, &mut state);
             }
+            self.object.enqueue(index, &mut state);
             block.finish(state, bit);
+            if reserved.is_ok() {
+                self.core.settle(1, u64::from(!came));
+            }
             match filled? {
                 // Mapped by the next round, unless it is gone again by then.
                 Filled::Cached => {}
@@ -239,38 +251,25 @@ impl Area {
         woken.map_err(|error| Error::system("UFFDIO_WAKE", &error))
     }
 
-    /// Asks the driver for a page that this thread is busy with.
+    /// Asks the driver for a page that this thread is busy with, and has room for.
     fn fill(&self, at: u64, access: Access) -> Result<Filled, Error> {
         let page = self.first_page + at;
-        self.object.check_end(page)?;
-        let failed = |call| move |errno| Error::Failed { call, page, errno };
-        self.core.reserve(1).map_err(failed("reserve"))?;
-        let filled = self.fill_reserved(at, access);
-        let gone = if matches!(filled, Ok(Filled::Cached | Filled::Mapped)) { 0 } else { 1 };
-        self.core.settle(1, gone);
-        filled
-    }
-
-    fn fill_reserved(&self, at: u64, access: Access) -> Result<Filled, Error> {
-        let page = self.first_page + at;
         let page_len = self.core.page_size.bytes() as usize;
-        let failed = |call| move |errno| Error::Failed { call, page, errno };
-        let mut buffer = buffer::take(page_len).map_err(failed("fault"))?;
+        let failed = |errno| Error::Failed { call: "fault", page, errno };
+        let mut buffer = buffer::take(page_len).map_err(failed)?;
         let mut new = NewPage::new(&mut buffer, page_len);
-        let supply = self.file.fault(&Fault { page, access }, &mut new).map_err(failed("fault"))?;
-        match supply {
+        let supply = self.file.fault(&Fault { page, access }, &mut new).map_err(failed)?;
+        let filled = match supply {
             Supply::Filled => {
-                let content = new.content();
-                let filled = self.insert(at, content, access);
-                buffer::give_back(buffer);
                 count(&self.core.counters.filled, 1);
-                filled
+                self.insert(at, new.content(), access)
             }
-            Supply::Page { memory, page: of_memory } => {
-                buffer::give_back(buffer);
-                self.lay_page(at, &memory, of_memory).map(|()| Filled::Laid)
+            Supply::Page { memory, page } => {
+                self.lay_page(at, &memory, page).map(|()| Filled::Laid)
             }
-        }
+        };
+        buffer::give_back(buffer);
+        filled
     }
 
     /// Puts content into the page cache, and into the page table where that is one call.

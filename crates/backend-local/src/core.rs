@@ -53,10 +53,21 @@ pub(crate) fn count(counter: &AtomicU64, by: u64) {
 struct Held {
     pages: u64,
     most: u64,
-    /// Of those, being filled or dropped now: who needs room may wait for them.
+    /// Of those, being filled, written back or dropped now: who needs room may wait for them.
     moving: u64,
+    /// Threads that look for something to drop.
+    searching: u64,
     /// Counts each time that pages stopped moving.
     settled: u64,
+}
+
+/// What eviction passes by.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Spare {
+    /// Blocks that were looked for since it last passed.
+    Referenced,
+    /// None.
+    None,
 }
 
 pub(crate) struct Core {
@@ -125,6 +136,9 @@ impl Core {
     /// # Errors
     /// `ENOMEM` when nothing can be dropped, and nobody is about to make room.
     pub(crate) fn reserve(&self, pages: u64) -> Result<(), Errno> {
+        if pages > self.limit {
+            return Err(Errno::ENOMEM);
+        }
         loop {
             let before = {
                 let mut held = self.held.lock();
@@ -134,27 +148,28 @@ impl Core {
                     held.most = held.most.max(held.pages);
                     return Ok(());
                 }
+                held.searching += 1;
                 held.settled
             };
-            if pages > self.limit {
-                return Err(Errno::ENOMEM);
-            }
-            if self.evict_some() {
-                continue;
-            }
+            let found = self.evict_some(Spare::Referenced) || self.evict_some(Spare::None);
             let mut held = self.held.lock();
-            // Whatever settled meanwhile may be evicted, or has made room.
-            if held.settled == before {
-                if held.moving == 0 {
+            held.searching -= 1;
+            if !found {
+                // Whoever searches too may have had the block in hand that was missed.
+                self.settled.notify_all();
+                let pending =
+                    |held: &mut Held| held.settled == before && held.moving + held.searching > 0;
+                self.settled.wait_while(&mut held, pending);
+                // What settled meanwhile may be evicted, or has made room.
+                if held.settled == before {
                     return Err(Errno::ENOMEM);
                 }
-                self.settled.wait(&mut held);
             }
         }
     }
 
-    /// Pages that are held are about to be dropped.
-    pub(crate) fn begin_dropping(&self, pages: u64) {
+    /// Nobody can drop these pages now, but soon.
+    pub(crate) fn unsettle(&self, pages: u64) {
         self.held.lock().moving += pages;
     }
 
@@ -168,21 +183,26 @@ impl Core {
         self.settled.notify_all();
     }
 
+    /// Pages that were to be dropped stay: nobody has room by that.
+    pub(crate) fn give_up(&self, pages: u64) {
+        self.held.lock().moving -= pages;
+        self.settled.notify_all();
+    }
+
     /// Eviction shall pass at this block.
     pub(crate) fn enqueue(&self, object: Weak<Object>, block: u64) {
         self.queue.lock().push_back((object, block));
     }
 
-    /// Drops the pages of the first block that has not been used since the last pass:
-    /// whether any were.
-    fn evict_some(&self) -> bool {
-        // Every block may have been used: then twice around.
+    /// Drops the pages of the first block that need not be spared: whether any were.
+    fn evict_some(&self, spare: Spare) -> bool {
+        // Every block may be spared once: then twice around.
         let mut tries = 2 * self.queue.lock().len() + 1;
         while tries > 0 {
             tries -= 1;
             let Some((object, block)) = self.queue.lock().pop_front() else { return false };
             let Some(object) = object.upgrade() else { continue };
-            if object.evict(block) {
+            if object.evict(block, spare) {
                 return true;
             }
         }

@@ -8,7 +8,7 @@
 //! let home = Local::new()?;
 //! let device = Pattern::new(home.platform(), &Options::default()).unwrap();
 //! let file = home.add("/dev/pattern", device)?.open(OpenMode::ReadOnly)?;
-//! let map = file.map(&MapOptions::new().len(1 << 30))?;
+//! let map = file.map(&MapOptions::new().len(16 << 20))?;
 //! assert_eq!(map.load::<u32>(0x5008)?, 0x5008);
 //! assert_eq!(home.stats().filled, 1);
 //! # Ok::<(), devmap_backend_local::Error>(())

@@ -417,11 +417,12 @@ impl File {
             faulted,
             memories,
         });
-        if core.uffd.is_none() {
-            area.prefill()?;
-        }
         let page_shift = core.page_size.bytes().trailing_zeros();
-        Ok(Mapping { access, area, page_shift, _home: self.home.clone() })
+        let mapping = Mapping { access, area, page_shift, _home: self.home.clone() };
+        if core.uffd.is_none() {
+            mapping.area.prefill()?;
+        }
+        Ok(mapping)
     }
 
     /// Up to which page of a fault extent there is something to lay: without userfaultfd,

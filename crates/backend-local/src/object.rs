@@ -15,7 +15,7 @@ use crate::{
     Error,
     area::Area,
     block::{Block, PAGES, Pages, State},
-    core::{Core, count},
+    core::{Core, Spare, count},
     driver::Driver,
 };
 
@@ -118,17 +118,15 @@ impl Object {
         self.areas.write().push(Arc::downgrade(area));
     }
 
-    /// An area is gone: whether another one is left.
-    pub(crate) fn is_mapped(&self) -> bool {
-        let mut areas = self.areas.write();
-        areas.retain(|area| area.strong_count() > 0);
-        !areas.is_empty()
+    pub(crate) fn remove_area(&self, area: &Arc<Area>) {
+        let this = Arc::downgrade(area);
+        self.areas.write().retain(|other| !Weak::ptr_eq(other, &this));
     }
 
     /// An area is gone. The pages of a device last as long as its maps, those of a file as
     /// long as it is open.
     pub(crate) fn area_gone(&self) {
-        if !self.is_mapped() && self.size().is_none() {
+        if self.areas.read().is_empty() && self.size().is_none() {
             self.invalidate(0..u64::MAX);
         }
     }
@@ -142,17 +140,17 @@ impl Object {
         pages.start * self.core.page_size.bytes()..pages.end * self.core.page_size.bytes()
     }
 
-    /// Drops the pages of a block, having written back those that need it, unless it was
-    /// used since the last pass: whether any were dropped.
+    /// Drops the pages of a block, having written back those that need it, unless it is to
+    /// be spared: whether any were dropped.
     ///
     /// No access is lost: pages that may be written are taken out of all page tables
     /// before they are read for the last time, and whoever touches one then waits until it
     /// is gone, and gets it anew.
-    pub(crate) fn evict(&self, index: u64) -> bool {
+    pub(crate) fn evict(&self, index: u64, spare: Spare) -> bool {
         let block = self.block(index);
         let mut state = block.lock();
         state.queued = false;
-        if std::mem::take(&mut state.referenced) {
+        if std::mem::take(&mut state.referenced) && spare == Spare::Referenced {
             self.enqueue(index, &mut state);
             return false;
         }
@@ -192,7 +190,7 @@ impl Object {
         state.resident.remove(victims);
         state.dirty.remove(victims);
         drop(state);
-        self.core.begin_dropping(victims.count());
+        self.core.unsettle(victims.count());
 
         for area in self.areas() {
             area.forget(index, victims);
@@ -208,7 +206,11 @@ impl Object {
         }
         self.enqueue(index, &mut state);
         block.finish(state, victims);
-        self.core.settle(victims.count(), gone.count());
+        if gone.is_empty() {
+            self.core.give_up(victims.count());
+        } else {
+            self.core.settle(victims.count(), gone.count());
+        }
         written.map(|()| !gone.is_empty())
     }
 
@@ -216,10 +218,10 @@ impl Object {
     /// stays.
     fn punch(&self, index: u64, pages: Pages) -> Pages {
         let mut gone = pages;
-        for run in pages.runs(index) {
-            if self.pages.punch(self.bytes(&run)).is_err() {
-                gone.remove(Pages::in_block(index, &run));
-            }
+        let punch = |run: &Range<u64>| self.pages.punch(self.bytes(run)).is_ok();
+        for run in pages.runs(index).filter(|run| !punch(run)) {
+            let stay = run.filter(|page| !punch(&(*page..page + 1)));
+            stay.for_each(|page| gone.remove(Pages::one(page)));
         }
         gone
     }
@@ -311,7 +313,7 @@ impl Drop for Object {
         }
         let blocks = self.blocks.get_mut();
         let held = blocks.values().map(|block| block.lock().resident.count()).sum();
-        self.core.begin_dropping(held);
+        self.core.unsettle(held);
         self.core.settle(held, held);
     }
 }

@@ -1,9 +1,8 @@
 //! Write-back: `msync(2)`, and what comes with the last map.
 
-use std::ops::Range;
+use std::{ops::Range, sync::Arc, thread};
 
 use devmap_driver::{Fsync, Store as Keeper};
-use devmap_sys::userfaultfd::Userfaultfd;
 
 use crate::{
     Error, Mapping,
@@ -46,24 +45,23 @@ impl Object {
         state.busy.add(dirty);
         state.dirty.remove(dirty);
         drop(state);
+        self.core.unsettle(dirty.count());
 
-        let areas = self.areas();
-        let protect = || {
-            areas
-                .iter()
-                .try_for_each(|area| dirty.runs(index).try_for_each(|run| area.protect(run)))
-        };
+        let mut writes_untold = false;
+        let protected = self.areas().iter().try_for_each(|area| {
+            writes_untold |= area.writes == Writes::Shared && !area.tells_stores();
+            dirty.runs(index).try_for_each(|run| area.protect(run))
+        });
         let write = || dirty.runs(index).try_for_each(|run| self.write_back(run));
-        let synced = protect().and_then(|()| write());
+        let synced = protected.and_then(|()| write());
 
         let mut state = block.lock();
-        let writes_untold = !self.core.uffd.as_ref().is_some_and(Userfaultfd::can_write_protect)
-            && areas.iter().any(|area| area.writes == Writes::Shared);
         if synced.is_err() || writes_untold {
             state.dirty.add(dirty);
         }
         self.enqueue(index, &mut state);
         block.finish(state, dirty);
+        self.core.settle(dirty.count(), 0);
         synced
     }
 }
@@ -123,14 +121,21 @@ impl Mapping {
     }
 }
 
-impl Drop for Area {
+impl Drop for Mapping {
     fn drop(&mut self) {
+        let area = &self.area;
         // In a child the locks may be anyone's, and the content is the parent's.
-        if self.span.is_forked() {
+        if area.span.is_forked() {
             return;
         }
-        self.core.remove_area(self.span.address());
-        self.sync_at_unmap();
-        self.object.area_gone();
+        area.core.remove_area(area.span.address());
+        area.object.remove_area(area);
+        // Nobody accesses it, so nobody waits for a page of it; but who has just supplied
+        // one, or looks through all areas, may have it in hand for some more instructions.
+        while Arc::strong_count(area) > 1 {
+            thread::yield_now();
+        }
+        area.sync_at_unmap();
+        area.object.area_gone();
     }
 }

@@ -80,6 +80,25 @@ pub fn fork() -> io::Result<Fork> {
     }
 }
 
+/// Makes a copy of this process that runs `child` on its one thread and exits with what it
+/// answers, without the process' own exit handlers. Other threads may go on in this process;
+/// `child` must not take a lock that one of them may hold now, or it waits for ever.
+///
+/// # Errors
+/// Those of fork(2).
+pub fn fork_to(child: impl FnOnce() -> u8) -> io::Result<Pid> {
+    // SAFETY: the child has a copy of all memory; that no other thread is there to change
+    // it or to let locks go, it has to stand, and `_exit` runs no handlers.
+    match check(unsafe { libc::fork() })? {
+        0 => {
+            let status = std::panic::catch_unwind(std::panic::AssertUnwindSafe(child));
+            // SAFETY: ends the process.
+            unsafe { libc::_exit(status.unwrap_or(255).into()) }
+        }
+        pid => Pid::from_raw(pid).ok_or_else(|| io::ErrorKind::Other.into()),
+    }
+}
+
 /// Replaces this process by `program`, looked up in `PATH` when it has no
 /// slash; `args` do not include the program's name. Returns only on failure.
 /// See execvp(3).

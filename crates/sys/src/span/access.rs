@@ -168,7 +168,7 @@ impl Access {
         let writable = self.span.0.protection == Protection::ReadWrite;
         let inside = at.checked_add(size).is_some_and(|end| end <= self.span.len());
         // SAFETY: inside the span, where it is evaluated.
-        (writable && inside && at % size == 0).then(|| unsafe { self.address.add(at) })
+        (writable && inside && at.is_multiple_of(size)).then(|| unsafe { self.address.add(at) })
     }
 
     /// One plain load: a page that is not there is waited for, and one that fails is a

@@ -1,0 +1,26 @@
+//! The local home, held to what mmap(2) promises: with devices that fail, panic and lose
+//! their memory, and with several threads.
+
+mod disk;
+mod faults;
+mod fork;
+mod maps;
+mod stress;
+mod write_back;
+
+use devmap_backend_local::{File, Local, LocalOptions, Mapping, OpenMode};
+
+use disk::Disk;
+
+fn open(home: &Local, disk: &Disk) -> File {
+    home.add("disk", disk.clone()).unwrap().open(OpenMode::ReadWrite).unwrap()
+}
+
+/// A home that drops content beyond so many pages.
+fn limited(pages: u64) -> Local {
+    LocalOptions::new().memory_limit(pages * disk::PAGE as u64).build().unwrap()
+}
+
+fn byte(map: &Mapping, at: usize) -> u8 {
+    map.load::<u8>(at).unwrap()
+}
