@@ -32,6 +32,7 @@ mod file;
 mod frame;
 mod kernel;
 mod machine;
+mod memory;
 mod platform;
 mod process;
 mod table;

@@ -14,7 +14,7 @@ use devmap_driver::{
     Caller, Command, Errno, Ioctl, Open, OpenFlags, PollEvents, SeekFrom, Sharing, Transfer,
     UserSlice, WaitQueue,
 };
-use devmap_mm::{Fatal, File, FileMode, MapRequest, SpaceId};
+use devmap_mm::{Fatal, File, FileMode, MapRequest, ObjectId, SpaceId};
 
 use crate::{
     MockKernel, PageFrame,
@@ -106,6 +106,16 @@ impl Process {
     /// Its address space in the kernel's engine.
     pub fn space(&self) -> SpaceId {
         self.space
+    }
+
+    pub(crate) fn kernel(&self) -> &MockKernel {
+        &self.kernel
+    }
+
+    /// What an open file maps.
+    pub(crate) fn object(&self, descriptor: Descriptor) -> Result<ObjectId, Errno> {
+        let file = self.file(descriptor)?;
+        file.mapped.as_ref().map(|file| file.object()).ok_or(Errno::EBADF)
     }
 
     fn files(&self) -> MutexGuard<'_, BTreeMap<Descriptor, Arc<OpenFile>>> {

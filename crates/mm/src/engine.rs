@@ -30,11 +30,14 @@ pub struct Limits {
     /// Pages that one fault maps when they are cached (`fault_around_bytes`); 1: only
     /// the one that was asked for.
     pub fault_around: u64,
+    /// Pages of a file that are read at once when one is missing (`read_ahead_kb`); 0: only
+    /// the one that was asked for.
+    pub read_ahead: u64,
 }
 
 impl Default for Limits {
     fn default() -> Self {
-        Limits { frames: None, areas: 65_530, fault_around: 16 }
+        Limits { frames: None, areas: 65_530, fault_around: 16, read_ahead: 32 }
     }
 }
 

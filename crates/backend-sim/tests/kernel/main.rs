@@ -1,6 +1,9 @@
 //! Drivers and files under the simulated kernel: both methods of mapping, waiting and
 //! signals, write-back and eviction, and every failure that can be asked for.
 
+mod memory;
+mod stress;
+
 use std::{fs, path::Path, thread};
 
 use devmap_backend_sim::{MockKernel, Process, SimMemory, SimPlatform};
@@ -289,56 +292,6 @@ fn the_readme_shows_the_example() {
     let example: Vec<_> = example.filter(|line| !line.starts_with("# ")).collect();
     assert!((5..15).contains(&example.len()), "a test of both methods in under 15 lines");
     assert!(read("../../README.md").contains(&example.join("\n")), "the example is in README.md");
-}
-
-/// Four threads fault, store, evict and unmap at once, each with a word of its own in every
-/// page: none is ever lost.
-#[test]
-fn threads_lose_nothing() {
-    const PAGES: u64 = 64;
-    let kernel = limited(12);
-    let file = kernel.add_file("/data", vec![0; (PAGES * PAGE) as usize]);
-    let last: Vec<Vec<u32>> = thread::scope(|scope| {
-        let work = |number: u32| {
-            let kernel = &kernel;
-            scope.spawn(move || {
-                let process = kernel.process().unwrap();
-                let descriptor = process.open("/data").unwrap();
-                let mut at = process.mmap(descriptor, 0, PAGES * PAGE).unwrap();
-                let mut words = vec![0_u32; PAGES as usize];
-                for step in 1..4000_u32 {
-                    // Every thread takes the pages in another order.
-                    let page = step.wrapping_mul(2 * number + 7919) as usize % words.len();
-                    let address = at + page as u64 * PAGE + 4 * u64::from(number);
-                    assert_eq!(process.load_u32(address), Ok(words[page]));
-                    process.store_u32(address, step).unwrap();
-                    words[page] = step;
-                    if step % 500 == 0 {
-                        process.munmap(at, PAGES * PAGE).unwrap();
-                        at = process.mmap(descriptor, 0, PAGES * PAGE).unwrap();
-                    }
-                }
-                words
-            })
-        };
-        let threads: Vec<_> = (0..4).map(work).collect();
-        threads.into_iter().map(|thread| thread.join().unwrap()).collect()
-    });
-    let reader = kernel.process().unwrap();
-    let descriptor = reader.open("/data").unwrap();
-    let at = reader.mmap(descriptor, 0, PAGES * PAGE).unwrap();
-    let sync = |engine: &mut devmap_mm::Engine<_>| {
-        engine.invariants();
-        engine.sync(reader.space(), at, PAGES * PAGE, NOW)
-    };
-    kernel.with_engine(sync).unwrap();
-    for (number, words) in last.iter().enumerate() {
-        for (page, word) in words.iter().enumerate() {
-            let offset = page * PAGE as usize + 4 * number;
-            assert_eq!(file.bytes()[offset..offset + 4], word.to_le_bytes());
-            assert_eq!(reader.load_u32(at + offset as u64), Ok(*word));
-        }
-    }
 }
 
 /// Every allocation in turn is refused: each call then fails cleanly, or does without.

@@ -2,7 +2,7 @@
 //! the loads and stores that lead to it.
 
 use alloc::{sync::Arc, vec::Vec};
-use core::{fmt, ops::Range};
+use core::fmt;
 
 use devmap_driver::{Access, Errno, Fault, NewPage};
 
@@ -145,6 +145,7 @@ impl<M: Mmu> Engine<M> {
                 match access {
                     Access::Read => self.do_read_fault(space, &area, file, at, index),
                     Access::Write if shared => {
+                        self.read_around(&area, file, index);
                         let page = self.get_page(file, index, access)?;
                         self.enter(space, at, page, true)
                     }
@@ -202,6 +203,7 @@ impl<M: Mmu> Engine<M> {
         at: u64,
         index: u64,
     ) -> Result<(), Fatal> {
+        self.read_around(area, file, index);
         let page = self.get_page(file, index, Access::Read)?;
         let writable = area.flags.contains(Flags::SHARED.union(Flags::WRITE));
         self.enter(space, at, page, writable)?;
@@ -254,7 +256,7 @@ impl<M: Mmu> Engine<M> {
     }
 
     /// The page of an object (`__do_fault`): from the cache, or from its driver.
-    fn get_page(
+    pub(super) fn get_page(
         &mut self,
         file: &Arc<File<M::Frame>>,
         index: u64,
@@ -299,50 +301,10 @@ impl<M: Mmu> Engine<M> {
     }
 
     /// Frees a driver's page that was only looked at.
-    fn drop_unused(&mut self, page: PageId) {
+    pub(super) fn drop_unused(&mut self, page: PageId) {
         let state = self.pages.get(page.0);
         if state.kind == Kind::Driver && state.mappers.is_empty() {
             self.free_page(page);
-        }
-    }
-
-    /// Maps cached pages in the neighbourhood too (`do_fault_around`).
-    fn fault_around(
-        &mut self,
-        space: SpaceId,
-        area: &Area<M::Frame>,
-        file: &Arc<File<M::Frame>>,
-        at: u64,
-        index: u64,
-        writable: bool,
-    ) {
-        let width = self.limits.fault_around.max(1);
-        let own = self.pages_of(area.start, area.end);
-        let from = (at - at % width).max(own.start).max(at.saturating_sub(index));
-        let to = (at - at % width + width).min(own.end);
-        let first = index - (at - from);
-        let keys = (file.object, first)..(file.object, first + (to - from));
-        let around: Vec<_> =
-            self.cache.pages.range(keys).map(|(key, page)| (key.1, *page)).collect();
-        for (index, page) in around {
-            let at = from + (index - first);
-            if self.space(space).table.get(at).is_none() {
-                // Only a favour: without, the page faults when it is used.
-                let _ = self.install(space, at, page, writable);
-            }
-        }
-    }
-
-    /// `MADV_WILLNEED`: what can be had goes into the cache.
-    pub(crate) fn read_ahead(&mut self, file: &Arc<File<M::Frame>>, pages: Range<u64>) {
-        if file.content.is_none() {
-            return;
-        }
-        for index in pages {
-            match self.get_page(file, index, Access::Read) {
-                Ok(page) => self.drop_unused(page),
-                Err(_) => return,
-            }
         }
     }
 

@@ -8,6 +8,7 @@ pub(crate) mod lock;
 pub(crate) mod map;
 mod mincore;
 mod protect;
+mod read_ahead;
 pub(crate) mod remap;
 pub(crate) mod sync;
 mod truncate;
