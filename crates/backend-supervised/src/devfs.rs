@@ -515,6 +515,9 @@ impl Devfs {
         core.trace_call(started, || {
             transfer(header, &file, "read", (offset, size as usize), result)
         });
+        // The program may close it as soon as it has the answer, and its release shall not
+        // wait for this thread.
+        drop(file);
         match result {
             Ok(count) => self.channel.reply_data(header.unique, &buffer.bytes.borrow()[..count]),
             Err(errno) => self.reply_errno(header, errno),
@@ -544,6 +547,7 @@ impl Devfs {
             })
         });
         core.trace_call(started, || transfer(header, &file, "write", (offset, data.len()), result));
+        drop(file);
         match result {
             Ok(count) => self.channel.reply_written(header.unique, count as u32),
             Err(errno) => self.reply_errno(header, errno),
@@ -644,6 +648,7 @@ impl Devfs {
             details: vec![("open", file.id.into()), ("events", events.to_string().into())],
             result: Ok(Some(u64::from(events.bits()))),
         });
+        drop(file);
         self.channel.reply_poll(header.unique, events.bits())
     }
 
@@ -692,6 +697,7 @@ impl Devfs {
                 result: result.map(|value| Some(u64::from(value))),
             });
         }
+        drop(file);
         // As a result, not as an error of FUSE: so ENOSYS and ERESTARTSYS pass, and what
         // was copied out before an error arrives, as on Linux.
         let result = result.map_or_else(|errno| -errno.raw(), u32::cast_signed);

@@ -3,9 +3,10 @@
 //! Each thread receives for itself and serves what it got, so a request costs no
 //! hand-over. One thread is enough as long as it serves quickly, and is fastest: two
 //! that take turns cost a third more. A driver may wait for as long as it likes, so
-//! another thread receives as soon as one is known to wait ([`about_to_wait`]), and
-//! at the latest when the monitor finds that nobody has been receiving for a while: a
-//! driver may block without telling its home.
+//! another thread receives as soon as one is known to wait ([`about_to_wait`]), and at
+//! the latest when the monitor finds that nobody has been receiving for a while: a driver
+//! may block without telling its home. A thread that comes back and finds enough others
+//! receiving is kept for the next time.
 
 use std::{
     cell::RefCell,
@@ -30,8 +31,13 @@ pub(crate) struct Pool {
     name: &'static str,
     /// Makes what a thread runs, within that thread.
     make: Box<dyn Fn() -> Turn + Send + Sync>,
+    /// How many threads may wait for a request at once, but for moments.
+    receivers: usize,
     /// Threads that wait for a request.
     idle: AtomicUsize,
+    /// Threads that wait to be asked to receive.
+    kept: Mutex<Kept>,
+    asked: Condvar,
     /// Requests that were received, so that the monitor sees progress.
     received: AtomicU64,
     /// All threads, by number.
@@ -43,11 +49,18 @@ pub(crate) struct Pool {
     work: Condvar,
 }
 
-/// More threads than this do not stay when there is nothing to do.
-const KEEP_IDLE: usize = 2;
+/// More threads than this are not kept when there is nothing to do.
+const KEEP: usize = 2;
+
+#[derive(Default)]
+struct Kept {
+    count: usize,
+    /// How many of them shall receive.
+    asked: usize,
+}
 
 /// How long a source may be without a receiver.
-const PATIENCE: Duration = Duration::from_millis(10);
+pub(crate) const PATIENCE: Duration = Duration::from_millis(10);
 
 thread_local! {
     /// The pool that this thread is of.
@@ -68,12 +81,16 @@ pub(crate) fn about_to_wait() {
 impl Pool {
     pub(crate) fn start(
         name: &'static str,
+        receivers: usize,
         make: impl Fn() -> Turn + Send + Sync + 'static,
     ) -> Arc<Pool> {
         let pool = Arc::new(Pool {
             name,
             make: Box::new(make),
+            receivers,
             idle: AtomicUsize::new(0),
+            kept: Mutex::default(),
+            asked: Condvar::new(),
             received: AtomicU64::new(0),
             threads: Mutex::default(),
             over: AtomicBool::new(false),
@@ -94,7 +111,8 @@ impl Pool {
         let threads = self.threads.lock();
         let receives =
             |tid: &&u32| client::blocked_in(**tid).is_some_and(|(call, _)| call == nr::READ);
-        threads.iter().filter(receives).count() + waiting >= threads.len()
+        let kept = self.kept.lock().count;
+        threads.iter().filter(receives).count() + kept + waiting >= threads.len()
     }
 
     /// Whether the source is at its end.
@@ -104,6 +122,13 @@ impl Pool {
 
     fn add_receiver(self: &Arc<Pool>) {
         self.idle.fetch_add(1, Ordering::SeqCst);
+        let mut kept = self.kept.lock();
+        if kept.count > kept.asked {
+            kept.asked += 1;
+            self.asked.notify_one();
+            return;
+        }
+        drop(kept);
         let pool = self.clone();
         if !spawn(self.name.into(), move || pool.run()) {
             self.idle.fetch_sub(1, Ordering::SeqCst);
@@ -124,19 +149,42 @@ impl Pool {
                 self.work.notify_one();
             }
         };
-        loop {
+        'turns: loop {
             if !turn(&received) {
                 // It was idle to the end.
                 self.idle.fetch_sub(1, Ordering::SeqCst);
+                let _kept = self.kept.lock();
                 self.over.store(true, Ordering::SeqCst);
+                self.asked.notify_all();
                 break;
             }
-            if self.idle.fetch_add(1, Ordering::SeqCst) >= KEEP_IDLE {
-                self.idle.fetch_sub(1, Ordering::SeqCst);
-                break;
+            // Whoever it was that received may have received meanwhile.
+            while self.idle.fetch_add(1, Ordering::SeqCst) >= self.receivers {
+                if self.idle.fetch_sub(1, Ordering::SeqCst) > self.receivers {
+                    if !self.is_asked() {
+                        break 'turns;
+                    }
+                    break;
+                }
             }
         }
         self.threads.lock().retain(|other| *other != tid);
+    }
+
+    /// Waits to be asked to receive, counted as idle by who asks; false: not needed.
+    fn is_asked(&self) -> bool {
+        let mut kept = self.kept.lock();
+        if kept.count >= KEEP {
+            return false;
+        }
+        kept.count += 1;
+        while kept.asked == 0 && !self.is_over() {
+            self.asked.wait(&mut kept);
+        }
+        kept.count -= 1;
+        let is_asked = kept.asked > 0;
+        kept.asked -= usize::from(is_asked);
+        is_asked
     }
 
     /// Sees to it that somebody receives; sleeps while nothing happens.

@@ -18,11 +18,12 @@ use std::{
 };
 
 use devmap_driver::{Kind, Number};
-use devmap_fuse::RequestBuffer;
+use devmap_fuse::{Operation, RequestBuffer};
 use devmap_sys::{
     seccomp::{self, AssembleError, Filter, Listener},
     stat::FileStatus,
 };
+use parking_lot::Mutex;
 use rustix::process::{DumpableBehavior, Resource, Rlimit};
 
 use crate::{
@@ -37,7 +38,7 @@ use crate::{
     notify::{self, Reaper, Watcher, is_readable},
     opens::{DeviceEntry, Opens},
     places::Place,
-    pool::{Pool, Turn},
+    pool::{self, Pool, Turn},
     probe,
     sysfs::{self, ClassEntry},
     trace::{Trace, TraceFormat},
@@ -429,17 +430,26 @@ impl WaitHook for Waits {
     }
 }
 
+/// Serves requests of FUSE. The end of an open file is served before what comes after it
+/// is received: `close` does not wait for it, and the program's next call shall find the
+/// file gone, as it does in the kernel. A driver whose release takes long is not waited
+/// for.
 fn serve_requests(core: &Arc<Core>) -> Arc<Pool> {
     let core = core.clone();
-    Pool::start("devmap-fuse", move || {
-        let core = core.clone();
+    let order = Arc::new(Mutex::new(()));
+    Pool::start("devmap-fuse", 1, move || {
+        let (core, order) = (core.clone(), order.clone());
         let mut buffer = RequestBuffer::new();
         let turn: Turn = Box::new(move |received| {
             let Some(devfs) = core.devfs.get() else { return false };
+            let ordered = order.try_lock_for(pool::PATIENCE);
             match devfs.receive(&mut buffer) {
                 Ok(Some(request)) => {
                     received();
+                    let is_release = matches!(request.operation, Operation::Release { .. });
+                    let ordered = ordered.filter(|_| is_release);
                     devfs.serve(&core, request);
+                    drop(ordered);
                     true
                 }
                 Ok(None) => false,
@@ -460,7 +470,7 @@ fn serve_notifications(core: &Arc<Core>, listener: OwnedFd) -> std::sync::mpsc::
     // Only faster, and only since Linux 6.6.
     let _ = listener.set_sync_wake();
     let core = core.clone();
-    Pool::start("devmap-notify", move || {
+    Pool::start("devmap-notify", 2, move || {
         let (core, listener, ended) = (core.clone(), listener.clone(), ended.clone());
         let turn: Turn = Box::new(move |received| match listener.recv() {
             Ok(Some(notification)) => {

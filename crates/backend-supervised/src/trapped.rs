@@ -185,7 +185,7 @@ impl Trapped {
 pub(crate) fn start(core: &Arc<Core>) {
     let pool = |name, serve: fn(&Core, &Trapped, &dyn Fn()) -> bool| {
         let core = core.clone();
-        Pool::start(name, move || {
+        Pool::start(name, 2, move || {
             let core = core.clone();
             let turn: Turn = Box::new(move |received| {
                 core.trapped.as_ref().is_some_and(|trapped| serve(&core, trapped, received))
