@@ -2,7 +2,7 @@
 # The first process in QEMU: what `cargo xtask kernel` runs there. The results go to
 # the second serial line, so that the kernel's own lines do not come in between.
 #
-# On the kernel's command line: devmap=test, supervised, panic or figures.
+# On the kernel's command line: devmap=test, supervised, camera, panic or figures.
 export PATH=/bin NO_COLOR=1
 /bin/busybox mkdir -p /proc /sys /dev /tmp
 /bin/busybox --install -s /bin
@@ -68,6 +68,16 @@ supervised)
 		*) under run --mode trapped --device "$device" -- "$name" "$path" ;;
 		esac
 	done </programs
+	;;
+camera)
+	# The kernel's own test camera: one, with the one input of a webcam.
+	while read -r module; do
+		case $module in
+		vivid*) run insmod "/$module" n_devs=1 node_types=0x1 num_inputs=1 input_types=0x0 ;;
+		*) run insmod "/$module" ;;
+		esac
+	done </packaged
+	run camera /dev/video0
 	;;
 panic)
 	run insmod /devmap_checks.ko

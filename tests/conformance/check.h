@@ -54,7 +54,8 @@ static const char *error_name(int number)
 		{ ENOSPC, "ENOSPC" }, { ESPIPE, "ESPIPE" }, { EROFS, "EROFS" },
 		{ EPIPE, "EPIPE" }, { ENOSYS, "ENOSYS" }, { ELOOP, "ELOOP" },
 		{ EOVERFLOW, "EOVERFLOW" }, { EOPNOTSUPP, "EOPNOTSUPP" },
-		{ ENODATA, "ENODATA" }, { EXDEV, "EXDEV" }, { EPERM, "EPERM" }, { ENOTCONN, "ENOTCONN" },
+		{ ENODATA, "ENODATA" }, { EXDEV, "EXDEV" }, { EPERM, "EPERM" }, { ERANGE, "ERANGE" },
+		{ EBADR, "EBADR" }, { ENOBUFS, "ENOBUFS" }, { ENOTCONN, "ENOTCONN" },
 	};
 	for (size_t i = 0; i < sizeof(names) / sizeof(names[0]); i++)
 		if (names[i].number == number)

@@ -261,9 +261,19 @@ impl<P: Platform> Drop for Capture<P> {
     }
 }
 
+/// What a file was opened for.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Access {
+    /// `O_RDONLY`.
+    Read,
+    /// `O_RDWR` or `O_WRONLY`.
+    Write,
+}
+
 /// An open file of a camera. Dropped: its buffers and events go.
 pub struct File<P: Platform> {
     id: u64,
+    access: Access,
     shared: Arc<Shared<P>>,
 }
 
@@ -283,7 +293,7 @@ impl<P: Platform> Drop for File<P> {
 impl<P: Platform> Device<P> for Capture<P> {
     type File = File<P>;
 
-    fn open(&self, _open: &Open) -> Result<File<P>, Errno> {
+    fn open(&self, open: &Open) -> Result<File<P>, Errno> {
         let id = self.shared.state.with(|state| {
             if state.is_gone {
                 return Err(Errno::ENODEV);
@@ -294,7 +304,8 @@ impl<P: Platform> Device<P> for Capture<P> {
             state.files.push(FileState { id, priority: DEFAULT_PRIORITY, events });
             Ok(id)
         })?;
-        Ok(File { id, shared: self.shared.clone() })
+        let access = if open.flags.write { Access::Write } else { Access::Read };
+        Ok(File { id, access, shared: self.shared.clone() })
     }
 
     fn metadata(&self) -> Metadata {
@@ -316,12 +327,14 @@ impl<P: Platform> Device<P> for Capture<P> {
     }
 
     /// One buffer, from its start (`vb2_mmap`).
-    fn mmap(&self, _file: &File<P>, area: &NewArea) -> Result<Plan<P::Memory>, Errno> {
+    fn mmap(&self, file: &File<P>, area: &NewArea) -> Result<Plan<P::Memory>, Errno> {
         self.shared.state.with(|state| {
             if state.is_gone {
                 return Err(Errno::ENODEV);
             }
-            if area.sharing() != Sharing::Shared || !area.protection().read {
+            // A map through a descriptor that only reads is not VM_SHARED to the kernel.
+            let is_shared = area.sharing() == Sharing::Shared && file.access == Access::Write;
+            if !is_shared || !area.protection().read {
                 return Err(Errno::EINVAL);
             }
             let buffers = state.buffers.as_ref().ok_or(Errno::EINVAL)?;
@@ -380,7 +393,9 @@ impl<P: Platform> Device<P> for Capture<P> {
             }
             let readable = PollEvents::IN.union(PollEvents::RDNORM);
             match &state.buffers {
-                Some(buffers) if state.stream.is_some() && !state.is_broken => {
+                Some(buffers)
+                    if state.stream.is_some() && !state.is_broken && !buffers.awaits_first() =>
+                {
                     if buffers.has_done()
                         || buffers.reading.is_some_and(|reading| reading.current.is_some())
                     {

@@ -190,7 +190,9 @@ impl Controls {
         Controls { specs, values: specs.iter().map(|spec| spec.default).collect() }
     }
 
+    /// The upper bits are no part of a number (`V4L2_CTRL_ID_MASK`).
     fn index(&self, id: u32) -> Option<usize> {
+        let id = id & 0x0fff_ffff;
         self.specs.iter().position(|spec| spec.id == id)
     }
 

@@ -15,7 +15,7 @@ use crate::{
     queue::{self, Buffers},
     stream::{self, Stream},
     uapi::{
-        self, Buffer, Capability, CreateBuffers, Crop, CropCap, FmtDesc, Format, Fraction,
+        self, Buffer, Capability, CreateBuffers, Crop, CropCap, Edid, FmtDesc, Format, Fraction,
         FrameIntervals, FrameSizes, Input, PixFormat, Rect, RequestBuffers, Selection, StreamParm,
         VIDEO_CAPTURE, Word, cap, memory,
     },
@@ -118,6 +118,11 @@ pub(crate) fn serve<P: Platform>(
         uapi::SUBSCRIBE_EVENT => controls::subscribe(&context),
         uapi::UNSUBSCRIBE_EVENT => controls::unsubscribe(&context),
         uapi::DQEVENT => controls::take_event(&context),
+        uapi::G_EDID | uapi::S_EDID => {
+            // The kernel looks at the length before it knows that nobody serves it.
+            let too_long = fetch::<Edid>(call)?.blocks > 256;
+            Err(if too_long { Errno::EINVAL } else { Errno::ENOTTY })
+        }
         _ => Err(Errno::ENOTTY),
     }
 }
@@ -479,9 +484,13 @@ impl<P: Platform> Context<'_, P> {
             state.buffers.as_ref().ok_or(Errno::EINVAL)?.brings_pointer(&asked)
         })?;
         if brings_pointer {
-            // The pages must be there (get_user_pages): EFAULT.
-            let mut first = [0];
-            self.call.at(asked.m, asked.length.max(1) as usize)?.copy_in(&mut first)?;
+            // The pages must be there (get_user_pages): EFAULT. The first and the last are
+            // looked at; a hole between them is found when a frame goes there.
+            let length = asked.length.max(1) as usize;
+            let user = self.call.at(asked.m, length)?;
+            for byte in [0, length - 1] {
+                user.slice(byte, 1)?.copy_in(&mut [0])?;
+            }
         }
         let (buffer, stream) = self.try_state(|state| {
             state.check_owner(self.file)?;

@@ -87,8 +87,7 @@ impl<'a> List<'a> {
         if !controls.is_empty() {
             user.copy_in(controls.as_mut_bytes())?;
         }
-        controls.iter_mut().for_each(|control| control.reserved = 0);
-        (header.error_idx, header.reserved) = (header.count, 0);
+        header.error_idx = header.count;
         Ok(List { header, controls, user })
     }
 
@@ -124,6 +123,11 @@ impl<'a> List<'a> {
         self.header.error_idx = self.header.count;
         Ok(())
     }
+
+    /// Nothing failed: the index is where the kernel's loop over the controls ended.
+    fn succeed(&mut self) {
+        self.header.error_idx = self.header.count.saturating_sub(1);
+    }
 }
 
 pub(crate) fn get_ext<P: Platform>(context: &Context<'_, P>) -> Result<u32, Errno> {
@@ -147,6 +151,7 @@ pub(crate) fn get_ext<P: Platform>(context: &Context<'_, P>) -> Result<u32, Errn
                 None => state.controls.get(control.id)?,
             };
         }
+        list.succeed();
         Ok(())
     });
     list.store(context, result)
@@ -166,7 +171,6 @@ pub(crate) fn try_or_set_ext<P: Platform>(
                 list.header.error_idx = index;
                 control.value = state.controls.check(control.id, control.value)?;
             }
-            list.header.error_idx = list.header.count;
             Ok(())
         });
         if write == Write::Set {
@@ -180,6 +184,7 @@ pub(crate) fn try_or_set_ext<P: Platform>(
                 announce(state, context.file, &changed);
             }
         }
+        list.succeed();
         Ok(())
     });
     context.shared.changed.wake_all();

@@ -40,6 +40,7 @@ struct Slot<M> {
     /// Where a frame goes with `V4L2_MEMORY_USERPTR`, and how much fits there.
     user: (u64, u32),
     filled: Filled,
+    was_filled: bool,
 }
 
 /// What is known of a filled buffer.
@@ -76,6 +77,9 @@ pub(crate) struct Buffers<M> {
     pub(crate) reading: Option<Reading>,
     /// `V4L2_MEMORY_*`.
     kind: u32,
+    /// None was queued since they were made, or since `VIDIOC_STREAMOFF`
+    /// (`waiting_for_buffers`).
+    awaits_first: bool,
     slots: Vec<Slot<M>>,
     queued: VecDeque<u32>,
     done: VecDeque<u32>,
@@ -93,6 +97,7 @@ impl<M: Memory> Buffers<M> {
             owner,
             reading: None,
             kind,
+            awaits_first: true,
             slots: Vec::new(),
             queued: VecDeque::new(),
             done: VecDeque::new(),
@@ -111,6 +116,7 @@ impl<M: Memory> Buffers<M> {
             length,
             user: (0, length),
             filled: Filled::NEVER,
+            was_filled: false,
         }));
     }
 
@@ -163,7 +169,8 @@ impl<M: Memory> Buffers<M> {
             kind: uapi::VIDEO_CAPTURE,
             bytes_used: slot.filled.bytes_used,
             flags,
-            field: uapi::FIELD_NONE,
+            // V4L2_FIELD_ANY, until there was a frame.
+            field: if slot.was_filled { uapi::FIELD_NONE } else { 0 },
             pad: 0,
             timestamp: slot.filled.timestamp,
             timecode: [0; 4],
@@ -241,6 +248,7 @@ impl<M: Memory> Buffers<M> {
         let slot = &mut self.slots[index as usize];
         slot.place = Place::Queued;
         slot.filled.is_corrupt = false;
+        self.awaits_first = false;
         self.queued.push_back(index);
     }
 
@@ -251,6 +259,11 @@ impl<M: Memory> Buffers<M> {
     /// Whether a buffer waits to be filled.
     pub(crate) fn has_queued(&self) -> bool {
         !self.queued.is_empty()
+    }
+
+    /// Whether poll has nothing to wait for: no buffer was queued yet.
+    pub(crate) fn awaits_first(&self) -> bool {
+        self.awaits_first
     }
 
     /// Whether a frame waits to be taken.
@@ -266,6 +279,7 @@ impl<M: Memory> Buffers<M> {
         let _ = slot.memory.write(slot.start, frame);
         slot.place = Place::Done;
         slot.filled = filled;
+        slot.was_filled = true;
         self.done.push_back(index);
         true
     }
@@ -295,6 +309,7 @@ impl<M: Memory> Buffers<M> {
     pub(crate) fn cancel(&mut self) {
         self.queued.clear();
         self.done.clear();
+        self.awaits_first = true;
         self.slots.iter_mut().for_each(|slot| slot.place = Place::Dequeued);
     }
 }

@@ -275,6 +275,14 @@ structures! {
         kind: u32,
         rect: Rect,
     }
+    /// `struct v4l2_edid`.
+    Edid 40 {
+        pad: u32,
+        start_block: u32,
+        blocks: u32,
+        reserved: [u32; 5],
+        edid: u64,
+    }
     /// A plain 32-bit argument.
     Word 4 {
         value: u32,
@@ -308,6 +316,8 @@ pub(crate) const S_PARM: Command = both::<StreamParm>(22);
 pub(crate) const ENUMINPUT: Command = both::<Input>(26);
 pub(crate) const G_CTRL: Command = both::<Control>(27);
 pub(crate) const S_CTRL: Command = both::<Control>(28);
+pub(crate) const G_EDID: Command = both::<Edid>(40);
+pub(crate) const S_EDID: Command = both::<Edid>(41);
 pub(crate) const QUERYCTRL: Command = both::<QueryCtrl>(36);
 pub(crate) const QUERYMENU: Command = both::<QueryMenu>(37);
 pub(crate) const G_INPUT: Command = read::<Word>(38);

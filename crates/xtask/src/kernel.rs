@@ -27,6 +27,24 @@ const MODULES: [&str; 2] = ["devmap", "devmap_checks"];
 /// The oldest compiler that the drivers build with.
 const OLDEST_RUSTC: (u32, u32) = (1, 88);
 
+/// Modules of the kernel's package that the guest inserts, in this order, below
+/// `kernel/`: FUSE, and vivid with what it needs.
+const PACKAGED: [&str; 13] = [
+    "fs/fuse/fuse",
+    "drivers/media/mc/mc",
+    "drivers/media/v4l2-core/videodev",
+    "drivers/media/rc/rc-core",
+    "drivers/media/cec/core/cec",
+    "drivers/media/v4l2-core/v4l2-dv-timings",
+    "drivers/media/common/v4l2-tpg/v4l2-tpg",
+    "drivers/media/common/videobuf2/videobuf2-common",
+    "drivers/media/common/videobuf2/videobuf2-memops",
+    "drivers/media/common/videobuf2/videobuf2-v4l2",
+    "drivers/media/common/videobuf2/videobuf2-vmalloc",
+    "drivers/media/common/videobuf2/videobuf2-dma-contig",
+    "drivers/media/test-drivers/vivid/vivid",
+];
+
 /// Options of the task
 #[derive(clap::Args)]
 pub struct KernelArgs {
@@ -80,11 +98,14 @@ pub fn run(arguments: &KernelArgs) -> Result {
             steps.done("boot and devmap run");
             guest.panic()?;
             steps.done("boot and panic");
+            guest.camera()?;
+            steps.done("boot and vivid");
         }
         guest.figures()?;
         steps.done("figures");
         if arguments.test {
             compare::run(&target)?;
+            compare::cameras(&target)?;
             steps.done("the same under devmap run");
         }
     }
@@ -208,31 +229,35 @@ impl Tools {
             Command::new("tar")
                 .args(["-x", "--wildcards", "-C"])
                 .arg(cache)
-                .args(["./boot/vmlinuz-*", "*/kernel/fs/fuse/fuse.ko*"])
+                .arg("./boot/vmlinuz-*")
+                .args(PACKAGED.map(|module| format!("*/kernel/{module}.ko*")))
                 .stdin(stream),
         )?;
         contents.wait()?;
         fs::remove_file(archive)?;
         let image = Image::find(cache, release);
-        image.ok_or_else(|| format!("{package} has no kernel, or no FUSE").into())
+        image.ok_or_else(|| format!("{package} lacks its kernel, FUSE or vivid").into())
     }
 }
 
 /// What a guest takes of a kernel's package.
 struct Image {
     kernel: PathBuf,
-    /// The module, perhaps compressed.
-    fuse: PathBuf,
+    /// [`PACKAGED`], perhaps compressed.
+    modules: Vec<PathBuf>,
 }
 
 impl Image {
     /// The kernel of this release below `place`.
     fn find(place: &Path, release: &str) -> Option<Image> {
         let kernel = place.join(format!("boot/vmlinuz-{release}"));
-        let modules = place.join(format!("lib/modules/{release}/kernel/fs/fuse"));
-        let fuse = ["fuse.ko", "fuse.ko.xz"].map(|name| modules.join(name));
-        let fuse = fuse.into_iter().find(|fuse| fuse.exists())?;
-        kernel.exists().then_some(Image { kernel, fuse })
+        let below = place.join(format!("lib/modules/{release}/kernel"));
+        let find = |module: &&str| {
+            let names = ["ko", "ko.xz"].map(|kind| below.join(format!("{module}.{kind}")));
+            names.into_iter().find(|path| path.exists())
+        };
+        let modules = PACKAGED.iter().map(find).collect::<Option<Vec<_>>>()?;
+        kernel.exists().then_some(Image { kernel, modules })
     }
 }
 

@@ -75,7 +75,14 @@ impl Guest {
                 fs::copy(&path, files.join(path.file_name().unwrap_or_default()))?;
             }
         }
-        fs::copy(&image.fuse, files.join("fuse.ko"))?;
+        let mut names = String::new();
+        for module in &image.modules {
+            let name = module.file_name().unwrap_or_default().to_string_lossy().into_owned();
+            let name = name.trim_end_matches(".xz");
+            fs::copy(module, files.join(name))?;
+            writeln!(names, "{name}")?;
+        }
+        fs::write(files.join("packaged"), names)?;
         let devmap = files.join("bin/devmap");
         check(
             Command::new("strip").arg("-o").arg(&devmap).arg(super::target().join("debug/devmap")),
@@ -95,6 +102,7 @@ impl Guest {
             writeln!(lines, "{}", program.line())?;
         }
         fs::write(files.join("programs"), lines)?;
+        compile(&root().join("tests/conformance/camera.c"), &files.join("bin/camera"))?;
         for source in sources("kernel/guest")? {
             let name = source.file_stem().unwrap_or_default().to_owned();
             compile(&source, &files.join("bin").join(name))?;
@@ -209,6 +217,15 @@ impl Guest {
         }
     }
 
+    /// The camera conformance client on the kernel's vivid.
+    ///
+    /// # Errors
+    /// As [`Guest::test`].
+    pub fn camera(&self) -> Result {
+        let outcome = self.boot("camera", &["-smp", "2"])?;
+        self.verdict("camera", &problems(&outcome))
+    }
+
     /// Counts instructions: one a nanosecond of the guest's clock.
     ///
     /// # Errors
@@ -299,9 +316,12 @@ pub fn programs() -> Result<Vec<Program>> {
     let name =
         |source: &Path| source.file_stem().unwrap_or_default().to_string_lossy().into_owned();
     let sources = sources("tests/conformance")?.into_iter();
-    // The device `file` needs files, and is none of the module's.
+    // The devices `file` and `camera` need files and threads, and are none of the module's.
     sources
-        .filter(|source| !name(source).starts_with("native") && name(source) != "file")
+        .filter(|source| {
+            let name = name(source);
+            !name.starts_with("native") && name != "file" && name != "camera"
+        })
         .map(|source| {
             let name = name(&source);
             let text = fs::read_to_string(&source)?;

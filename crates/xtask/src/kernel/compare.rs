@@ -17,6 +17,9 @@ use crate::{Result, run::root};
 /// The heading in COMPAT.md under which the table stands.
 const HEADING: &str = "## The kernel module";
 
+/// The heading of the table of what differs between vivid and the device `camera`.
+const CAMERAS: &str = "## The camera";
+
 /// The table's word for a check or a note that one side does not print.
 const ABSENT: &str = "-";
 
@@ -57,12 +60,44 @@ pub fn run(target: &Path) -> Result {
             }
         }
     }
-    problems.extend(judge(&found, &table(&compat)));
+    problems.extend(judge(&found, &table(&compat, HEADING)));
     if problems.is_empty() {
         println!("{} lines differ from the kernel's as COMPAT.md says", found.len());
         return Ok(());
     }
     Err(format!("the kernel and devmap run:\n  {}", problems.join("\n  ")).into())
+}
+
+/// Holds the device `camera` against the kernel's vivid, by what the camera client prints.
+///
+/// # Errors
+/// As [`run`].
+pub fn cameras(target: &Path) -> Result {
+    let output = Command::new(super::target().join("debug/devmap"))
+        .args(["run", "--device", "/dev/video0=camera:pace=client", "--"])
+        .arg(target.join("initramfs/bin/camera"))
+        .arg("/dev/video0")
+        .stdin(Stdio::null())
+        // What VIDIOC_LOG_STATUS says.
+        .stderr(Stdio::null())
+        .output()?;
+    let here = String::from_utf8_lossy(&output.stdout).into_owned();
+    fs::write(target.join("camera.supervised"), &here)?;
+    if !output.status.success() {
+        return Err(format!("camera under devmap run: {}\n{here}", output.status).into());
+    }
+    let guest = fs::read_to_string(target.join("camera.results"))?;
+    let kernel = section(&guest, "camera /dev/video0");
+    let found = differences(&kernel, &here).into_iter();
+    let found = found.map(|(name, sides)| (("camera".to_owned(), name), sides)).collect();
+    let compat = fs::read_to_string(root().join("COMPAT.md"))?;
+    let problems = judge(&found, &table(&compat, CAMERAS));
+    if problems.is_empty() {
+        let lines = said(&kernel).len();
+        println!("camera and vivid: {} of {lines} lines differ as COMPAT.md says", found.len());
+        return Ok(());
+    }
+    Err(format!("vivid and the camera:\n  {}", problems.join("\n  ")).into())
 }
 
 /// What one program printed in the guest.
@@ -105,8 +140,8 @@ fn differences(kernel: &str, supervised: &str) -> Vec<(String, (String, String))
 }
 
 /// The rows of COMPAT.md: program, name, kernel's value, supervised value, the rule.
-fn table(compat: &str) -> Differences {
-    let mut lines = compat.lines().skip_while(|line| *line != HEADING);
+fn table(compat: &str, heading: &str) -> Differences {
+    let mut lines = compat.lines().skip_while(|line| *line != heading);
     lines.next();
     let lines = lines.take_while(|line| !line.starts_with("## "));
     lines
@@ -162,7 +197,10 @@ mod tests {
 
     fn judged(kernel: &str, supervised: &str) -> Vec<String> {
         let found = differences(kernel, supervised).into_iter();
-        judge(&found.map(|(name, sides)| (("a".into(), name), sides)).collect(), &table(COMPAT))
+        judge(
+            &found.map(|(name, sides)| (("a".into(), name), sides)).collect(),
+            &table(COMPAT, HEADING),
+        )
     }
 
     #[test]
