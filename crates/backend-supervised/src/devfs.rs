@@ -21,7 +21,9 @@ use std::{
     time::{Duration, Instant},
 };
 
-use devmap_driver::{Command, Errno, Fsync, Ioctl, Open, Platform, Transfer, UserSlice};
+use devmap_driver::{
+    Command, Errno, Fsync, Ioctl, Open, Platform, PollEvents, Transfer, UserSlice,
+};
 use devmap_fuse::{
     Attr, Channel, DirBuffer, Entry, Header, Operation, Request, RequestBuffer, Statfs, open_flags,
 };
@@ -205,8 +207,9 @@ impl Devfs {
                 core.opens.close(fh);
                 channel.reply_empty(unique)
             }
-            Operation::Poll { fh, kh, schedule_notify, .. } => {
-                self.poll(core, &request.header, fh, kh, schedule_notify)
+            Operation::Poll { fh, kh, schedule_notify, events } => {
+                let kh = schedule_notify.then_some(kh);
+                self.poll(core, &request.header, fh, kh, PollEvents::from_bits(events))
             }
             Operation::Ioctl { fh, cmd, arg, in_data, out_size, .. } => {
                 let argument = (arg, in_data, out_size);
@@ -625,22 +628,23 @@ impl Devfs {
         core: &Core,
         header: &Header,
         fh: u64,
-        kh: u64,
-        schedule_notify: bool,
+        kh: Option<u64>,
+        wanted: PollEvents,
     ) -> io::Result<()> {
         let Some(file) = core.opens.get(fh) else {
             return self.channel.reply_error(header.unique, libc::EBADF);
         };
         let started = Instant::now();
-        let mut table = Pollers(schedule_notify.then(|| {
+        let poller = kh.map(|kh| {
             let channel = self.channel.clone();
             Arc::new(Poller { channel, kh, file: Arc::downgrade(&file) }) as Arc<dyn Wake>
-        }));
+        });
+        let mut table = Pollers { poller, wanted };
         let events = self.interruptible(core, header, || {
             file.device.call("poll", |driver| Ok(driver.poll(file.state(), &mut table)))
         });
         // A poll method that panicked: there is no errno in a mask.
-        let events = events.unwrap_or(devmap_driver::PollEvents::ERR);
+        let events = events.unwrap_or(PollEvents::ERR);
         core.trace_call(started, || Event {
             device: &file.device.path,
             tid: header.pid,

@@ -48,7 +48,7 @@ use crate::{
     filter::FIRST_DESCRIPTOR,
     notify::{self, Call},
     opens::{DeviceEntry, OpenFile},
-    pool::{Pool, Turn},
+    pool::{self, Pool, Turn},
     trace::Event,
 };
 
@@ -126,13 +126,29 @@ impl Trapped {
         });
         let Ok(descriptor) = closed else { return false };
         received();
+        self.release(core, descriptor);
+        true
+    }
+
+    fn release(&self, core: &Core, descriptor: Arc<Descriptor>) {
         if let Some(file) = &descriptor.file {
             core.opens.close(file.id);
         }
         self.locks.close(&descriptor);
         drop(descriptor);
         self.descriptors.released();
-        true
+    }
+
+    /// Releases what was closed until now: so that who opens a device finds it as the last
+    /// one left it. A driver whose release takes long is not waited for.
+    fn release_closed(&self, core: &Core) {
+        while let Ok(Some(descriptor)) = self.descriptors.closed() {
+            self.release(core, descriptor);
+        }
+        let deadline = Instant::now() + pool::PATIENCE;
+        while !self.descriptors.is_settled() && Instant::now() < deadline {
+            std::thread::yield_now();
+        }
     }
 
     /// Gives the caller the descriptor of a new open file as the result of its call. False

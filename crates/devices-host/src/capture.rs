@@ -380,9 +380,19 @@ impl<P: Platform> Device<P> for Capture<P> {
         ioctl::serve(&self.shared, file.id, call)
     }
 
-    /// `vb2_poll` and `v4l2_ctrl_poll`.
+    /// `vb2_poll` and `v4l2_ctrl_poll`. To ask whether a frame can be read starts `read(2)`'s
+    /// stream where there are no buffers; a home that does not say what is asked for is told
+    /// that there is nothing to wait for.
     fn poll(&self, file: &File<P>, table: &mut dyn PollTable<P::WaitQueue>) -> PollEvents {
         table.register(&self.shared.changed);
+        let readable = PollEvents::IN.union(PollEvents::RDNORM);
+        let wants_frames = table.wanted().map(|wanted| !wanted.intersection(readable).is_empty());
+        if wants_frames == Some(true)
+            && self.shared.state.with(|state| state.buffers.is_none() && !state.is_gone)
+        {
+            // What fails is seen below: there is no stream.
+            let _ = self.start_reading(file.id);
+        }
         self.shared.state.with(|state| {
             if state.is_gone {
                 return PollEvents::ERR.union(PollEvents::HUP);
@@ -391,7 +401,9 @@ impl<P: Platform> Device<P> for Capture<P> {
             if state.file(file.id).is_some_and(|file| file.events.is_pending()) {
                 events = events.union(PollEvents::PRI);
             }
-            let readable = PollEvents::IN.union(PollEvents::RDNORM);
+            if wants_frames == Some(false) {
+                return events;
+            }
             match &state.buffers {
                 Some(buffers)
                     if state.stream.is_some() && !state.is_broken && !buffers.awaits_first() =>

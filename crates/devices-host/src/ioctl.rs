@@ -5,7 +5,7 @@
 
 use std::sync::Arc;
 
-use devmap_driver::{Command, Errno, Ioctl, Lock, Platform, WaitQueue};
+use devmap_driver::{Command, Direction, Errno, Ioctl, Lock, Platform, WaitQueue};
 use zerocopy::{FromBytes, FromZeros, Immutable, IntoBytes};
 
 use crate::{
@@ -123,7 +123,14 @@ pub(crate) fn serve<P: Platform>(
             let too_long = fetch::<Edid>(call)?.blocks > 256;
             Err(if too_long { Errno::EINVAL } else { Errno::ENOTTY })
         }
-        _ => Err(Errno::ENOTTY),
+        unknown => {
+            // The kernel copies the argument in before it looks for the call
+            // (`video_usercopy`): EFAULT.
+            if matches!(unknown.direction(), Direction::Write | Direction::ReadWrite) {
+                call.user()?.copy_in(&mut vec![0; unknown.size()])?;
+            }
+            Err(Errno::ENOTTY)
+        }
     }
 }
 

@@ -99,4 +99,10 @@ pub trait PollTable<Q> {
     /// A wake of `queue` asks the driver's poll method again (`poll_wait`). Register
     /// first, then look at the state: a wake in between is then not lost.
     fn register(&mut self, queue: &Q);
+
+    /// What the poller asks for (`poll_requested_events`). `None`: the home does not know,
+    /// or asks for a reason of its own.
+    fn wanted(&self) -> Option<PollEvents> {
+        None
+    }
 }

@@ -55,6 +55,10 @@ pub struct KernelArgs {
     /// Only counts instructions in QEMU, against a C module that does the same
     #[arg(long)]
     figures: bool,
+    /// Only boots the kernel with vivid, its test camera, and holds the device `camera`
+    /// against it
+    #[arg(long, conflicts_with_all = ["test", "figures"])]
+    camera: bool,
 }
 
 /// Builds, checks, and as asked boots.
@@ -68,6 +72,11 @@ pub fn run(arguments: &KernelArgs) -> Result {
     let target = target().join("kernel");
     let build = target.join("build");
     steps.done("packages");
+    if arguments.camera {
+        let guest = guest(&tools, &target, &build, &mut steps)?;
+        guest.camera()?;
+        return compare::cameras(&target);
+    }
 
     lint()?;
     steps.done("lint");
@@ -85,12 +94,7 @@ pub fn run(arguments: &KernelArgs) -> Result {
     }
     steps.done("gates");
     if arguments.test || arguments.figures {
-        let image = tools.image(&target.join("image"))?;
-        steps.done("kernel image");
-        check(&mut cargo(&["build", "--quiet", "--package", "devmap-cli"]))?;
-        steps.done("devmap");
-        let guest = boot::Guest::new(&image, &target, &build)?;
-        steps.done("programs");
+        let guest = guest(&tools, &target, &build, &mut steps)?;
         if arguments.test {
             guest.test()?;
             steps.done("boot and test");
@@ -111,6 +115,18 @@ pub fn run(arguments: &KernelArgs) -> Result {
     }
     eprintln!("\nThe module is {}", build.join("devmap.ko").display());
     Ok(())
+}
+
+/// A guest with the modules that are built, and the `devmap` of now.
+fn guest(tools: &Tools, target: &Path, build: &Path, steps: &mut Steps) -> Result<boot::Guest> {
+    let image = tools.image(&target.join("image"))?;
+    steps.done("kernel image");
+    check(&mut cargo(&["build", "--quiet", "--package", "devmap-cli"]))?;
+    steps.done("devmap");
+    fs::create_dir_all(build)?;
+    let guest = boot::Guest::new(&image, target, build)?;
+    steps.done("programs");
+    Ok(guest)
 }
 
 /// Format and lints of the Rust half, which is outside of the workspace.

@@ -8,7 +8,7 @@ use std::{
     sync::{Arc, Weak},
 };
 
-use devmap_driver::{Caller, Errno, OpenFlags, PollTable};
+use devmap_driver::{Caller, Errno, OpenFlags, PollEvents, PollTable};
 use devmap_fuse::Channel;
 use devmap_sys::{arch::nr, process};
 
@@ -147,12 +147,20 @@ impl Wake for Poller {
 }
 
 /// Registers one poller with the queues that a driver names.
-pub(super) struct Pollers(pub(super) Option<Arc<dyn Wake>>);
+pub(super) struct Pollers {
+    /// `None`: it does not wait.
+    pub(super) poller: Option<Arc<dyn Wake>>,
+    pub(super) wanted: PollEvents,
+}
 
 impl PollTable<HostWaitQueue> for Pollers {
     fn register(&mut self, queue: &HostWaitQueue) {
-        if let Some(poller) = &self.0 {
+        if let Some(poller) = &self.poller {
             queue.register(poller.clone());
         }
+    }
+
+    fn wanted(&self) -> Option<PollEvents> {
+        Some(self.wanted)
     }
 }

@@ -199,7 +199,7 @@ impl Descriptors {
 
     /// An open file that has no descriptor left by now, given out once: it is to be
     /// released, and then [`Descriptors::released`] to be called.
-    fn closed(&self) -> io::Result<Option<Arc<Descriptor>>> {
+    pub(crate) fn closed(&self) -> io::Result<Option<Arc<Descriptor>>> {
         loop {
             let mut live = self.live.lock();
             let Some(key) = self.hung_up()? else { return Ok(None) };

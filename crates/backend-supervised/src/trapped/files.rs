@@ -315,6 +315,7 @@ fn open(
     let id = core.opens.reserve();
     let open =
         Open { flags: client::open_flags(flags), pid: client::process_of(tid).unwrap_or(tid) };
+    trapped.release_closed(core);
     let opened = notify::interruptible(core, call, || core.opens.open(id, device, &open));
     core.trace_call(started, || Event {
         device: &device.path,
