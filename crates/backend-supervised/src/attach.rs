@@ -13,6 +13,8 @@ use devmap_sys::{
     ptrace::{INJECTION_MASK, Stop, Tracee},
 };
 
+use crate::client;
+
 /// Why a thread is not held.
 #[derive(Debug)]
 pub(crate) enum NotHeld {
@@ -33,8 +35,16 @@ pub(crate) struct Held {
 
 /// Holds thread `tid`, whose system call `answer` answers.
 pub(crate) fn hold(tid: u32, answer: impl FnOnce() -> io::Result<()>) -> Result<Held, NotHeld> {
-    let mut tracee = Tracee::seize(tid).map_err(|_| NotHeld::Refused)?;
-    if tracee.interrupt().is_err() || answer().is_err() {
+    let mut tracee = match Tracee::seize(tid) {
+        Ok(tracee) => tracee,
+        Err(_) if client::is_killed(tid) => {
+            let _ = answer();
+            return Err(NotHeld::Gone);
+        }
+        Err(_) => return Err(NotHeld::Refused),
+    };
+    let interrupted = tracee.interrupt();
+    if answer().is_err() || interrupted.is_err() {
         return Err(NotHeld::Gone);
     }
     loop {

@@ -3,7 +3,7 @@
 //! Every answer may be out of date by the time it is used; callers that act on it
 //! say why that is safe.
 
-use std::{fs, io, os::fd::OwnedFd, time::Duration};
+use std::{fs, io, ops::Range, os::fd::OwnedFd, time::Duration};
 
 use devmap_driver::{Caller, Errno, OpenFlags};
 use devmap_sys::process;
@@ -138,20 +138,60 @@ impl Caller for Notified {
     }
 }
 
-/// Device and inode number of the file that is mapped at an address of the client.
-pub(crate) fn mapped_file(tid: u32, address: u64) -> Option<(u64, u64)> {
-    let maps = fs::read_to_string(format!("/proc/{tid}/maps")).ok()?;
-    maps.lines().find_map(|line| {
+/// Whether the client has no descriptor of this number.
+pub(crate) fn is_free(tid: u32, fd: u32) -> bool {
+    let path = format!("/proc/{tid}/fd/{fd}");
+    let flags = AtFlags::SYMLINK_NOFOLLOW;
+    rustix::fs::statx(CWD, path, flags, StatxFlags::empty())
+        .is_err_and(|error| error == rustix::io::Errno::NOENT)
+}
+
+/// Kills the process of a thread.
+pub(crate) fn kill(tid: u32) {
+    let process = process_of(tid).and_then(|pid| Pid::from_raw(pid.cast_signed()));
+    if let Some(process) = process {
+        // It may be gone already.
+        let _ = rustix::process::kill_process(process, rustix::process::Signal::KILL);
+    }
+}
+
+/// Whether a descriptor of the client may be open on this file. Where it cannot be looked
+/// at, it may.
+pub(crate) fn may_hold(tid: u32, fd: u32, file: (u64, u64)) -> bool {
+    match rustix::fs::statx(CWD, format!("/proc/{tid}/fd/{fd}"), AtFlags::empty(), StatxFlags::INO)
+    {
+        Ok(stat) => {
+            (rustix::fs::makedev(stat.stx_dev_major, stat.stx_dev_minor), stat.stx_ino) == file
+        }
+        Err(error) => error != rustix::io::Errno::NOENT,
+    }
+}
+
+/// Whether any file for which `is_one` holds, of this device and inode number, is mapped in a
+/// range of the client's addresses.
+///
+/// # Errors
+/// Its maps cannot be looked at.
+pub(crate) fn maps_one(
+    tid: u32,
+    range: Range<u64>,
+    is_one: impl Fn((u64, u64)) -> bool,
+) -> io::Result<bool> {
+    let maps = fs::read(format!("/proc/{tid}/maps"))?;
+    // The names of files may be anything.
+    let maps = String::from_utf8_lossy(&maps);
+    let files = maps.lines().filter_map(|line| {
         let mut fields = line.split_ascii_whitespace();
         let (start, end) = fields.next()?.split_once('-')?;
         let start = u64::from_str_radix(start, 16).ok()?;
         let end = u64::from_str_radix(end, 16).ok()?;
-        if !(start..end).contains(&address) {
+        if start >= range.end || end <= range.start {
             return None;
         }
         let (major, minor) = fields.nth(2)?.split_once(':')?;
         let major = u32::from_str_radix(major, 16).ok()?;
         let minor = u32::from_str_radix(minor, 16).ok()?;
         Some((rustix::fs::makedev(major, minor), fields.next()?.parse().ok()?))
-    })
+    });
+    Ok(files.into_iter().any(is_one))
 }

@@ -8,7 +8,7 @@
 //! programs move them by `dup2`, mostly to 0, 1 and 2, so these are looked at too.
 
 use devmap_sys::{
-    arch::{AUDIT_ARCH, nr},
+    arch::{AUDIT_ARCH, COMPAT, nr},
     seccomp::{Action, AssembleError, Assembler, Filter, Label},
 };
 
@@ -33,11 +33,25 @@ pub(crate) fn namespace() -> Result<Filter, AssembleError> {
     let mut asm = Assembler::new();
     let allow = asm.label();
     let notify = asm.label();
+    let (mremap, madvise) = (asm.label(), asm.label());
+    let (seccomp, prctl, nosys) = (asm.label(), asm.label(), asm.label());
     asm.load_arch();
     let native = asm.label();
     asm.jump_if_eq(AUDIT_ARCH, native);
-    // A program of another architecture meets FUSE alone: see COMPAT.md.
+    let compat = asm.label();
+    asm.jump_if_eq(COMPAT.audit_arch, compat);
+    asm.jump(nosys);
+    // A 32-bit program meets FUSE alone: see COMPAT.md. But any program can make its calls,
+    // so what must not pass does not pass there either.
+    asm.bind(compat);
+    asm.load_nr();
+    asm.jump_if_eq(COMPAT.mremap, mremap);
+    asm.jump_if_eq(COMPAT.madvise, madvise);
+    asm.jump_if_eq(COMPAT.remap_file_pages, notify);
+    asm.jump_if_eq(COMPAT.seccomp, seccomp);
+    asm.jump_if_eq(COMPAT.prctl, prctl);
     asm.jump(allow);
+
     asm.bind(native);
     asm.load_nr();
     let on = |asm: &mut Assembler, nr: u32| {
@@ -51,9 +65,15 @@ pub(crate) fn namespace() -> Result<Filter, AssembleError> {
     let lseek = on(&mut asm, nr::LSEEK);
     let ioctl = on(&mut asm, nr::IOCTL);
     let statx = on(&mut asm, nr::STATX);
-    let mremap = on(&mut asm, nr::MREMAP);
-    let madvise = on(&mut asm, nr::MADVISE);
+    asm.jump_if_eq(nr::MREMAP, mremap);
+    asm.jump_if_eq(nr::MADVISE, madvise);
     asm.jump_if_eq(nr::REMAP_FILE_PAGES, notify);
+    asm.jump_if_eq(nr::SECCOMP, seccomp);
+    asm.jump_if_eq(nr::PRCTL, prctl);
+    // Nearly the same calls, under other numbers.
+    if let Some(x32) = nr::X32_BIT {
+        asm.jump_if_set(x32, nosys);
+    }
     asm.jump(allow);
 
     asm.bind(mmap);
@@ -118,11 +138,32 @@ pub(crate) fn namespace() -> Result<Filter, AssembleError> {
     asm.jump_if_eq(libc::MADV_REMOVE as u32, notify);
     asm.jump(allow);
 
+    filters(&mut asm, (seccomp, prctl), notify, allow);
+
+    asm.bind(nosys);
+    asm.ret(Action::Errno(libc::ENOSYS as u16));
     asm.bind(notify);
     asm.ret(Action::Notify);
     asm.bind(allow);
     asm.ret(Action::Allow);
     asm.finish()
+}
+
+/// A client's filters of its own, which will judge the calls that devmap injects.
+pub(crate) fn filters(
+    asm: &mut Assembler,
+    (seccomp, prctl): (Label, Label),
+    notify: Label,
+    allow: Label,
+) {
+    asm.bind(seccomp);
+    asm.load_arg_low(0);
+    asm.jump_if_eq(libc::SECCOMP_SET_MODE_FILTER, notify);
+    asm.jump(allow);
+    asm.bind(prctl);
+    asm.load_arg_low(0);
+    asm.jump_if_eq(libc::PR_SET_SECCOMP as u32, notify);
+    asm.jump(allow);
 }
 
 /// Jumps when the descriptor in the accumulator may be a device's.

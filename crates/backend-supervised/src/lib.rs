@@ -91,6 +91,8 @@ struct Core {
     mount_device: OnceLock<u64>,
     /// Some client has mapped something.
     mapped: AtomicBool,
+    /// Some client has a seccomp filter of its own.
+    own_filters: AtomicBool,
     /// When the run began, since 1970: the time of all nodes.
     started: Duration,
 }

@@ -4,10 +4,11 @@
 //! What does not live here: telling which calls are a device's (`notify`).
 
 use std::{
-    collections::{HashMap, hash_map::Entry},
+    collections::{BTreeMap, HashMap, hash_map::Entry},
     io,
     os::fd::{AsRawFd, OwnedFd},
-    sync::Arc,
+    sync::{Arc, atomic::Ordering},
+    time::Duration,
 };
 
 use devmap_driver::{
@@ -22,7 +23,7 @@ use serde_json::Value;
 use crate::{
     Core,
     attach::{self, Held, NotHeld},
-    faulted,
+    client, faulted,
     host::HostMemory,
     notify::{self, Call, Reaper},
     opens::OpenFile,
@@ -332,11 +333,7 @@ fn carry_out(
         let numbered: Vec<_> = pieces.iter().zip(&scratch).collect();
         inject(&mut held, core, request, plan, &numbered)
     });
-    scratch.sort_unstable();
-    scratch.dedup();
-    let closed = scratch.iter().try_for_each(|number| {
-        held.inject(nr::CLOSE, [u64::from(*number), 0, 0, 0, 0, 0]).map(drop)
-    });
+    let closed = close(&mut held, core, call.notification.tid, &scratch, &files);
     match mapped.as_ref().and_then(|address| closed.as_ref().map(|()| address)) {
         Ok(address) => held.set_result(*address),
         Err(error) => held.set_result(-i64::from(error.raw_os_error().unwrap_or(libc::EIO))),
@@ -352,6 +349,52 @@ fn carry_out(
     mapped
         .map(|address| Some(address.cast_unsigned()))
         .map_err(|error| error.raw_os_error().and_then(Errno::from_raw).unwrap_or(Errno::EIO))
+}
+
+/// Closes what was given to the thread. The calls are judged by the program's own seccomp
+/// filters: one that kept a descriptor open would give it pages that no plan gave.
+fn close(
+    held: &mut Held,
+    core: &Core,
+    tid: u32,
+    scratch: &[u32],
+    files: &[MapFile],
+) -> io::Result<()> {
+    let given: BTreeMap<u32, &MapFile> = scratch.iter().copied().zip(files).collect();
+    // Each of them, whatever became of the one before.
+    let mut closed = Ok(());
+    for number in given.keys() {
+        let result = held.inject(nr::CLOSE, [u64::from(*number), 0, 0, 0, 0, 0]);
+        closed = closed.and(result.and_then(check).map(drop));
+    }
+    let is_closed = match &closed {
+        Ok(()) => !core.own_filters.load(Ordering::SeqCst),
+        // Another thread has closed it, or this one is gone.
+        Err(error) => matches!(error.raw_os_error(), Some(libc::EBADF | libc::ESRCH)),
+    };
+    if !is_closed {
+        for (number, file) in given {
+            let stat = rustix::fs::fstat(file.fd())?;
+            if keeps(tid, number, (stat.st_dev, stat.st_ino)) {
+                crate::report(format_args!(
+                    "killed thread {tid}'s process: it does not let a descriptor of a device's \
+                     memory be closed"
+                ));
+                client::kill(tid);
+                return Err(io::Error::from_raw_os_error(libc::EACCES));
+            }
+        }
+    }
+    closed
+}
+
+/// Whether a descriptor stays open on a file. For a while, another thread that maps may have
+/// been lent that number.
+fn keeps(tid: u32, number: u32, file: (u64, u64)) -> bool {
+    (0..1000).all(|round| {
+        std::thread::sleep(Duration::from_millis(u64::from(round > 0)));
+        client::may_hold(tid, number, file) && !client::is_killed(tid)
+    })
 }
 
 /// A debugger holds the thread.
@@ -370,6 +413,10 @@ fn without_attaching(
         _ => Err("it is not one run of pages at its own offset in the memory".to_owned()),
     };
     exchanged.map(|()| None).map_err(|why| {
+        if !call.is_waiting() {
+            // It was killed, and could not be attached to for that.
+            return Errno::EINTR;
+        }
         crate::report(format_args!(
             "{}: mmap by thread {} fails with EBUSY: a debugger traces it, so devmap cannot \
              attach, and the map cannot be left to the kernel ({why}); let the program map \

@@ -17,7 +17,7 @@ use std::{
 
 use devmap_driver::{Command, Errno, Ioctl, Kind, SeekFrom};
 use devmap_sys::{
-    arch::nr,
+    arch::{AUDIT_ARCH, COMPAT, nr},
     descriptor, process,
     seccomp::{Listener, Notification, Reply},
     stat::{self, FileStatus},
@@ -52,6 +52,11 @@ impl Call<'_> {
         self.listener.reply(self.notification.id, reply)
     }
 
+    /// Whether the caller is there and waits for its answer.
+    pub(crate) fn is_waiting(&self) -> bool {
+        self.listener.is_valid(self.notification.id)
+    }
+
     /// Gives the caller a descriptor for a moment, at the lowest free number.
     pub(crate) fn add_scratch(&self, file: &OwnedFd) -> io::Result<u32> {
         self.listener.add_fd(self.notification.id, file.as_fd(), None, true)
@@ -79,6 +84,9 @@ impl Call<'_> {
 pub(crate) fn serve(core: &Arc<Core>, listener: &Arc<Listener>, notification: &Notification) {
     let call = Call { notification, listener };
     core.exchanged.put_back(&call);
+    if notification.arch != AUDIT_ARCH {
+        return serve_compat(core, &call);
+    }
     if let Some(trapped) = &core.trapped
         && trapped::serve(core, trapped, &call)
     {
@@ -124,12 +132,35 @@ pub(crate) fn serve(core: &Arc<Core>, listener: &Arc<Listener>, notification: &N
         nr::LSEEK => on_device(core, &call, args[0], |file| lseek(core, &call, file)),
         // Growing a device's map, or doubling it by old_size 0, would reach pages that
         // the plan did not give. The kernel refuses it by VM_DONTEXPAND.
-        nr::MREMAP => refuse_on_memory(core, &call, Errno::EFAULT),
+        nr::MREMAP => refuse_on_memory(core, &call, 1, Errno::EFAULT),
         // MADV_REMOVE: only regular files have holes (vfs_fallocate).
-        nr::MADVISE => refuse_on_memory(core, &call, Errno::ENODEV),
-        nr::REMAP_FILE_PAGES => refuse_on_memory(core, &call, Errno::EINVAL),
+        nr::MADVISE => refuse_on_memory(core, &call, args[1], Errno::ENODEV),
+        nr::REMAP_FILE_PAGES => refuse_on_memory(core, &call, 1, Errno::EINVAL),
+        nr::SECCOMP | nr::PRCTL => own_filter(core, &call),
         _ => call.answer(Reply::Continue),
     }
+}
+
+/// Serves a call of a 32-bit program, or one that is made as such.
+fn serve_compat(core: &Core, call: &Call<'_>) {
+    let Notification { nr, args, .. } = *call.notification;
+    match nr {
+        number if number == COMPAT.mremap => refuse_on_memory(core, call, 1, Errno::EFAULT),
+        number if number == COMPAT.madvise => {
+            refuse_on_memory(core, call, args[1], Errno::ENODEV);
+        }
+        number if number == COMPAT.remap_file_pages => {
+            refuse_on_memory(core, call, 1, Errno::EINVAL);
+        }
+        number if number == COMPAT.seccomp || number == COMPAT.prctl => own_filter(core, call),
+        _ => call.answer(Reply::Continue),
+    }
+}
+
+/// A client installs a filter: from now on what it lets devmap's calls do has to be seen to.
+fn own_filter(core: &Core, call: &Call<'_>) {
+    core.own_filters.store(true, Ordering::SeqCst);
+    call.answer(Reply::Continue);
 }
 
 /// Runs `serve` for the open device behind a descriptor; other calls go on.
@@ -309,20 +340,26 @@ fn seek(tid: u32, fd: u32, file: &OpenFile, offset: i64, whence: i32) -> Result<
     Ok(at)
 }
 
-/// Refuses a call whose first argument is in memory of a device.
-fn refuse_on_memory(core: &Core, call: &Call<'_>, errno: Errno) {
-    let notification = call.notification;
-    let file = core
-        .has_mapped()
-        .then(|| client::mapped_file(notification.tid, notification.args[0]))
-        .flatten();
-    let device = file.is_some_and(|(device, inode)| {
+/// Refuses a call when one of the first `len` bytes from its first argument on is in memory
+/// of a device.
+fn refuse_on_memory(core: &Core, call: &Call<'_>, len: u64, errno: Errno) {
+    let Notification { tid, args, .. } = *call.notification;
+    if !core.has_mapped() {
+        return call.answer(Reply::Continue);
+    }
+    let is_of_a_device = |(device, inode)| {
         if core.mount_device.get() == Some(&device) {
             return core.devfs.get().is_some_and(|devfs| devfs.is_backing(inode));
         }
         core.host.has_memory((device, inode))
+    };
+    let range = args[0]..args[0].saturating_add(len);
+    call.answer(match client::maps_one(tid, range, is_of_a_device) {
+        Ok(true) => Reply::Error(errno.raw()),
+        Ok(false) => Reply::Continue,
+        // A program that does not let itself be looked at (PR_SET_DUMPABLE).
+        Err(_) => Reply::Error(libc::ENOMEM),
     });
-    call.answer(if device { Reply::Error(errno.raw()) } else { Reply::Continue });
 }
 
 /// Watches over notified calls whose driver waits: the kernel tells nobody that their

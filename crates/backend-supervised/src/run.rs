@@ -129,6 +129,7 @@ impl Role for Supervised {
             trapped,
             mount_device: OnceLock::new(),
             mapped: AtomicBool::new(false),
+            own_filters: AtomicBool::new(false),
             started: SystemTime::UNIX_EPOCH.elapsed().unwrap_or_default(),
         };
         self.prepared = Some((core, prepared));
@@ -320,6 +321,9 @@ fn supervise_trapped(
         // Others of its processes may live on.
         let _ = ended.recv();
         core.settle_trapped();
+        if let Some(trapped) = &core.trapped {
+            trapped.close_all();
+        }
         core.opens.release_all();
     } else {
         // The program's process has told why.

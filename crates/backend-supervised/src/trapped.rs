@@ -69,8 +69,9 @@ pub(crate) struct Trapped {
     owner: (u32, u32),
     /// `st_dev` of each device's directory.
     directories: Vec<u64>,
-    /// Held while a number for a descriptor is chosen and taken.
-    placing: Mutex<()>,
+    /// Held while a number for a descriptor is chosen and taken: the last one beyond the first
+    /// few.
+    placing: Mutex<u32>,
 }
 
 impl Trapped {
@@ -111,6 +112,12 @@ impl Trapped {
     /// Shows pollers of a device what its driver says now.
     pub(crate) fn refresh(&self, device: &DeviceEntry) {
         self.descriptors.refresh_device(device.index);
+    }
+
+    /// No program is left: what the kernel has not closed yet, such as a descriptor on its way
+    /// between sockets that nobody has, is closed.
+    pub(crate) fn close_all(&self) {
+        self.descriptors.clear();
     }
 
     /// Whether all that was closed by now has been released.
@@ -173,8 +180,8 @@ impl Trapped {
             }
         };
         let close_on_exec = flags & libc::O_CLOEXEC.cast_unsigned() != 0;
-        let _placing = self.placing.lock();
-        let number = free_number(tid, self.first);
+        let mut last = self.placing.lock();
+        let number = free_number(tid, self.first, &mut last);
         let placed = number.and_then(|number| {
             call.replace_descriptor(&client, number, close_on_exec).ok().map(|()| number)
         });
@@ -182,6 +189,7 @@ impl Trapped {
         drop(client);
         match placed {
             Some(number) => call.answer(Reply::Value(i64::from(number))),
+            None if !call.is_waiting() => {}
             None => {
                 crate::report_once(format_args!(
                     "{}: open fails with EMFILE: in trapped mode a device has a descriptor from \
@@ -215,11 +223,24 @@ pub(crate) fn start(core: &Arc<Core>) {
     }
 }
 
-/// The lowest number from `first` on at which a client has no descriptor, if its limit
-/// allows it. Another thread of the client could take it meanwhile only by asking for
-/// that very number.
-fn free_number(tid: u32, first: u32) -> Option<u32> {
+/// A number from `first` on at which a client has no descriptor, if its limit allows it: the
+/// lowest, as long as few are taken. Another thread of the client could take it meanwhile
+/// only by asking for that very number.
+fn free_number(tid: u32, first: u32, last: &mut u32) -> Option<u32> {
     let limit = client::descriptor_limit(tid)?;
+    let free = |number: u32| u64::from(number) < limit && client::is_free(tid, number);
+    // Up to the most that select(2) takes.
+    let few = first..first + ROOM as u32;
+    if let Some(number) = few.clone().find(|number| free(*number)) {
+        return Some(number);
+    }
+    // Looking at all of them for each of thousands would take minutes.
+    let next = last.saturating_add(1).max(few.end);
+    *last = if free(next) { next } else { lowest_free(tid, first, limit)? };
+    Some(*last)
+}
+
+fn lowest_free(tid: u32, first: u32, limit: u64) -> Option<u32> {
     let taken: HashSet<u32> = fs::read_dir(format!("/proc/{tid}/fd"))
         .ok()?
         .filter_map(|entry| entry.ok()?.file_name().to_str()?.parse().ok())
@@ -243,7 +264,7 @@ pub(crate) fn serve(core: &Arc<Core>, trapped: &Trapped, call: &Call<'_>) -> boo
             submit(trapped, call);
             return true;
         }
-        nr::MREMAP | nr::MADVISE | nr::REMAP_FILE_PAGES => return false,
+        nr::MREMAP | nr::MADVISE | nr::REMAP_FILE_PAGES | nr::SECCOMP | nr::PRCTL => return false,
         nr::SENDFILE | nr::TEE => of(1),
         nr::SPLICE | nr::COPY_FILE_RANGE => of(2),
         _ => None,

@@ -135,14 +135,16 @@ fn every_state_is_of_the_legend_and_explained() {
 #[test]
 fn every_test_that_is_named_exists() {
     let files = tests();
-    let programs = root().join("tests/conformance");
+    let programs = ["tests/conformance", "tests/hostile"].map(|name| root().join(name));
     for (call, row) in rows() {
         for name in row.test.split(", ").filter(|name| !name.is_empty()) {
             let name = name.trim_matches('`');
             // FILE.c LINE, or the name of a test in Rust.
             let exists = match name.split_once(' ') {
-                Some((file, line)) => fs::read_to_string(programs.join(file))
-                    .is_ok_and(|text| text.contains(&format!("\"{line}\""))),
+                Some((file, line)) => programs.iter().any(|programs| {
+                    fs::read_to_string(programs.join(file))
+                        .is_ok_and(|text| text.contains(&format!("\"{line}\"")))
+                }),
                 None => files.contains(&format!("fn {name}(")),
             };
             assert!(exists, "{call}: there is no test {name}");

@@ -15,11 +15,10 @@ use devmap_driver::{
 };
 
 use crate::{
-    controls::{ControlSpec, Controls, PIXEL_RATE, Streaming, Value},
+    controls::{ControlSpec, Controls},
     events::Events,
     format::{Format, Offer},
     ioctl,
-    ioctl_controls::announce,
     queue::{self, Buffers, Reading},
     source::Source,
     stream::{self, Pace, Stream},
@@ -113,30 +112,11 @@ impl<P: Platform> State<P> {
         self.files.iter_mut().find(|file| file.id == id)
     }
 
-    /// A stream begins.
-    pub(crate) fn start(&mut self) -> Arc<Stream> {
-        let stream = Arc::<Stream>::default();
-        self.stream = Some(stream.clone());
-        let changed = self.controls.stream(Streaming::On);
-        announce(self, 0, &changed);
-        stream
-    }
-
-    /// Says how many pixels a second there are, after a change of format or rate.
-    pub(crate) fn tell_pixel_rate(&mut self) {
-        let size = self.format.size;
-        let pixels = u64::from(size.width) * u64::from(size.height) * u64::from(self.rate);
-        let changed = self.controls.set(PIXEL_RATE, Value::Number(pixels.cast_signed()));
-        announce(self, 0, &changed);
-    }
-
     /// Ends the stream, if there is one; its buffers are the program's again.
     pub(crate) fn stop(&mut self) {
         if let Some(stream) = self.stream.take() {
             stream.stop();
         }
-        let changed = self.controls.stream(Streaming::Off);
-        announce(self, 0, &changed);
         self.is_broken = false;
         if let Some(buffers) = &mut self.buffers {
             buffers.cancel();
@@ -223,7 +203,7 @@ impl<P: Platform> Capture<P> {
         if offer.pixels.is_empty() || offer.sizes.is_empty() || offer.rates.is_empty() {
             return Err(Errno::EINVAL);
         }
-        let mut state = State {
+        let state = State {
             format: offer.first(),
             rate: offer.rate,
             controls: Controls::new(about.controls),
@@ -237,7 +217,6 @@ impl<P: Platform> Capture<P> {
             files: Vec::new(),
             next_file: 1,
         };
-        state.tell_pixel_rate();
         Ok(Capture {
             shared: Arc::new(Shared {
                 platform: platform.clone(),
@@ -250,8 +229,7 @@ impl<P: Platform> Capture<P> {
     }
 
     /// Starts `read(2)`: buffers of the driver's own, and a stream (`__vb2_init_fileio`).
-    /// Whether it had to.
-    fn start_reading(&self, id: u64) -> Result<bool, Errno> {
+    fn start_reading(&self, id: u64) -> Result<(), Errno> {
         let shared = &self.shared;
         let stream = shared.state.with(|state| {
             if state.is_gone {
@@ -266,13 +244,14 @@ impl<P: Platform> Capture<P> {
             buffers.reading = Some(Reading::default());
             buffers.enqueue_all();
             state.buffers = Some(buffers);
-            Ok(Some(state.start()))
+            let stream = Arc::<Stream>::default();
+            state.stream = Some(stream.clone());
+            Ok(Some(stream))
         })?;
-        let starts = stream.is_some();
         if let Some(stream) = stream {
             stream::spawn(shared.clone(), stream);
         }
-        Ok(starts)
+        Ok(())
     }
 }
 
@@ -377,7 +356,7 @@ impl<P: Platform> Device<P> for Capture<P> {
 
     /// The next frame, in as many pieces as the program likes (`vb2_read`).
     fn read(&self, file: &File<P>, transfer: &Transfer<'_>) -> Result<usize, Errno> {
-        let has_started = self.start_reading(file.id)?;
+        self.start_reading(file.id)?;
         let wanted = transfer.user().len();
         if wanted == 0 {
             return Ok(0);
@@ -386,10 +365,6 @@ impl<P: Platform> Device<P> for Capture<P> {
         let mut bytes = vec![0; wanted.min(shared.about.offer.largest())];
         let mut attempt = || shared.state.with(|state| state.read_frame(&mut bytes));
         let count = if transfer.flags().nonblocking {
-            // However quick the source is: no camera has a frame at once.
-            if has_started {
-                return Err(Errno::EAGAIN);
-            }
             attempt().ok_or(Errno::EAGAIN)?
         } else {
             shared.changed.wait(&mut attempt)?

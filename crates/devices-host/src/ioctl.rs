@@ -13,7 +13,7 @@ use crate::{
     format::Size,
     ioctl_controls as controls,
     queue::{self, Buffers},
-    stream,
+    stream::{self, Stream},
     uapi::{
         self, Buffer, Capability, CreateBuffers, Crop, CropCap, Edid, FmtDesc, Format, Fraction,
         FrameIntervals, FrameSizes, Input, PixFormat, Rect, RequestBuffers, Selection, StreamParm,
@@ -221,7 +221,6 @@ impl<P: Platform> Context<'_, P> {
                 return Err(Errno::EBUSY);
             }
             state.format = format;
-            state.tell_pixel_rate();
             Ok(())
         })?;
         self.store_format(format.pix())
@@ -298,7 +297,6 @@ impl<P: Platform> Context<'_, P> {
                 return Err(Errno::EBUSY);
             }
             state.rate = rate;
-            state.tell_pixel_rate();
             Ok(())
         })?;
         self.store_parameters(rate)
@@ -563,7 +561,9 @@ impl<P: Platform> Context<'_, P> {
             if state.stream.is_some() {
                 return Ok(None);
             }
-            Ok(Some(state.start()))
+            let stream = Arc::<Stream>::default();
+            state.stream = Some(stream.clone());
+            Ok(Some(stream))
         })?;
         if let Some(stream) = stream {
             stream::spawn(self.shared.clone(), stream);

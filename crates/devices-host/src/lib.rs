@@ -18,7 +18,6 @@ pub mod controls;
 mod events;
 pub mod file;
 pub mod format;
-mod frame;
 mod ioctl;
 mod ioctl_controls;
 mod queue;
@@ -27,5 +26,4 @@ mod stream;
 pub mod trouble;
 mod uapi;
 
-pub use frame::Frame;
 pub use stream::Pace;

@@ -54,6 +54,10 @@ pub trait Platform: Clone + Send + Sync + 'static {
 /// Programs write mapped memory at any time, so it is never seen as a slice: bytes
 /// go in and out by copies. An aligned copy of exactly 4 or 8 bytes is one access,
 /// as for a device's register.
+///
+/// A memory is what protects: in it belongs what one program may see. A home of unmodified
+/// programs gives pages by a plan, but a program that means ill can, by threads of its own or
+/// under a debugger, come to the other pages of the same memory, and never to another memory.
 pub trait Memory: Clone + Send + Sync + 'static {
     /// The length in pages.
     fn pages(&self) -> u64;

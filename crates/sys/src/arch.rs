@@ -103,6 +103,21 @@ macro_rules! common_numbers {
 }
 use common_numbers;
 
+/// The calls of 32-bit programs, which a 64-bit program can make too, that change which
+/// pages of a file are mapped, or which calls are made at all. Their arguments are those of
+/// the native ones.
+#[derive(Clone, Copy, Debug)]
+#[allow(missing_docs, reason = "each is the number of the call of that name")]
+pub struct Compat {
+    /// Its `AUDIT_ARCH_*`.
+    pub audit_arch: u32,
+    pub mremap: u32,
+    pub madvise: u32,
+    pub remap_file_pages: u32,
+    pub prctl: u32,
+    pub seccomp: u32,
+}
+
 #[cfg(target_arch = "aarch64")]
 mod aarch64;
 #[cfg(target_arch = "x86_64")]
@@ -113,7 +128,7 @@ use aarch64 as current;
 #[cfg(target_arch = "x86_64")]
 use x86_64 as current;
 
-pub use current::{ADDRESS_SPACE, AUDIT_ARCH, Registers, SYSCALL_INSTRUCTION_LEN, nr};
+pub use current::{ADDRESS_SPACE, AUDIT_ARCH, COMPAT, Registers, SYSCALL_INSTRUCTION_LEN, nr};
 pub(crate) use current::{copy_from_shared, copy_to_shared, guarded};
 
 #[cfg(test)]

@@ -75,9 +75,9 @@ fn duplicate(
         return call.answer(Reply::Error(libc::EINVAL));
     };
     // A number that is free here must not be taken by an open in between.
-    let _placing = trapped.placing.lock();
+    let mut last = trapped.placing.lock();
     let reply = match client::take_descriptor(tid, old as u32) {
-        Ok(copy) => super::free_number(tid, lowest).and_then(|number| {
+        Ok(copy) => super::free_number(tid, lowest, &mut last).and_then(|number| {
             let close_on_exec = command == libc::F_DUPFD_CLOEXEC;
             call.replace_descriptor(&copy, number, close_on_exec).ok()?;
             Some(i64::from(number))

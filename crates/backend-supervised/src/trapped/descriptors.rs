@@ -231,6 +231,16 @@ impl Descriptors {
         self.live.lock().releasing -= 1;
     }
 
+    /// Nobody has any of them any more, whatever the kernel has told.
+    pub(crate) fn clear(&self) {
+        let mut live = self.live.lock();
+        let files = std::mem::take(&mut live.files);
+        let ends = std::mem::take(&mut live.ends);
+        drop(live);
+        // Drivers' releases.
+        drop((files, ends));
+    }
+
     /// Whether nothing was closed that has not been released.
     pub(crate) fn is_settled(&self) -> bool {
         let live = self.live.lock();

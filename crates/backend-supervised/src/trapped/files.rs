@@ -169,6 +169,12 @@ fn answer(
         Found::Other => return Some(Reply::Continue),
         Found::Below => return Some(Reply::Error(libc::ENOTDIR)),
         Found::Entry(entry) => entry,
+        // Devmap's own are nobody's to open.
+        Found::Descriptor { tid, .. }
+            if !path.is_empty() && client::process_of(tid) == Some(std::process::id()) =>
+        {
+            return Some(Reply::Continue);
+        }
         Found::Descriptor { tid, fd } => match trapped.descriptors.of(tid, fd) {
             Some(descriptor) => {
                 is_link = !path.is_empty() && !request.follow;

@@ -12,7 +12,7 @@ use devmap_sys::{
 };
 
 use super::changes;
-use crate::filter::{LAST_STANDARD, NEGATIVE, TERMINAL};
+use crate::filter::{LAST_STANDARD, NEGATIVE, TERMINAL, filters};
 
 /// Stands in the fifth argument of a `fcntl` that devmap makes in the client: it must
 /// not be notified. The kernel looks at three arguments.
@@ -93,6 +93,7 @@ pub(super) fn filter(first: u32) -> Result<Filter, AssembleError> {
     let madvise = at(&mut asm, nr::MADVISE);
     let on_two = ON_TWO.map(|(nr, second)| (at(&mut asm, nr), second));
     let io_uring = at(&mut asm, nr::IO_URING_SETUP);
+    let own_filter = (at(&mut asm, nr::SECCOMP), at(&mut asm, nr::PRCTL));
     // No number above has this bit; it comes last, since reads and writes come first.
     if let Some(x32) = nr::X32_BIT {
         asm.jump_if_set(x32, nosys);
@@ -179,6 +180,8 @@ pub(super) fn filter(first: u32) -> Result<Filter, AssembleError> {
         asm.load_arg_low(second);
         device_number(&mut asm, first, notify, allow);
     }
+
+    filters(&mut asm, own_filter, notify, allow);
 
     // It would reach the FIFOs, and past this filter. Programs go on without.
     asm.bind(io_uring);

@@ -114,7 +114,12 @@ impl Run {
 
     /// The server of bad drivers, told what to do wrong.
     pub fn bad_driver(mode: Mode, wrong: &str) -> Run {
-        let mut command = bad_driver(wrong);
+        Run::server("bad_driver", mode).environment("BAD", wrong)
+    }
+
+    /// A server of crates/cli/examples.
+    pub fn server(name: &str, mode: Mode) -> Run {
+        let mut command = server(name);
         command.args(["--mode", mode.0]);
         Run { command, trace: None }
     }
@@ -185,11 +190,16 @@ impl Run {
 
 /// The server of bad drivers, told what to do wrong.
 pub fn bad_driver(wrong: &str) -> Command {
-    let test = env::current_exe().expect("this program's path");
-    let profile = test.ancestors().nth(2).expect("target/PROFILE/deps/TEST");
-    let mut command = Command::new(profile.join("examples/bad_driver"));
+    let mut command = server("bad_driver");
     command.env("BAD", wrong);
     command
+}
+
+/// A server of crates/cli/examples.
+fn server(name: &str) -> Command {
+    let test = env::current_exe().expect("this program's path");
+    let profile = test.ancestors().nth(2).expect("target/PROFILE/deps/TEST");
+    Command::new(profile.join("examples").join(name))
 }
 
 /// A child whose output is read as it comes.
@@ -267,9 +277,24 @@ impl Running {
         fs::read_to_string(directory.path().join("trace")).unwrap_or_default()
     }
 
+    /// Waits for its end, and for the supervisor's, who may have much to close.
+    #[track_caller]
+    pub fn finish_whole(self) -> Finished {
+        let supervisor = self.supervisor();
+        self.finish_after(|| {
+            wait_for("the supervisor's end", || is_gone(supervisor).then_some(()));
+        })
+    }
+
     /// Waits for its end.
     #[track_caller]
-    pub fn finish(mut self) -> Finished {
+    pub fn finish(self) -> Finished {
+        self.finish_after(|| ())
+    }
+
+    /// Waits for its end, and until `settled` returns.
+    #[track_caller]
+    fn finish_after(mut self, settled: impl FnOnce()) -> Finished {
         drop(self.stdin.take());
         let started = Instant::now();
         let status = loop {
@@ -282,6 +307,7 @@ impl Running {
         for reader in std::mem::take(&mut self.readers) {
             wait_for("the end of its output", || reader.is_finished().then_some(()));
         }
+        settled();
         let stdout = self.lines.try_iter().fold(String::new(), |text, line| text + &line + "\n");
         let stderr = self.errors_so_far();
         let trace = self.trace.take().map(|directory| {
@@ -533,6 +559,12 @@ impl Client {
     #[track_caller]
     pub fn docker() -> Client {
         Client::compile_in("tests/sandbox", "docker", Linking::Dynamic)
+    }
+
+    /// A program of tests/hostile.
+    #[track_caller]
+    pub fn hostile(name: &str) -> Client {
+        Client::compile_in("tests/hostile", name, Linking::Dynamic)
     }
 
     #[track_caller]

@@ -11,6 +11,7 @@ mod debuggers;
 mod drivers;
 mod files;
 mod harness;
+mod hostile;
 mod inputs;
 mod lifetime;
 mod serve;

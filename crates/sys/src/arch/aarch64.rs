@@ -4,8 +4,20 @@ pub(crate) mod guarded;
 
 use std::ptr;
 
+use super::Compat;
+
 /// `AUDIT_ARCH_AARCH64`: what a filter must find in `seccomp_data.arch`.
 pub const AUDIT_ARCH: u32 = 0xc000_00b7;
+
+/// Of 32-bit Arm (arch/arm/tools/syscall.tbl).
+pub const COMPAT: Compat = Compat {
+    audit_arch: 0x4000_0028,
+    mremap: 163,
+    madvise: 220,
+    remap_file_pages: 253,
+    prctl: 172,
+    seccomp: 383,
+};
 
 /// The most bytes that one map can have: the address space of a program
 /// (`TASK_SIZE`, with addresses of 48 bits).

@@ -4,8 +4,20 @@ pub(crate) mod guarded;
 
 use std::arch::asm;
 
+use super::Compat;
+
 /// `AUDIT_ARCH_X86_64`: what a filter must find in `seccomp_data.arch`.
 pub const AUDIT_ARCH: u32 = 0xc000_003e;
+
+/// Of i386, by `int 0x80` (arch/x86/entry/syscalls/syscall_32.tbl).
+pub const COMPAT: Compat = Compat {
+    audit_arch: 0x4000_0003,
+    mremap: 163,
+    madvise: 219,
+    remap_file_pages: 257,
+    prctl: 172,
+    seccomp: 354,
+};
 
 /// The most bytes that one map can have: the address space of a program
 /// (`TASK_SIZE`, with four levels of page tables).

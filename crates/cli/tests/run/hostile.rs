@@ -1,0 +1,76 @@
+//! The programs of tests/hostile. Each is run beside another client, which is served all the
+//! while and after it; each says itself that it reached nothing but what it was given.
+
+use crate::harness::{Client, Mode, Run, in_each_mode};
+
+in_each_mode!(
+    arguments_that_change,
+    descriptors_on_their_way,
+    kills_at_any_moment,
+    pages_beside_the_given_one,
+    ten_thousand_opens,
+);
+
+/// Serves on while the program runs, and counts the devices' releases at the end.
+const BESIDE: &str = "
+import threading
+os.environ['LAUNCHER'] = str(os.getppid())
+def look():
+    fd = os.open('/dev/good', os.O_RDWR)
+    with mmap.mmap(fd, 4 * PAGE) as area:
+        area[0:4] = b'good'
+        right = os.pread(fd, 4, 0) == b'good'
+    os.close(fd)
+    return right and open('/dev/hello').read().startswith('Hello')
+hostile = subprocess.Popen(sys.argv[1:])
+rounds = 0
+while hostile.poll() is None or rounds < 10:
+    if not look(): say('not served in round', rounds)
+    rounds += 1
+say('status', hostile.wait())
+say('served' if look() else 'not served')
+";
+
+/// Runs NAME.c with these arguments beside another client.
+fn beside(mode: Mode, name: &str, arguments: &[&str]) {
+    let program = Client::hostile(name);
+    let run = Run::server("one_page", mode).options(&[
+        "-d",
+        "/dev/good=mem",
+        "-d",
+        "/dev/hello=hello",
+        "-d",
+        "/dev/events=events",
+    ]);
+    let running = run.traced().python(BESIDE, &[&[&*program.path()], arguments].concat());
+    let finished = running.finish_whole();
+    let said: Vec<&str> = finished.stdout.lines().collect();
+    assert!(!said.iter().any(|line| line.starts_with("FAIL")), "{name}: {finished:?}");
+    assert!(said.ends_with(&["ok all", "status 0", "served"]), "{name}: {finished:?}");
+    let opened = finished.trace.iter().filter(|event| event["call"] == "open");
+    let opened = opened.filter(|event| event["error"].is_null()).count();
+    assert_eq!(opened, finished.count("release"), "{name}");
+    finished.well();
+}
+
+fn pages_beside_the_given_one(mode: Mode) {
+    beside(mode, "reach", &["/dev/page"]);
+}
+
+fn kills_at_any_moment(mode: Mode) {
+    beside(mode, "storm", &["/dev/page", "20", "1"]);
+}
+
+fn ten_thousand_opens(mode: Mode) {
+    // COMPAT.md: an ordinary user may not have as many FIFOs.
+    let few = mode.is_trapped() && !rustix::process::geteuid().is_root();
+    beside(mode, "opens", &["/dev/page", if few { "2000" } else { "10000" }]);
+}
+
+fn arguments_that_change(mode: Mode) {
+    beside(mode, "changing", &["/dev/page", "/dev/events", "2000"]);
+}
+
+fn descriptors_on_their_way(mode: Mode) {
+    beside(mode, "passing", &["/dev/page", "30"]);
+}
