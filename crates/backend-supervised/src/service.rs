@@ -34,6 +34,8 @@ mod link;
 mod listener;
 mod remote;
 mod socket;
+#[cfg(test)]
+mod tests;
 mod wire;
 
 pub use daemon::{Service, serve};

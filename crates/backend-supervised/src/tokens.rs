@@ -17,7 +17,10 @@ use std::{
 };
 
 use devmap_sys::memfd;
-use nix::fcntl::{FcntlArg, fcntl};
+use nix::{
+    errno::Errno,
+    fcntl::{FcntlArg, fcntl},
+};
 use parking_lot::Mutex;
 
 /// One file through which clients map.
@@ -84,7 +87,15 @@ impl Tokens {
         let file = memfd::reopen(self.memfd.as_fd(), !holder.1)?;
         let id = self.next.fetch_add(1, Ordering::Relaxed);
         let lock = lock_of(id, libc::F_RDLCK);
-        fcntl(&file, FcntlArg::F_OFD_SETLK(&lock))?;
+        match fcntl(&file, FcntlArg::F_OFD_SETLK(&lock)) {
+            // Somebody who maps the memory holds locks of his own on it, so that it counts
+            // as mapped. Others shall map it all the same.
+            Err(Errno::EAGAIN | Errno::EACCES) => crate::report_once(format_args!(
+                "a program holds locks on a device's memory: the driver may hear late, or too \
+                 early, that others map it no more"
+            )),
+            locked => drop(locked?),
+        }
         let token = Arc::new(Token { file, id });
         cached.insert(holder, token.clone());
         Ok(token)

@@ -154,8 +154,12 @@ fn every_test_that_is_named_exists() {
 
 /// The text of all tests of this package and of the home.
 fn tests() -> String {
-    let directories =
-        ["crates/cli/tests", "crates/cli/tests/run", "crates/backend-supervised/tests"];
+    let directories = [
+        "crates/cli/tests",
+        "crates/cli/tests/run",
+        "crates/backend-supervised/tests",
+        "crates/backend-supervised/src/service",
+    ];
     let files = directories.iter().flat_map(|name| fs::read_dir(root().join(name)).expect("tests"));
     let sources = files.map(|entry| entry.expect("an entry").path());
     let sources = sources.filter(|path| path.extension().is_some_and(|kind| kind == "rs"));

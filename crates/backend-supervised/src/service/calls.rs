@@ -17,7 +17,7 @@ use devmap_driver::{
 use serde_json::Value;
 
 use super::{
-    connection::{Connection, Lane, PATIENCE, Poller},
+    connection::{Connection, Lane, Poller},
     socket,
     wire::{
         Answer, CHUNK, Copies, LONGEST, Method, Request, Step, WireArea, WireErrno, WireExtent,
@@ -47,8 +47,10 @@ pub(super) fn serve(connection: &Arc<Connection>, lane: &Arc<Lane>) {
     let heard = Cell::new(0);
     loop {
         let request = match socket::receive(&lane.socket, &mut buffer) {
-            Ok(bytes) if !bytes.is_empty() && !connection.is_over() => decode::<Request<'_>>(bytes),
-            _ => return,
+            Ok([]) => return,
+            _ if connection.is_over() => return,
+            Ok(bytes) => decode::<Request<'_>>(bytes),
+            Err(_) => None,
         };
         let Some(Request { call, method }) = request else { return connection.end() };
         let serving = Serving { connection, lane, call, answers: &answers, heard: &heard };
@@ -192,13 +194,7 @@ impl Serving<'_> {
     }
 
     fn try_open(&self, device: &Arc<DeviceEntry>, open: &Open) -> Result<u64, Errno> {
-        // Whoever may join owns the device, and root may all. A joiner's kernel has looked
-        // at this, if the joiner means well.
-        let mode = device.metadata.mode;
-        let refused = open.flags.read && mode & 0o400 == 0 || open.flags.write && mode & 0o200 == 0;
-        if refused && self.connection.peer().uid != 0 {
-            return Err(Errno::EACCES);
-        }
+        self.permitted(device, open.flags)?;
         if !self.connection.may_open() {
             return Err(Errno::ENFILE);
         }
@@ -210,6 +206,14 @@ impl Serving<'_> {
             return Err(Errno::ENODEV);
         }
         Ok(id)
+    }
+
+    /// Whoever may join owns the device, and root may all. A joiner's kernel has looked at
+    /// this, if the joiner means well.
+    fn permitted(&self, device: &DeviceEntry, flags: OpenFlags) -> Result<(), Errno> {
+        let mode = device.metadata.mode;
+        let refused = flags.read && mode & 0o400 == 0 || flags.write && mode & 0o200 == 0;
+        if refused && self.connection.peer().uid != 0 { Err(Errno::EACCES) } else { Ok(()) }
     }
 
     fn mmap(&self, file: &Arc<OpenFile>, area: WireArea, out: &mut Vec<u8>) -> Result<(), Broken> {
@@ -439,15 +443,12 @@ impl Serving<'_> {
         result
     }
 
-    /// A device that a joiner has open for writing: pages may come back when the file by
-    /// which they were written is closed, but its last map is not gone then.
-    fn written(&self, device: u32) -> Result<&Arc<DeviceEntry>, Errno> {
-        let device = self.device(device)?;
-        if self.connection.may_write(device.index) { Ok(device) } else { Err(Errno::EBADF) }
-    }
-
     fn write_back(&self, device: u32, offset: u64, bytes: &[u8]) -> Result<u64, Errno> {
-        let device = self.written(device)?;
+        let device = self.device(device)?;
+        // The file by which pages were written is open until they have come back.
+        if !self.connection.may_write(device.index) {
+            return Err(Errno::EBADF);
+        }
         if device.device.store() != Store::Device
             || offset.checked_add(bytes.len() as u64).is_none()
         {
@@ -463,8 +464,11 @@ impl Serving<'_> {
         result
     }
 
+    /// By its path too, without an open file.
     fn truncate(&self, device: u32, size: u64) -> Result<u64, Errno> {
-        let device = self.written(device)?;
+        let device = self.device(device)?;
+        let write = OpenFlags { read: false, write: true, nonblocking: false, append: false };
+        self.permitted(device, write)?;
         let started = Instant::now();
         let result = self
             .interruptible(|| device.call("truncate", |driver| driver.truncate(size).map(|()| 0)));
@@ -569,7 +573,7 @@ impl<'a> Joiner<'a> {
         let lane = self.serving.lane.socket.as_fd();
         let answer = self.serving.step(step, &mut Vec::new()).ok().and_then(|()| {
             // The driver may hold a lock: the joiner may not keep it waiting for ever.
-            socket::is_ready_within(lane, PATIENCE).then_some(())?;
+            socket::is_ready_within(lane, self.serving.connection.daemon.patience).then_some(())?;
             let mut answers = self.serving.answers.borrow_mut();
             answered(decode(socket::receive(lane, &mut answers).ok()?)?)
         });

@@ -10,7 +10,6 @@ use std::{
         Arc, Weak,
         atomic::{AtomicBool, Ordering},
     },
-    time::Duration,
 };
 
 use parking_lot::{Condvar, Mutex};
@@ -29,14 +28,10 @@ use crate::{
 };
 
 /// The most lanes of a joiner, that is calls in progress.
-const MOST_LANES: usize = 512;
+pub(super) const MOST_LANES: usize = 512;
 
 /// The most open files of a joiner.
-const MOST_OPENS: usize = 1 << 16;
-
-/// How long a joiner may leave a driver waiting for its caller's memory, or for room to
-/// answer: then it counts as dead. Long enough for a machine under load.
-pub(super) const PATIENCE: Duration = Duration::from_secs(10);
+pub(super) const MOST_OPENS: usize = 1 << 16;
 
 /// A joiner.
 pub(super) struct Connection {
@@ -139,7 +134,7 @@ impl Connection {
         control: OwnedFd,
         peer: Peer,
     ) -> io::Result<Arc<Connection>> {
-        socket::limit_sends(&control, PATIENCE)?;
+        socket::limit_sends(&control, daemon.patience)?;
         let connection = Arc::new(Connection {
             daemon: daemon.clone(),
             id,
@@ -232,7 +227,7 @@ impl Connection {
 
     /// Whether the joiner is served on.
     fn add_lane(self: &Arc<Connection>, id: u32, socket: OwnedFd) -> bool {
-        if socket::limit_sends(&socket, PATIENCE).is_err() {
+        if socket::limit_sends(&socket, self.daemon.patience).is_err() {
             return false;
         }
         let lane = Arc::new(Lane { socket, current: Mutex::default() });

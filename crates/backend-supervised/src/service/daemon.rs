@@ -5,6 +5,7 @@
 use std::{
     collections::HashMap,
     io::{self, Write},
+    os::fd::OwnedFd,
     path::PathBuf,
     sync::{
         Arc,
@@ -37,8 +38,11 @@ use crate::{
 /// The most joiners of one user at a time.
 const MOST_OF_A_USER: usize = 256;
 
+/// How long a joiner may leave a driver waiting: long enough for a machine under load.
+const PATIENCE: Duration = Duration::from_secs(10);
+
 /// How long a clean stop waits for drivers.
-const PATIENCE: Duration = Duration::from_secs(2);
+const STOPPING: Duration = Duration::from_secs(2);
 
 /// What a daemon shall be.
 pub struct Service {
@@ -61,6 +65,9 @@ pub(super) struct Daemon {
     pub(super) opens: Opens,
     pub(super) trace: Arc<Trace>,
     pub(super) reaper: Reaper,
+    /// How long a joiner may leave a driver waiting for its caller's memory, or for room to
+    /// answer: then it counts as dead.
+    pub(super) patience: Duration,
     connections: Mutex<HashMap<u64, Arc<Connection>>>,
     next: AtomicU64,
 }
@@ -82,7 +89,8 @@ pub fn serve(service: Service) -> Result<(), String> {
         .map_err(|error| format!("cannot wait for signals: {error}"))?;
     // First, so that a second daemon fails before its devices do anything.
     let listener = Listener::bind(&service.socket, service.mode)?;
-    let daemon = Arc::new(Daemon::new(service.nodes, service.trace, service.stats)?);
+    let trace = Trace::create(service.trace.as_ref(), service.stats)?;
+    let daemon = Arc::new(Daemon::new(service.nodes, trace, PATIENCE)?);
     raise_descriptor_limit();
     // Joiners of the same user shall not look into what holds the memory of every device.
     rustix::process::set_dumpable_behavior(DumpableBehavior::NotDumpable)
@@ -120,20 +128,21 @@ pub fn serve(service: Service) -> Result<(), String> {
 }
 
 impl Daemon {
-    fn new(
+    pub(super) fn new(
         nodes: MakeNodes,
-        trace: Option<(PathBuf, TraceFormat)>,
-        stats: bool,
+        trace: Trace,
+        patience: Duration,
     ) -> Result<Daemon, String> {
         let host = Host::new();
         let devices = entries(nodes(&host)?)?;
-        let trace = Arc::new(Trace::create(trace.as_ref(), stats)?);
+        let trace = Arc::new(trace);
         Ok(Daemon {
             host,
             devices,
             opens: Opens::new(1, trace.clone()),
             trace,
             reaper: Reaper::new().map_err(|error| format!("cannot use inotify: {error}"))?,
+            patience,
             connections: Mutex::default(),
             next: AtomicU64::new(0),
         })
@@ -175,7 +184,8 @@ impl Daemon {
         }
     }
 
-    fn admit(self: &Arc<Daemon>, socket: std::os::fd::OwnedFd, peer: Peer) {
+    /// Serves a joiner, unless its user has too many.
+    pub(super) fn admit(self: &Arc<Daemon>, socket: OwnedFd, peer: Peer) {
         let id = self.next.fetch_add(1, Ordering::Relaxed);
         let mut connections = self.connections.lock();
         let of_user = connections.values().filter(|other| other.peer().uid == peer.uid).count();
@@ -196,11 +206,11 @@ impl Daemon {
 
     /// Ends all joiners' calls, and releases what they had open. A driver that blocks is not
     /// waited for beyond a while.
-    fn stop(&self) {
+    pub(super) fn stop(&self) {
         let connections: Vec<_> = self.connections.lock().values().cloned().collect();
         connections.iter().for_each(|connection| connection.end());
         drop(connections);
-        let deadline = Instant::now() + PATIENCE;
+        let deadline = Instant::now() + STOPPING;
         while !self.connections.lock().is_empty() && Instant::now() < deadline {
             std::thread::sleep(Duration::from_millis(1));
         }
@@ -209,7 +219,7 @@ impl Daemon {
 }
 
 /// Tells a joiner why it is not served.
-pub(super) fn refuse(socket: &std::os::fd::OwnedFd, why: String) {
+pub(super) fn refuse(socket: &OwnedFd, why: String) {
     let mut buffer = Vec::with_capacity(LONGEST);
     // There is room: nothing was sent before.
     let _ = socket::send(socket, encode(&News::Refused { why }, &mut buffer), &[]);

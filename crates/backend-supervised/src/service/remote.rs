@@ -27,7 +27,11 @@ use crate::{
 /// # Errors
 /// A message with the path and the remedy.
 pub fn join(host: &Host, socket: &Path) -> Result<Vec<Node>, String> {
-    let control = listener::connect(socket)?;
+    greet(host, socket, listener::connect(socket)?)
+}
+
+/// Says hello to the daemon at `socket`.
+pub(super) fn greet(host: &Host, socket: &Path, control: OwnedFd) -> Result<Vec<Node>, String> {
     let failed = |why: &str| format!("cannot join {}: {why}", socket.display());
     let mut buffer = vec![0; LONGEST];
     let hello = Control::Hello { version: VERSION };

@@ -9,6 +9,7 @@ use std::{
 
 use rustix::{
     event::{PollFd, PollFlags, Timespec, poll},
+    io::Errno,
     net::{
         AddressFamily, RecvAncillaryBuffer, RecvAncillaryMessage, RecvFlags, ReturnFlags,
         SendAncillaryBuffer, SendAncillaryMessage, SendFlags, SocketFlags, SocketType, socketpair,
@@ -64,10 +65,17 @@ fn receive_with(
     buffer: &mut [u8],
     ancillary: &mut RecvAncillaryBuffer<'_>,
 ) -> io::Result<(usize, Vec<OwnedFd>)> {
-    let received = rustix::io::retry_on_intr(|| {
-        let mut parts = [IoSliceMut::new(buffer)];
-        rustix::net::recvmsg(&socket, &mut parts, ancillary, RecvFlags::CMSG_CLOEXEC)
-    })?;
+    let mut receive = || {
+        rustix::io::retry_on_intr(|| {
+            let mut parts = [IoSliceMut::new(buffer)];
+            rustix::net::recvmsg(&socket, &mut parts, ancillary, RecvFlags::CMSG_CLOEXEC)
+        })
+    };
+    let received = match receive() {
+        // The other end was closed before it had received all: what it sent comes now.
+        Err(Errno::CONNRESET) => receive(),
+        received => received,
+    }?;
     let files = ancillary
         .drain()
         .filter_map(|message| match message {

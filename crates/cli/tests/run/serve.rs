@@ -7,8 +7,8 @@ use std::{path::Path, process::Command};
 use crate::{
     conformance::{known_in_trapped_mode, passes_in},
     harness::{
-        DEVMAP, Daemon, Mode, Run, bad_driver, in_each_mode, is_blocked_in, is_gone, kill, start,
-        terminate, wait_for,
+        DEVMAP, Daemon, Mode, Run, bad_driver, in_each_mode, is_blocked_in, is_gone, kill, python,
+        start, terminate, wait_for,
     },
 };
 
@@ -77,7 +77,8 @@ while True:
     elif word == 'close': os.close(fd); say('closed')
     elif word == 'unmap': area.close(); say('unmapped')
     elif word == 'end': break
-    else: area[0:4] = word.encode(); say('written')
+    elif word: area[0:4] = word.encode(); say('written')
+    else: break
 ";
 
 fn two_terminals_share_memory(mode: Mode) {
@@ -414,4 +415,47 @@ fn a_server_serves() {
     assert_eq!(finished.well().stdout, "EIO\n");
     // Of the driver's mistakes the daemon tells.
     daemon.stop().well().complains(&["/dev/bad"]);
+}
+
+/// Strangers at the socket: raw writers, with descriptors in their packets, and some that
+/// only hang on. Runs are served on, and the daemon stops in order.
+#[test]
+fn nonsense_at_the_socket() {
+    let daemon = Daemon::start(MEM, &[]);
+    let mut joiner = Run::joining(AUTO, &daemon).python(HOLDER, &[]);
+    joiner.hear();
+    let script = "
+import array, os, random, socket, sys
+random.seed(3)
+held = []
+for turn in range(100):
+    one = socket.socket(socket.AF_UNIX, socket.SOCK_SEQPACKET)
+    one.connect(sys.argv[1])
+    if turn % 2: one.send(bytes([0, 1]))
+    try:
+        for packet in range(turn % 5):
+            files = array.array('i', [0] * random.randrange(20))
+            data = bytes(random.randrange(256) for _ in range(1 + random.randrange(300)))
+            one.sendmsg([data], [(socket.SOL_SOCKET, socket.SCM_RIGHTS, files)] if files else [])
+    except OSError: pass
+    if turn % 3: held.append(one)
+stream = socket.socket(socket.AF_UNIX)
+try: stream.connect(sys.argv[1])
+except OSError: print('refused', flush=True)
+sys.stdin.readline()
+";
+    let mut command = Command::new(python());
+    command.args(["-c", script, daemon.socket()]);
+    let mut stranger = start(command);
+    assert_eq!(stranger.hear(), "refused");
+    joiner.say("here");
+    joiner.hear();
+    let mut other = Run::joining(AUTO, &daemon).python(HOLDER, &[]);
+    assert_eq!(other.hear(), "mapped b'here'");
+    for joiner in [joiner, other] {
+        joiner.finish().well();
+    }
+    daemon.wait_for_calls("release", 2);
+    daemon.stop().well();
+    stranger.finish().well();
 }
