@@ -15,10 +15,11 @@ use devmap_driver::{
 };
 
 use crate::{
-    controls::{ControlSpec, Controls},
+    controls::{ControlSpec, Controls, PIXEL_RATE, Streaming, Value},
     events::Events,
     format::{Format, Offer},
     ioctl,
+    ioctl_controls::announce,
     queue::{self, Buffers, Reading},
     source::Source,
     stream::{self, Pace, Stream},
@@ -112,11 +113,30 @@ impl<P: Platform> State<P> {
         self.files.iter_mut().find(|file| file.id == id)
     }
 
+    /// A stream begins.
+    pub(crate) fn start(&mut self) -> Arc<Stream> {
+        let stream = Arc::<Stream>::default();
+        self.stream = Some(stream.clone());
+        let changed = self.controls.stream(Streaming::On);
+        announce(self, 0, &changed);
+        stream
+    }
+
+    /// Says how many pixels a second there are, after a change of format or rate.
+    pub(crate) fn tell_pixel_rate(&mut self) {
+        let size = self.format.size;
+        let pixels = u64::from(size.width) * u64::from(size.height) * u64::from(self.rate);
+        let changed = self.controls.set(PIXEL_RATE, Value::Number(pixels.cast_signed()));
+        announce(self, 0, &changed);
+    }
+
     /// Ends the stream, if there is one; its buffers are the program's again.
     pub(crate) fn stop(&mut self) {
         if let Some(stream) = self.stream.take() {
             stream.stop();
         }
+        let changed = self.controls.stream(Streaming::Off);
+        announce(self, 0, &changed);
         self.is_broken = false;
         if let Some(buffers) = &mut self.buffers {
             buffers.cancel();
@@ -203,7 +223,7 @@ impl<P: Platform> Capture<P> {
         if offer.pixels.is_empty() || offer.sizes.is_empty() || offer.rates.is_empty() {
             return Err(Errno::EINVAL);
         }
-        let state = State {
+        let mut state = State {
             format: offer.first(),
             rate: offer.rate,
             controls: Controls::new(about.controls),
@@ -217,6 +237,7 @@ impl<P: Platform> Capture<P> {
             files: Vec::new(),
             next_file: 1,
         };
+        state.tell_pixel_rate();
         Ok(Capture {
             shared: Arc::new(Shared {
                 platform: platform.clone(),
@@ -229,7 +250,8 @@ impl<P: Platform> Capture<P> {
     }
 
     /// Starts `read(2)`: buffers of the driver's own, and a stream (`__vb2_init_fileio`).
-    fn start_reading(&self, id: u64) -> Result<(), Errno> {
+    /// Whether it had to.
+    fn start_reading(&self, id: u64) -> Result<bool, Errno> {
         let shared = &self.shared;
         let stream = shared.state.with(|state| {
             if state.is_gone {
@@ -244,14 +266,13 @@ impl<P: Platform> Capture<P> {
             buffers.reading = Some(Reading::default());
             buffers.enqueue_all();
             state.buffers = Some(buffers);
-            let stream = Arc::<Stream>::default();
-            state.stream = Some(stream.clone());
-            Ok(Some(stream))
+            Ok(Some(state.start()))
         })?;
+        let starts = stream.is_some();
         if let Some(stream) = stream {
             stream::spawn(shared.clone(), stream);
         }
-        Ok(())
+        Ok(starts)
     }
 }
 
@@ -356,7 +377,7 @@ impl<P: Platform> Device<P> for Capture<P> {
 
     /// The next frame, in as many pieces as the program likes (`vb2_read`).
     fn read(&self, file: &File<P>, transfer: &Transfer<'_>) -> Result<usize, Errno> {
-        self.start_reading(file.id)?;
+        let has_started = self.start_reading(file.id)?;
         let wanted = transfer.user().len();
         if wanted == 0 {
             return Ok(0);
@@ -365,6 +386,10 @@ impl<P: Platform> Device<P> for Capture<P> {
         let mut bytes = vec![0; wanted.min(shared.about.offer.largest())];
         let mut attempt = || shared.state.with(|state| state.read_frame(&mut bytes));
         let count = if transfer.flags().nonblocking {
+            // However quick the source is: no camera has a frame at once.
+            if has_started {
+                return Err(Errno::EAGAIN);
+            }
             attempt().ok_or(Errno::EAGAIN)?
         } else {
             shared.changed.wait(&mut attempt)?

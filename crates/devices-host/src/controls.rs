@@ -4,7 +4,15 @@
 //! What does not live here: the copying of their structures (`ioctl`), and who is
 //! told of a change (`events`).
 
+mod webcam;
+
 use devmap_driver::Errno;
+
+pub use webcam::{
+    AUTO_WHITE_BALANCE, BRIGHTNESS, CAPTION, CONTRAST, EXPOSURE, EXPOSURE_AUTO, GAIN, GAMMA, HFLIP,
+    HUE, PIXEL_RATE, SATURATION, TEMPERATURE, VFLIP, WEBCAM,
+};
+pub(crate) use webcam::{CAPTION_LENGTH, EXPOSURE_MANUAL, USUAL_EXPOSURE};
 
 use crate::uapi::{self, EventCtrl, QueryCtrl, QueryExtCtrl, ctrl};
 
@@ -13,14 +21,36 @@ use crate::uapi::{self, EventCtrl, QueryCtrl, QueryExtCtrl, ctrl};
 pub enum ControlKind {
     /// A number: minimum, maximum and step. Others are rounded (`INTEGER`).
     Integer(i32, i32, i32),
+    /// The same with 64 bits (`INTEGER64`).
+    Integer64(i64, i64, u32),
     /// 0 or 1 (`BOOLEAN`).
     Boolean,
     /// One of these, by its place; a place without a name cannot be chosen (`MENU`).
     Menu(&'static [&'static str]),
+    /// One of these numbers, by its place (`INTEGER_MENU`).
+    IntegerMenu(&'static [i64]),
+    /// Any of these bits (`BITMASK`).
+    Bitmask(u32),
+    /// A text of so many bytes, at least and at most (`STRING`). It is empty at first.
+    Text(u32, u32),
     /// Pushed, it has no value (`BUTTON`).
     Button,
     /// Not a control but the heading of a class (`CTRL_CLASS`).
     Class,
+}
+
+/// When a control can be set.
+#[derive(Clone, Copy, Debug)]
+pub enum Rule {
+    /// Always.
+    Free,
+    /// Also while it changes nothing: another control has this value, such as automatic
+    /// exposure (`V4L2_CTRL_FLAG_INACTIVE`).
+    InactiveWhile(u32, i64),
+    /// Not while frames are taken (`V4L2_CTRL_FLAG_GRABBED`): `EBUSY`.
+    GrabbedWhileStreaming,
+    /// Never (`V4L2_CTRL_FLAG_READ_ONLY`): `EACCES`.
+    ReadOnly,
 }
 
 /// One control that a camera has.
@@ -33,93 +63,37 @@ pub struct ControlSpec {
     /// What values it takes.
     pub kind: ControlKind,
     /// The value to start with.
-    pub default: i32,
-    /// Another control and a value of it that makes this one inactive, such as
-    /// automatic exposure.
-    pub inactive_while: Option<(u32, i32)>,
+    pub default: i64,
+    /// When it can be set.
+    pub rule: Rule,
 }
 
-/// The first control of a class is its heading.
-const fn class(id: u32, name: &'static str) -> ControlSpec {
-    ControlSpec { id, name, kind: ControlKind::Class, default: 0, inactive_while: None }
+/// What a control is set to.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) enum Value {
+    Number(i64),
+    Text(Vec<u8>),
 }
 
-const fn integer(
-    id: u32,
-    name: &'static str,
-    (minimum, maximum, step): (i32, i32, i32),
-    default: i32,
-) -> ControlSpec {
-    let kind = ControlKind::Integer(minimum, maximum, step);
-    ControlSpec { id, name, kind, default, inactive_while: None }
+/// An item of a menu.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum MenuItem {
+    Name(&'static str),
+    Number(i64),
 }
-
-const fn boolean(id: u32, name: &'static str, default: i32) -> ControlSpec {
-    ControlSpec { id, name, kind: ControlKind::Boolean, default, inactive_while: None }
-}
-
-/// `V4L2_CID_BRIGHTNESS`.
-pub const BRIGHTNESS: u32 = 0x0098_0900;
-/// `V4L2_CID_CONTRAST`.
-pub const CONTRAST: u32 = 0x0098_0901;
-/// `V4L2_CID_SATURATION`.
-pub const SATURATION: u32 = 0x0098_0902;
-/// `V4L2_CID_HFLIP`.
-pub const HFLIP: u32 = 0x0098_0914;
-/// `V4L2_CID_VFLIP`.
-pub const VFLIP: u32 = 0x0098_0915;
-const AUTO_WHITE_BALANCE: u32 = 0x0098_090c;
-const EXPOSURE_AUTO: u32 = 0x009a_0901;
-
-/// The controls of a webcam, in the order of their numbers, as it must be.
-/// Brightness, contrast, saturation and the flips change what is drawn.
-pub const WEBCAM: &[ControlSpec] = &[
-    class(0x0098_0001, "User Controls"),
-    integer(BRIGHTNESS, "Brightness", (-128, 127, 1), 0),
-    integer(CONTRAST, "Contrast", (0, 255, 1), 128),
-    integer(SATURATION, "Saturation", (0, 255, 1), 128),
-    integer(0x0098_0903, "Hue", (-180, 180, 1), 0),
-    boolean(AUTO_WHITE_BALANCE, "White Balance, Automatic", 1),
-    ControlSpec {
-        id: 0x0098_090d,
-        name: "Do White Balance",
-        kind: ControlKind::Button,
-        default: 0,
-        inactive_while: None,
-    },
-    integer(0x0098_0913, "Gain", (0, 100, 1), 0),
-    boolean(HFLIP, "Horizontal Flip", 0),
-    boolean(VFLIP, "Vertical Flip", 0),
-    ControlSpec {
-        id: 0x0098_0918,
-        name: "Power Line Frequency",
-        kind: ControlKind::Menu(&["Disabled", "50 Hz", "60 Hz", "Auto"]),
-        default: 1,
-        inactive_while: None,
-    },
-    ControlSpec {
-        inactive_while: Some((AUTO_WHITE_BALANCE, 1)),
-        ..integer(0x0098_091a, "White Balance Temperature", (2800, 6500, 10), 4600)
-    },
-    integer(0x0098_091b, "Sharpness", (0, 7, 1), 2),
-    integer(0x0098_091c, "Backlight Compensation", (0, 2, 1), 1),
-    class(0x009a_0001, "Camera Controls"),
-    ControlSpec {
-        id: EXPOSURE_AUTO,
-        name: "Auto Exposure",
-        // As on most webcams: no automatic mode with a fixed iris or shutter alone.
-        kind: ControlKind::Menu(&["", "Manual Mode", "", "Aperture Priority Mode"]),
-        default: 3,
-        inactive_while: None,
-    },
-    ControlSpec {
-        inactive_while: Some((EXPOSURE_AUTO, 3)),
-        ..integer(0x009a_0902, "Exposure Time, Absolute", (3, 2047, 1), 250)
-    },
-    boolean(0x009a_0903, "Exposure, Dynamic Framerate", 0),
-];
 
 impl ControlSpec {
+    /// A control that can be set at any time.
+    pub const fn new(id: u32, name: &'static str, kind: ControlKind, default: i64) -> ControlSpec {
+        ControlSpec { id, name, kind, default, rule: Rule::Free }
+    }
+
+    /// The same by another rule.
+    #[must_use]
+    pub const fn rule(self, rule: Rule) -> ControlSpec {
+        ControlSpec { rule, ..self }
+    }
+
     /// `V4L2_CTRL_TYPE_*`.
     fn type_number(&self) -> u32 {
         match self.kind {
@@ -127,42 +101,95 @@ impl ControlSpec {
             ControlKind::Boolean => 2,
             ControlKind::Menu(_) => 3,
             ControlKind::Button => 4,
+            ControlKind::Integer64(..) => 5,
             ControlKind::Class => 6,
+            ControlKind::Text(..) => 7,
+            ControlKind::Bitmask(_) => 8,
+            ControlKind::IntegerMenu(_) => 9,
         }
     }
 
     /// Minimum, maximum and step.
-    fn range(&self) -> (i32, i32, i32) {
+    fn range(&self) -> (i64, i64, u32) {
         match self.kind {
-            ControlKind::Integer(minimum, maximum, step) => (minimum, maximum, step),
+            ControlKind::Integer(minimum, maximum, step) => {
+                (minimum.into(), maximum.into(), step.unsigned_abs())
+            }
+            ControlKind::Integer64(minimum, maximum, step) => (minimum, maximum, step),
             ControlKind::Boolean => (0, 1, 1),
             ControlKind::Menu(names) => {
                 let first = names.iter().position(|name| !name.is_empty()).unwrap_or(0);
-                (first as i32, names.len() as i32 - 1, 1)
+                (first as i64, names.len() as i64 - 1, 1)
             }
+            ControlKind::IntegerMenu(numbers) => (0, numbers.len() as i64 - 1, 1),
+            ControlKind::Bitmask(bits) => (0, bits.into(), 0),
+            ControlKind::Text(minimum, maximum) => (minimum.into(), maximum.into(), 1),
             ControlKind::Button | ControlKind::Class => (0, 0, 0),
+        }
+    }
+
+    /// Bytes of a value.
+    fn size(&self) -> u32 {
+        match self.kind {
+            ControlKind::Integer64(..) => 8,
+            ControlKind::Text(_, maximum) => maximum + 1,
+            _ => 4,
+        }
+    }
+
+    /// Whether a value is 32 bits (`is_int`); others need the extended calls.
+    fn is_word(&self) -> bool {
+        !matches!(self.kind, ControlKind::Integer64(..) | ControlKind::Text(..))
+    }
+
+    /// Bytes of a text at most, for controls that are one.
+    pub(crate) fn text_limit(&self) -> Option<u32> {
+        match self.kind {
+            ControlKind::Text(_, maximum) => Some(maximum),
+            _ => None,
+        }
+    }
+
+    fn first(&self) -> Value {
+        match self.kind {
+            ControlKind::Text(..) => Value::Text(Vec::new()),
+            _ => Value::Number(self.default),
         }
     }
 
     /// What a value becomes (`std_validate`).
     ///
     /// # Errors
-    /// `ERANGE` past a menu, `EINVAL` for an item without a name.
-    fn validate(&self, value: i32) -> Result<i32, Errno> {
+    /// `ERANGE` past a menu and for a text that is too short or too long, `EINVAL` for an
+    /// item without a name.
+    fn validate(&self, value: Value) -> Result<Value, Errno> {
         let (minimum, maximum, step) = self.range();
-        match self.kind {
-            ControlKind::Integer(..) => {
-                let clamped = i64::from(value.clamp(minimum, maximum));
-                let (low, step) = (i64::from(minimum), i64::from(step));
-                let rounded = low + (clamped - low + step / 2) / step * step;
-                Ok(rounded.min(i64::from(maximum)) as i32)
+        let value = match value {
+            Value::Number(value) => value,
+            Value::Text(text) => {
+                let is_within = (minimum..=maximum).contains(&(text.len() as i64));
+                return if is_within { Ok(Value::Text(text)) } else { Err(Errno::ERANGE) };
             }
-            ControlKind::Boolean => Ok(i32::from(value != 0)),
-            ControlKind::Menu(_) if value < minimum || value > maximum => Err(Errno::ERANGE),
-            ControlKind::Menu(names) if names[value as usize].is_empty() => Err(Errno::EINVAL),
-            ControlKind::Menu(_) => Ok(value),
-            ControlKind::Button | ControlKind::Class => Ok(0),
-        }
+        };
+        let is_within = (minimum..=maximum).contains(&value);
+        Ok(Value::Number(match self.kind {
+            ControlKind::Integer(..) | ControlKind::Integer64(..) => {
+                let above = i128::from(value.clamp(minimum, maximum)) - i128::from(minimum);
+                let step = i128::from(step.max(1));
+                let rounded = i128::from(minimum) + (above + step / 2) / step * step;
+                rounded.min(maximum.into()) as i64
+            }
+            ControlKind::Boolean => i64::from(value != 0),
+            ControlKind::Menu(_) | ControlKind::IntegerMenu(_) if !is_within => {
+                return Err(Errno::ERANGE);
+            }
+            ControlKind::Menu(names) if names[value as usize].is_empty() => {
+                return Err(Errno::EINVAL);
+            }
+            ControlKind::Menu(_) | ControlKind::IntegerMenu(_) => value,
+            ControlKind::Bitmask(bits) => value & i64::from(bits),
+            ControlKind::Button | ControlKind::Class | ControlKind::Text(..) => 0,
+        }))
     }
 
     /// The class that it belongs to (`V4L2_CTRL_ID2WHICH`).
@@ -178,49 +205,82 @@ pub(crate) struct Changed {
     pub(crate) changes: u32,
 }
 
+/// Whether frames are taken.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Streaming {
+    Off,
+    On,
+}
+
 /// The controls of a camera and their values.
 pub(crate) struct Controls {
     specs: &'static [ControlSpec],
-    values: Vec<i32>,
+    values: Vec<Value>,
+    streaming: Streaming,
 }
 
 impl Controls {
     /// All at their defaults.
     pub(crate) fn new(specs: &'static [ControlSpec]) -> Controls {
-        Controls { specs, values: specs.iter().map(|spec| spec.default).collect() }
+        let values = specs.iter().map(ControlSpec::first).collect();
+        Controls { specs, values, streaming: Streaming::Off }
     }
 
     /// The upper bits are no part of a number (`V4L2_CTRL_ID_MASK`).
     fn index(&self, id: u32) -> Option<usize> {
-        let id = id & 0x0fff_ffff;
+        let id = id & ctrl::ID_MASK;
         self.specs.iter().position(|spec| spec.id == id)
     }
 
-    /// The value of a control, if there is such a control.
+    /// The number that a control has, if there is such a control.
+    pub(crate) fn number(&self, id: u32) -> Option<i64> {
+        match &self.values[self.index(id)?] {
+            Value::Number(value) => Some(*value),
+            Value::Text(_) => None,
+        }
+    }
+
+    /// As [`Controls::number`], of 32 bits.
     pub(crate) fn value(&self, id: u32) -> Option<i32> {
-        self.index(id).map(|index| self.values[index])
+        self.number(id).map(|value| value as i32)
+    }
+
+    /// The text that a control has, if there is such a control.
+    pub(crate) fn text(&self, id: u32) -> Option<&[u8]> {
+        match &self.values[self.index(id)?] {
+            Value::Text(text) => Some(text),
+            Value::Number(_) => None,
+        }
     }
 
     fn flags(&self, spec: &ControlSpec) -> u32 {
+        // As v4l2_ctrl_fill has them.
+        const SLIDERS: [u32; 6] = [BRIGHTNESS, CONTRAST, SATURATION, HUE, GAMMA, webcam::SHARPNESS];
         let mut flags = match spec.kind {
-            ControlKind::Integer(..) => ctrl::SLIDER,
             ControlKind::Button => ctrl::WRITE_ONLY | ctrl::EXECUTE_ON_WRITE,
             ControlKind::Class => ctrl::READ_ONLY | ctrl::WRITE_ONLY,
-            ControlKind::Boolean | ControlKind::Menu(_) => 0,
+            ControlKind::Text(..) => ctrl::HAS_PAYLOAD,
+            _ if SLIDERS.contains(&spec.id) => ctrl::SLIDER,
+            _ => 0,
         };
-        if self.specs.iter().any(|o| o.inactive_while.is_some_and(|(id, _)| id == spec.id)) {
+        let follows =
+            |other: &ControlSpec| matches!(other.rule, Rule::InactiveWhile(id, _) if id == spec.id);
+        if self.specs.iter().any(follows) {
             flags |= ctrl::UPDATE;
         }
-        if spec.inactive_while.is_some_and(|(id, value)| self.value(id) == Some(value)) {
-            flags |= ctrl::INACTIVE;
-        }
+        flags |= match spec.rule {
+            Rule::InactiveWhile(id, value) if self.number(id) == Some(value) => ctrl::INACTIVE,
+            Rule::GrabbedWhileStreaming if self.streaming == Streaming::On => ctrl::GRABBED,
+            Rule::ReadOnly => ctrl::READ_ONLY,
+            _ => 0,
+        };
         flags
     }
 
     /// The control with this number, or the next one after it (`VIDIOC_QUERYCTRL`).
     fn find(&self, id: u32) -> Result<&ControlSpec, Errno> {
         let next = id & (ctrl::NEXT_CTRL | ctrl::NEXT_COMPOUND);
-        let id = id & 0x0fff_ffff;
+        let id = id & ctrl::ID_MASK;
         let found = if next == 0 {
             self.specs.iter().find(|spec| spec.id == id)
         } else if next & ctrl::NEXT_CTRL != 0 {
@@ -242,12 +302,12 @@ impl Controls {
             id: spec.id,
             kind: spec.type_number(),
             name: uapi::text(spec.name),
-            minimum: minimum.into(),
-            maximum: maximum.into(),
-            step: u64::from(step.unsigned_abs()),
-            default: spec.default.into(),
+            minimum,
+            maximum,
+            step: step.into(),
+            default: spec.default,
             flags: self.flags(spec),
-            elem_size: 4,
+            elem_size: spec.size(),
             elems: 1,
             dimensions: 0,
             dims: [0; 4],
@@ -255,81 +315,133 @@ impl Controls {
         })
     }
 
-    /// `VIDIOC_QUERYCTRL`.
+    /// `VIDIOC_QUERYCTRL`: a number of 64 bits has no range there.
     ///
     /// # Errors
     /// `EINVAL`: there is none.
     pub(crate) fn query(&self, id: u32) -> Result<QueryCtrl, Errno> {
         let spec = self.find(id)?;
-        let (minimum, maximum, step) = spec.range();
+        let (minimum, maximum, step) = match spec.kind {
+            ControlKind::Integer64(..) => (0, 0, 0),
+            _ => spec.range(),
+        };
+        let has_default = !matches!(spec.kind, ControlKind::Integer64(..));
         Ok(QueryCtrl {
             id: spec.id,
             kind: spec.type_number(),
             name: uapi::text(spec.name),
-            minimum,
-            maximum,
-            step,
-            default: spec.default,
+            minimum: minimum as i32,
+            maximum: maximum as i32,
+            step: step as i32,
+            default: if has_default { spec.default as i32 } else { 0 },
             flags: self.flags(spec),
             reserved: [0; 2],
         })
     }
 
-    /// `VIDIOC_QUERYMENU`: the name of an item.
+    /// `VIDIOC_QUERYMENU`: an item.
     ///
     /// # Errors
     /// `EINVAL`: no such control, no menu, no such item.
-    pub(crate) fn menu_item(&self, id: u32, index: u32) -> Result<&'static str, Errno> {
+    pub(crate) fn menu_item(&self, id: u32, index: u32) -> Result<MenuItem, Errno> {
+        let index = index as usize;
         let spec = self.specs.iter().find(|spec| spec.id == id).ok_or(Errno::EINVAL)?;
-        let ControlKind::Menu(names) = spec.kind else { return Err(Errno::EINVAL) };
-        let name = names.get(index as usize).ok_or(Errno::EINVAL)?;
-        if name.is_empty() { Err(Errno::EINVAL) } else { Ok(name) }
+        let item = match spec.kind {
+            ControlKind::Menu(names) => {
+                let name = names.get(index).filter(|name| !name.is_empty());
+                name.map(|name| MenuItem::Name(name))
+            }
+            ControlKind::IntegerMenu(numbers) => {
+                numbers.get(index).map(|number| MenuItem::Number(*number))
+            }
+            _ => None,
+        };
+        item.ok_or(Errno::EINVAL)
     }
 
-    /// `VIDIOC_G_CTRL`.
+    /// Bytes of a value of a control.
+    pub(crate) fn size(&self, id: u32) -> u32 {
+        self.index(id).map_or(4, |index| self.specs[index].size())
+    }
+
+    /// Refuses a control that the calls for plain ones do not reach.
+    ///
+    /// # Errors
+    /// `EINVAL`: there is none, or its value is not 32 bits.
+    pub(crate) fn check_word(&self, id: u32) -> Result<(), Errno> {
+        let index = self.index(id).ok_or(Errno::EINVAL)?;
+        if self.specs[index].is_word() { Ok(()) } else { Err(Errno::EINVAL) }
+    }
+
+    /// The value of a control.
     ///
     /// # Errors
     /// `EINVAL`: there is none. `EACCES`: it cannot be read.
-    pub(crate) fn get(&self, id: u32) -> Result<i32, Errno> {
+    pub(crate) fn get(&self, id: u32) -> Result<&Value, Errno> {
         let index = self.index(id).ok_or(Errno::EINVAL)?;
         if self.flags(&self.specs[index]) & ctrl::WRITE_ONLY != 0 {
             return Err(Errno::EACCES);
         }
-        Ok(self.values[index])
+        Ok(&self.values[index])
     }
 
     /// The default of a control, as `V4L2_CTRL_WHICH_DEF_VAL` asks for it.
-    pub(crate) fn default(&self, id: u32) -> Option<i32> {
-        self.index(id).map(|index| self.specs[index].default)
+    pub(crate) fn default(&self, id: u32) -> Option<Value> {
+        self.index(id).map(|index| self.specs[index].first())
+    }
+
+    /// Refuses a control that cannot be written now. `set`: it is not only tried.
+    ///
+    /// # Errors
+    /// `EINVAL`: there is none. `EACCES`: it cannot be written. `EBUSY`: not now.
+    pub(crate) fn check_writable(&self, id: u32, set: bool) -> Result<(), Errno> {
+        let index = self.index(id).ok_or(Errno::EINVAL)?;
+        let flags = self.flags(&self.specs[index]);
+        if flags & ctrl::READ_ONLY != 0 {
+            return Err(Errno::EACCES);
+        }
+        if set && flags & ctrl::GRABBED != 0 { Err(Errno::EBUSY) } else { Ok(()) }
     }
 
     /// What a control would be set to.
     ///
     /// # Errors
-    /// `EINVAL`: there is none. `EACCES`: it cannot be written. `ERANGE`.
-    pub(crate) fn check(&self, id: u32, value: i32) -> Result<i32, Errno> {
+    /// `EINVAL`: there is none. `ERANGE`.
+    pub(crate) fn check(&self, id: u32, value: Value) -> Result<Value, Errno> {
         let index = self.index(id).ok_or(Errno::EINVAL)?;
-        let spec = &self.specs[index];
-        if self.flags(spec) & ctrl::READ_ONLY != 0 {
-            return Err(Errno::EACCES);
-        }
-        spec.validate(value)
+        self.specs[index].validate(value)
     }
 
     /// Sets what [`Controls::check`] has passed; everything that it changed.
-    pub(crate) fn set(&mut self, id: u32, value: i32) -> Vec<Changed> {
+    pub(crate) fn set(&mut self, id: u32, value: Value) -> Vec<Changed> {
         let Some(index) = self.index(id) else { return Vec::new() };
-        let before: Vec<_> = self.specs.iter().map(|spec| self.flags(spec)).collect();
         let is_button = matches!(self.specs[index].kind, ControlKind::Button);
         let is_changed = self.values[index] != value || is_button;
-        self.values[index] = value;
+        self.changing(|controls| {
+            controls.values[index] = value;
+            is_changed.then_some(id)
+        })
+    }
+
+    /// A stream begins or ends.
+    pub(crate) fn stream(&mut self, streaming: Streaming) -> Vec<Changed> {
+        self.changing(|controls| {
+            controls.streaming = streaming;
+            None
+        })
+    }
+
+    /// Makes a change, which gives the control whose value it was; all that is other now.
+    fn changing(&mut self, change: impl FnOnce(&mut Controls) -> Option<u32>) -> Vec<Changed> {
+        let before: Vec<_> = self.specs.iter().map(|spec| self.flags(spec)).collect();
+        let id = change(self);
         let mut changed = Vec::new();
-        for (at, spec) in self.specs.iter().enumerate() {
+        for (spec, before) in self.specs.iter().zip(before) {
             let mut changes = 0;
-            if at == index && is_changed {
+            if Some(spec.id) == id {
                 changes |= uapi::event::CHANGE_VALUE;
             }
-            if self.flags(spec) != before[at] {
+            if self.flags(spec) != before {
                 changes |= uapi::event::CHANGE_FLAGS;
             }
             if changes != 0 {
@@ -357,12 +469,12 @@ impl Controls {
         Some(EventCtrl {
             changes,
             kind: spec.type_number(),
-            value: self.values[index].into(),
+            value: self.number(id).unwrap_or(0),
             flags: self.flags(spec),
-            minimum,
-            maximum,
-            step,
-            default: spec.default,
+            minimum: minimum as i32,
+            maximum: maximum as i32,
+            step: step as i32,
+            default: spec.default as i32,
             pad: 0,
             rest: [0; 24],
         })
@@ -377,30 +489,64 @@ mod tests {
     fn controls_are_in_order_and_start_within_their_range() {
         assert!(WEBCAM.is_sorted_by(|a, b| a.id < b.id));
         for spec in WEBCAM {
-            assert_eq!(spec.validate(spec.default), Ok(spec.default), "{}", spec.name);
+            assert_eq!(spec.validate(spec.first()), Ok(spec.first()), "{}", spec.name);
         }
     }
 
     #[test]
     fn values_are_held_to_what_there_is() {
         let controls = Controls::new(WEBCAM);
-        assert_eq!(controls.check(BRIGHTNESS, 1000), Ok(127));
-        assert_eq!(controls.check(BRIGHTNESS, i32::MIN), Ok(-128));
-        assert_eq!(controls.check(0x0098_091a, 2804), Ok(2800));
-        assert_eq!(controls.check(0x0098_091a, 2806), Ok(2810));
-        assert_eq!(controls.check(HFLIP, 7), Ok(1));
-        assert_eq!(controls.check(EXPOSURE_AUTO, 4), Err(Errno::ERANGE));
-        assert_eq!(controls.check(EXPOSURE_AUTO, 2), Err(Errno::EINVAL));
-        assert_eq!(controls.check(0x0098_0001, 2), Err(Errno::EACCES));
-        assert_eq!(controls.check(1, 2), Err(Errno::EINVAL));
+        let check = |id, value| match controls.check(id, Value::Number(value)) {
+            Ok(Value::Number(value)) => Ok(value),
+            Ok(Value::Text(_)) => Ok(-1),
+            Err(errno) => Err(errno),
+        };
+        assert_eq!(check(BRIGHTNESS, 1000), Ok(127));
+        assert_eq!(check(BRIGHTNESS, i32::MIN.into()), Ok(-128));
+        assert_eq!(check(TEMPERATURE, 2804), Ok(2800));
+        assert_eq!(check(TEMPERATURE, 2806), Ok(2810));
+        assert_eq!(check(HFLIP, 7), Ok(1));
+        assert_eq!(check(EXPOSURE_AUTO, 4), Err(Errno::ERANGE));
+        assert_eq!(check(EXPOSURE_AUTO, 2), Err(Errno::EINVAL));
+        assert_eq!(check(0x009a_0913, 5), Err(Errno::ERANGE));
+        assert_eq!(check(0x009a_091b, -1), Ok(7));
+        assert_eq!(check(PIXEL_RATE, i64::MAX), Ok(1 << 40));
+        assert_eq!(check(1, 2), Err(Errno::EINVAL));
+        let text = |len| controls.check(CAPTION, Value::Text(vec![b'x'; len]));
+        assert_eq!(text(18), Ok(Value::Text(vec![b'x'; 18])));
+        assert_eq!(text(19), Err(Errno::ERANGE));
+    }
+
+    #[test]
+    fn what_is_no_word_is_out_of_reach_of_the_plain_calls() {
+        let controls = Controls::new(WEBCAM);
+        assert_eq!(controls.check_word(BRIGHTNESS), Ok(()));
+        assert_eq!(controls.check_word(CAPTION), Err(Errno::EINVAL));
+        assert_eq!(controls.check_word(PIXEL_RATE), Err(Errno::EINVAL));
+        assert_eq!(controls.check_writable(PIXEL_RATE, false), Err(Errno::EACCES));
+        assert_eq!(controls.check_writable(0x0098_0001, false), Err(Errno::EACCES));
+        assert_eq!(controls.menu_item(0x009a_0913, 1), Ok(MenuItem::Number(-1000)));
+        assert_eq!(controls.menu_item(EXPOSURE_AUTO, 2), Err(Errno::EINVAL));
     }
 
     #[test]
     fn a_master_changes_the_flags_of_its_dependents() {
         let mut controls = Controls::new(WEBCAM);
-        let changed = controls.set(EXPOSURE_AUTO, 1);
+        let changed = controls.set(EXPOSURE_AUTO, Value::Number(1));
         let ids: Vec<_> = changed.iter().map(|changed| (changed.id, changed.changes)).collect();
-        assert_eq!(ids, [(EXPOSURE_AUTO, 1), (0x009a_0902, 2)]);
-        assert!(controls.set(EXPOSURE_AUTO, 1).is_empty());
+        assert_eq!(ids, [(EXPOSURE_AUTO, 1), (EXPOSURE, 2)]);
+        assert!(controls.set(EXPOSURE_AUTO, Value::Number(1)).is_empty());
+    }
+
+    #[test]
+    fn a_stream_grabs_what_it_depends_on() {
+        const DYNAMIC: u32 = 0x009a_0903;
+        let mut controls = Controls::new(WEBCAM);
+        let changed = controls.stream(Streaming::On);
+        assert_eq!((changed.len(), changed[0].id, changed[0].changes), (1, DYNAMIC, 2));
+        assert_eq!(controls.check_writable(DYNAMIC, true), Err(Errno::EBUSY));
+        assert_eq!(controls.check_writable(DYNAMIC, false), Ok(()));
+        assert_eq!(controls.stream(Streaming::Off).len(), 1);
+        assert_eq!(controls.check_writable(DYNAMIC, true), Ok(()));
     }
 }

@@ -13,7 +13,7 @@ use crate::{
     format::Size,
     ioctl_controls as controls,
     queue::{self, Buffers},
-    stream::{self, Stream},
+    stream,
     uapi::{
         self, Buffer, Capability, CreateBuffers, Crop, CropCap, Edid, FmtDesc, Format, Fraction,
         FrameIntervals, FrameSizes, Input, PixFormat, Rect, RequestBuffers, Selection, StreamParm,
@@ -221,6 +221,7 @@ impl<P: Platform> Context<'_, P> {
                 return Err(Errno::EBUSY);
             }
             state.format = format;
+            state.tell_pixel_rate();
             Ok(())
         })?;
         self.store_format(format.pix())
@@ -297,6 +298,7 @@ impl<P: Platform> Context<'_, P> {
                 return Err(Errno::EBUSY);
             }
             state.rate = rate;
+            state.tell_pixel_rate();
             Ok(())
         })?;
         self.store_parameters(rate)
@@ -561,9 +563,7 @@ impl<P: Platform> Context<'_, P> {
             if state.stream.is_some() {
                 return Ok(None);
             }
-            let stream = Arc::<Stream>::default();
-            state.stream = Some(stream.clone());
-            Ok(Some(stream))
+            Ok(Some(state.start()))
         })?;
         if let Some(stream) = stream {
             stream::spawn(self.shared.clone(), stream);

@@ -6,7 +6,7 @@ use zerocopy::IntoBytes;
 
 use crate::{
     capture::State,
-    controls::Changed,
+    controls::{Changed, MenuItem, Value},
     ioctl::{Context, fetch, store},
     uapi::{
         self, Control, EventSubscription, ExtControl, ExtControls, QueryCtrl, QueryExtCtrl,
@@ -35,30 +35,52 @@ pub(crate) fn query_ext<P: Platform>(context: &Context<'_, P>) -> Result<u32, Er
 
 pub(crate) fn query_menu<P: Platform>(context: &Context<'_, P>) -> Result<u32, Errno> {
     let asked: QueryMenu = fetch(context.call)?;
-    let name = context.state(|state| state.controls.menu_item(asked.id, asked.index))?;
-    store(context.call, &QueryMenu { name: uapi::text(name), reserved: 0, ..asked })
+    let name = match context.state(|state| state.controls.menu_item(asked.id, asked.index))? {
+        MenuItem::Name(name) => uapi::text(name),
+        MenuItem::Number(number) => {
+            let mut bytes = [0; 32];
+            bytes[..8].copy_from_slice(&number.to_ne_bytes());
+            bytes
+        }
+    };
+    store(context.call, &QueryMenu { name, reserved: 0, ..asked })
 }
 
 pub(crate) fn get<P: Platform>(context: &Context<'_, P>) -> Result<u32, Errno> {
     let asked: Control = fetch(context.call)?;
-    let value = context.state(|state| state.controls.get(asked.id))?;
+    let value = context.try_state(|state| {
+        state.controls.check_word(asked.id)?;
+        state.controls.get(asked.id).map(word)
+    })?;
     store(context.call, &Control { value, ..asked })
 }
 
 pub(crate) fn set<P: Platform>(context: &Context<'_, P>) -> Result<u32, Errno> {
     let asked: Control = fetch(context.call)?;
     let value = context.try_state(|state| {
-        let value = state.controls.check(asked.id, asked.value)?;
+        state.controls.check_word(asked.id)?;
+        state.controls.check_writable(asked.id, true)?;
+        let value = state.controls.check(asked.id, Value::Number(asked.value.into()))?;
+        let answer = word(&value);
         let changed = state.controls.set(asked.id, value);
         announce(state, context.file, &changed);
-        Ok(value)
+        Ok(answer)
     })?;
     context.shared.changed.wake_all();
     store(context.call, &Control { value, ..asked })
 }
 
-/// Tells everybody who subscribed to these controls.
-fn announce<P: Platform>(state: &mut State<P>, by: u64, changed: &[Changed]) {
+/// A value as the plain calls know it.
+fn word(value: &Value) -> i32 {
+    match value {
+        Value::Number(value) => *value as i32,
+        Value::Text(_) => 0,
+    }
+}
+
+/// Tells everybody who subscribed to these controls, but the file `by` that changed them;
+/// 0: none did.
+pub(crate) fn announce<P: Platform>(state: &mut State<P>, by: u64, changed: &[Changed]) {
     for Changed { id, changes } in changed {
         let Some(ctrl) = state.controls.event(*id, *changes) else { continue };
         for file in &mut state.files {
@@ -72,6 +94,18 @@ struct List<'a> {
     header: ExtControls,
     controls: Vec<ExtControl>,
     user: UserSlice<'a>,
+    /// Texts that the program shall get, and for which of the controls.
+    texts: Vec<(usize, Vec<u8>)>,
+}
+
+/// The two halves of a value of 64 bits.
+fn halves(value: i64) -> (i32, i32) {
+    (value as i32, (value >> 32) as i32)
+}
+
+/// What stands in a control, of 64 bits: a value, or where a text is.
+fn whole(control: &ExtControl) -> i64 {
+    i64::from(control.upper) << 32 | i64::from(control.value.cast_unsigned())
 }
 
 impl<'a> List<'a> {
@@ -88,7 +122,7 @@ impl<'a> List<'a> {
             user.copy_in(controls.as_mut_bytes())?;
         }
         header.error_idx = header.count;
-        Ok(List { header, controls, user })
+        Ok(List { header, controls, user, texts: Vec::new() })
     }
 
     /// Copies out what there is, also when the call fails: so the program learns which
@@ -98,11 +132,61 @@ impl<'a> List<'a> {
         context: &Context<'_, P>,
         result: Result<(), Errno>,
     ) -> Result<u32, Errno> {
+        let texts = self.store_texts(context);
         if !self.controls.is_empty() {
             self.user.copy_out(self.controls.as_bytes())?;
         }
+        let result = result.and(texts);
         store(context.call, &self.header)?;
         result.map(|()| 0)
+    }
+
+    /// Copies out texts (`ptr_to_user`).
+    fn store_texts<P: Platform>(&self, context: &Context<'_, P>) -> Result<(), Errno> {
+        self.texts.iter().try_for_each(|(index, text)| {
+            let address = whole(&self.controls[*index]).cast_unsigned();
+            context.call.at(address, text.len() + 1)?.copy_out(&[text, &b"\0"[..]].concat())
+        })
+    }
+
+    /// A text of the program's (`user_to_new`); `limit`: its bytes at most.
+    fn fetch_text<P: Platform>(
+        context: &Context<'_, P>,
+        control: &ExtControl,
+        limit: u32,
+    ) -> Result<Vec<u8>, Errno> {
+        if control.size == 0 {
+            return Err(Errno::ERANGE);
+        }
+        let size = control.size.min(limit + 1) as usize;
+        let mut text = vec![0; size];
+        context.call.at(whole(control).cast_unsigned(), size)?.copy_in(&mut text)?;
+        let last = text.pop();
+        text.truncate(text.iter().position(|byte| *byte == 0).unwrap_or(text.len()));
+        let is_cut = text.len() == limit as usize && last != Some(0);
+        if is_cut { Err(Errno::ERANGE) } else { Ok(text) }
+    }
+
+    /// Puts a value into a control. A text goes to where the control points, which the
+    /// caller of this does later.
+    ///
+    /// # Errors
+    /// `ENOSPC`: there is no room for it; the control says how much it needs.
+    fn put(&mut self, index: usize, value: &Value, size: u32) -> Result<(), Errno> {
+        const ENOSPC: i32 = 28;
+        let control = &mut self.controls[index];
+        match value {
+            Value::Number(number) if size == 8 => {
+                (control.value, control.upper) = halves(*number);
+            }
+            Value::Number(number) => control.value = *number as i32,
+            Value::Text(text) if (control.size as usize) < text.len() + 1 => {
+                control.size = size;
+                return Err(Errno::from_raw(ENOSPC).unwrap_or(Errno::EINVAL));
+            }
+            Value::Text(text) => self.texts.push((index, text.clone())),
+        }
+        Ok(())
     }
 
     /// Whether all controls are there, and in the class asked for
@@ -141,15 +225,18 @@ pub(crate) fn get_ext<P: Platform>(context: &Context<'_, P>) -> Result<u32, Errn
         list.header.error_idx = list.header.count;
         checked?;
         let is_default = list.header.which == ctrl::WHICH_DEFAULT;
-        let controls =
-            list.controls.iter().try_for_each(|control| state.controls.get(control.id).map(drop));
-        controls?;
-        for control in &mut list.controls {
-            let default = is_default.then(|| state.controls.default(control.id)).flatten();
-            control.value = match default {
+        for control in &list.controls {
+            state.controls.get(control.id)?;
+        }
+        for index in 0..list.controls.len() {
+            let id = list.controls[index].id;
+            let default = is_default.then(|| state.controls.default(id)).flatten();
+            let value = match default {
                 Some(default) => default,
-                None => state.controls.get(control.id)?,
+                None => state.controls.get(id)?.clone(),
             };
+            list.header.error_idx = index as u32;
+            list.put(index, &value, state.controls.size(id))?;
         }
         list.succeed();
         Ok(())
@@ -162,25 +249,60 @@ pub(crate) fn try_or_set_ext<P: Platform>(
     write: Write,
 ) -> Result<u32, Errno> {
     let mut list = List::fetch(context)?;
+    let specs = context.shared.about.controls;
+    // Not with the state locked: the program's memory may be slow to come.
+    let texts: Vec<Option<Result<Vec<u8>, Errno>>> = list
+        .controls
+        .iter()
+        .map(|control| {
+            let spec = specs.iter().find(|spec| spec.id == control.id & ctrl::ID_MASK)?;
+            Some(List::fetch_text(context, control, spec.text_limit()?))
+        })
+        .collect();
+    let is_set = write == Write::Set;
     let result = context.state(|state| {
         if [ctrl::WHICH_DEFAULT, ctrl::WHICH_REQUEST].contains(&list.header.which) {
             return Err(Errno::EINVAL);
         }
+        let mut values = Vec::new();
         let checked = list.check(state).and_then(|()| {
-            for (index, control) in (0..).zip(&mut list.controls) {
+            for (index, control) in (0..).zip(&list.controls) {
                 list.header.error_idx = index;
-                control.value = state.controls.check(control.id, control.value)?;
+                state.controls.check_writable(control.id, is_set)?;
+                let number = match state.controls.size(control.id) {
+                    8 => whole(control),
+                    _ => control.value.into(),
+                };
+                let number = Value::Number(number);
+                values.push(match texts[index as usize] {
+                    Some(_) => number,
+                    None => state.controls.check(control.id, number)?,
+                });
             }
             Ok(())
         });
-        if write == Write::Set {
+        if is_set || checked.is_ok() {
             // A set that fails has touched nothing, and says so.
             list.header.error_idx = list.header.count;
         }
         checked?;
-        if write == Write::Set {
-            for control in &list.controls {
-                let changed = state.controls.set(control.id, control.value);
+        // Texts come after all else.
+        for (index, text) in texts.into_iter().enumerate() {
+            let Some(text) = text else { continue };
+            let id = list.controls[index].id;
+            match text.and_then(|text| state.controls.check(id, Value::Text(text))) {
+                Ok(text) => values[index] = text,
+                Err(errno) => {
+                    list.header.error_idx = index as u32;
+                    return Err(errno);
+                }
+            }
+        }
+        for (index, value) in values.into_iter().enumerate() {
+            let id = list.controls[index].id;
+            list.put(index, &value, state.controls.size(id))?;
+            if is_set {
+                let changed = state.controls.set(id, value);
                 announce(state, context.file, &changed);
             }
         }
@@ -192,6 +314,8 @@ pub(crate) fn try_or_set_ext<P: Platform>(
 }
 
 pub(crate) fn subscribe<P: Platform>(context: &Context<'_, P>) -> Result<u32, Errno> {
+    /// `V4L2_CTRL_TYPE_CTRL_CLASS`.
+    const CLASS: u32 = 6;
     let asked: EventSubscription = fetch(context.call)?;
     if asked.kind != event::CTRL {
         return Err(Errno::EINVAL);
@@ -202,7 +326,7 @@ pub(crate) fn subscribe<P: Platform>(context: &Context<'_, P>) -> Result<u32, Er
         if about.flags & ctrl::WRITE_ONLY == 0 {
             changes |= event::CHANGE_VALUE;
         }
-        let is_class = about.flags & ctrl::READ_ONLY != 0;
+        let is_class = about.kind == CLASS;
         let initial = state.controls.event(asked.id, changes);
         let file = state.file(context.file).ok_or(Errno::EINVAL)?;
         let is_new = file.events.subscribe(asked);

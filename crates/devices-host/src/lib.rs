@@ -18,6 +18,7 @@ pub mod controls;
 mod events;
 pub mod file;
 pub mod format;
+mod frame;
 mod ioctl;
 mod ioctl_controls;
 mod queue;
@@ -26,4 +27,5 @@ mod stream;
 pub mod trouble;
 mod uapi;
 
+pub use frame::Frame;
 pub use stream::Pace;

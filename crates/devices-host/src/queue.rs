@@ -82,7 +82,18 @@ pub(crate) struct Buffers<M> {
     awaits_first: bool,
     slots: Vec<Slot<M>>,
     queued: VecDeque<u32>,
+    /// The one that is being filled; to the program it is queued.
+    filling: Option<u32>,
     done: VecDeque<u32>,
+}
+
+/// Where a frame goes.
+pub(crate) struct Claim<M> {
+    pub(crate) memory: M,
+    /// Where it begins in the memory.
+    pub(crate) start: u64,
+    /// How long it may be.
+    pub(crate) length: u32,
 }
 
 /// How far apart buffers of this length lie.
@@ -100,6 +111,7 @@ impl<M: Memory> Buffers<M> {
             awaits_first: true,
             slots: Vec::new(),
             queued: VecDeque::new(),
+            filling: None,
             done: VecDeque::new(),
         }
     }
@@ -271,17 +283,22 @@ impl<M: Memory> Buffers<M> {
         !self.done.is_empty()
     }
 
-    /// Fills the buffer that waits longest; false: none waits.
-    pub(crate) fn fill(&mut self, frame: &[u8], filled: Filled) -> bool {
-        let Some(index) = self.queued.pop_front() else { return false };
+    /// Takes the buffer that waits longest, to be filled; `None`: none waits.
+    pub(crate) fn claim(&mut self) -> Option<Claim<M>> {
+        let index = self.queued.pop_front()?;
+        self.filling = Some(index);
+        let slot = &self.slots[index as usize];
+        Some(Claim { memory: slot.memory.clone(), start: slot.start, length: slot.length })
+    }
+
+    /// The claimed buffer is filled.
+    pub(crate) fn complete(&mut self, filled: Filled) {
+        let Some(index) = self.filling.take() else { return };
         let slot = &mut self.slots[index as usize];
-        // Within the slot: it was made for frames of this length.
-        let _ = slot.memory.write(slot.start, frame);
         slot.place = Place::Done;
         slot.filled = filled;
         slot.was_filled = true;
         self.done.push_back(index);
-        true
     }
 
     /// Takes the oldest frame; it is the program's now.
@@ -308,6 +325,7 @@ impl<M: Memory> Buffers<M> {
     /// All buffers are the program's again (`VIDIOC_STREAMOFF`).
     pub(crate) fn cancel(&mut self) {
         self.queued.clear();
+        self.filling = None;
         self.done.clear();
         self.awaits_first = true;
         self.slots.iter_mut().for_each(|slot| slot.place = Place::Dequeued);

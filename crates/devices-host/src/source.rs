@@ -2,6 +2,8 @@
 //! pictures, which [`Painted`] turns into frames of any format.
 
 mod convert;
+mod finished;
+mod look;
 mod painted;
 mod pattern;
 mod pictures;
@@ -10,53 +12,14 @@ mod text;
 
 use std::time::Duration;
 
+pub use look::Look;
 pub use painted::{Area, Changed, Painted, Painter, Picture};
 pub use pattern::{Pattern, Patterns};
 pub use pictures::Pictures;
 pub use raw::Raw;
 pub use text::Clock;
 
-use crate::{
-    controls::{self, Controls},
-    format::Format,
-};
-
-/// How controls want the picture.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Look {
-    /// Added to each component.
-    pub brightness: i32,
-    /// Steepness about the middle; 128 is 1.
-    pub contrast: i32,
-    /// Distance from grey; 128 is 1.
-    pub saturation: i32,
-    /// Left is right.
-    pub is_mirrored: bool,
-    /// Top is bottom.
-    pub is_upside_down: bool,
-}
-
-impl Look {
-    /// The picture as it was painted.
-    pub const PLAIN: Look = Look {
-        brightness: 0,
-        contrast: 128,
-        saturation: 128,
-        is_mirrored: false,
-        is_upside_down: false,
-    };
-
-    pub(crate) fn of(controls: &Controls) -> Look {
-        let value = |id, default| controls.value(id).unwrap_or(default);
-        Look {
-            brightness: value(controls::BRIGHTNESS, 0),
-            contrast: value(controls::CONTRAST, 128),
-            saturation: value(controls::SATURATION, 128),
-            is_mirrored: value(controls::HFLIP, 0) != 0,
-            is_upside_down: value(controls::VFLIP, 0) != 0,
-        }
-    }
-}
+use crate::{format::Format, frame::Frame};
 
 /// A frame that is due.
 #[derive(Clone, Copy, Debug)]
@@ -88,10 +51,40 @@ pub trait Source: Send + 'static {
     /// Why it cannot; the stream fails with `EIO`.
     fn start(&mut self, format: Format) -> Result<(), String>;
 
-    /// Makes a frame. `frame` holds what the last call of the stream left in it, at
-    /// first zeros; its length is that of the frame, at most [`Format::size_image`].
+    /// Makes a frame, ahead of its moment. Where there is none yet, nothing is written.
     ///
     /// # Errors
     /// Why it cannot; the stream fails with `EIO`.
-    fn draw(&mut self, tick: &Tick, frame: &mut Vec<u8>) -> Result<Drawn, String>;
+    fn draw(&mut self, tick: &Tick, frame: &mut Frame<'_>) -> Result<Drawn, String>;
+
+    /// The frame that is due is lost: there is no buffer for it. A source whose frames come
+    /// by themselves lets go of one, if there is one.
+    ///
+    /// # Errors
+    /// As [`Source::draw`].
+    fn skip(&mut self, _tick: &Tick) -> Result<Drawn, String> {
+        Ok(Drawn::Frame)
+    }
+}
+
+#[cfg(test)]
+pub(crate) mod testing {
+    use std::sync::Mutex;
+
+    use devmap_backend_supervised::Host;
+    use devmap_driver::{Memory, Platform};
+
+    use super::*;
+
+    /// What a frame holds when `draw` has drawn it.
+    pub(crate) fn frame(format: Format, draw: impl FnOnce(&mut Frame<'_>)) -> Vec<u8> {
+        let capacity = format.size_image() as usize;
+        let memory = Host::new().scattered(capacity as u64).expect("memory");
+        let running = Mutex::new(true);
+        let mut frame = Frame::new(&memory, 0, capacity, &running);
+        draw(&mut frame);
+        let mut bytes = vec![0; frame.len()];
+        memory.read(0, &mut bytes).expect("it is inside");
+        bytes
+    }
 }

@@ -51,10 +51,9 @@ impl Dice {
         mixed ^ (mixed >> 31)
     }
 
-    /// Overwrites the second half, as a transfer that was cut off does.
-    pub(crate) fn garble(&mut self, bytes: &mut [u8]) {
-        let half = bytes.len() / 2;
-        for piece in bytes[half..].chunks_mut(8) {
+    /// Fills bytes with what is drawn.
+    pub(crate) fn fill(&mut self, bytes: &mut [u8]) {
+        for piece in bytes.chunks_mut(8) {
             piece.copy_from_slice(&self.next().to_ne_bytes()[..piece.len()]);
         }
     }

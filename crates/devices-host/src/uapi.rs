@@ -379,12 +379,16 @@ pub(crate) mod buf_flag {
 
 /// `V4L2_CTRL_FLAG_*` and what else belongs to controls.
 pub(crate) mod ctrl {
+    pub(crate) const GRABBED: u32 = 0x2;
     pub(crate) const READ_ONLY: u32 = 0x4;
     pub(crate) const UPDATE: u32 = 0x8;
     pub(crate) const INACTIVE: u32 = 0x10;
     pub(crate) const SLIDER: u32 = 0x20;
     pub(crate) const WRITE_ONLY: u32 = 0x40;
+    pub(crate) const HAS_PAYLOAD: u32 = 0x100;
     pub(crate) const EXECUTE_ON_WRITE: u32 = 0x200;
+    /// `V4L2_CTRL_ID_MASK`: which bits are a control's number.
+    pub(crate) const ID_MASK: u32 = 0x0fff_ffff;
     pub(crate) const NEXT_CTRL: u32 = 0x8000_0000;
     pub(crate) const NEXT_COMPOUND: u32 = 0x4000_0000;
     /// `V4L2_CTRL_WHICH_DEF_VAL`.

@@ -8,7 +8,7 @@ use std::{
 
 use devmap_backend_supervised::Host;
 use devmap_devices_host::{
-    Pace,
+    Frame, Pace,
     camera::{Camera, Options},
     capture::{Capture, Description},
     controls::WEBCAM,
@@ -130,8 +130,8 @@ impl Source for Numbers {
         if self.streams == 2 { Err("the source is empty".to_owned()) } else { Ok(()) }
     }
 
-    fn draw(&mut self, tick: &Tick, frame: &mut Vec<u8>) -> Result<Drawn, String> {
-        frame.fill(tick.sequence as u8);
+    fn draw(&mut self, tick: &Tick, frame: &mut Frame<'_>) -> Result<Drawn, String> {
+        frame.repeat(0, &[tick.sequence as u8], 16 * 8);
         Ok(Drawn::Frame)
     }
 }

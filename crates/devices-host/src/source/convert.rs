@@ -2,14 +2,16 @@
 
 use crate::format::{PixelFormat, Size};
 
-use super::{Look, painted::Area};
+use super::painted::Area;
 
 type Rgb = [i32; 3];
 
+#[inline(always)]
 fn luma([r, g, b]: Rgb) -> u8 {
     (((66 * r + 129 * g + 25 * b + 128) >> 8) + 16) as u8
 }
 
+#[inline(always)]
 fn chroma([r, g, b]: Rgb) -> [u8; 2] {
     [
         (((-38 * r - 74 * g + 112 * b + 128) >> 8) + 128) as u8,
@@ -17,85 +19,81 @@ fn chroma([r, g, b]: Rgb) -> [u8; 2] {
     ]
 }
 
+#[inline(always)]
 fn grey([r, g, b]: Rgb) -> u8 {
     ((77 * r + 150 * g + 29 * b + 128) >> 8) as u8
 }
 
-fn pixel(rgb: &[u8], at: usize) -> Rgb {
-    [rgb[at].into(), rgb[at + 1].into(), rgb[at + 2].into()]
+/// The mean of two pixels, rounded.
+#[inline(always)]
+fn mean_of_two(one: Rgb, other: Rgb) -> Rgb {
+    [(one[0] + other[0] + 1) >> 1, (one[1] + other[1] + 1) >> 1, (one[2] + other[2] + 1) >> 1]
 }
 
-/// The mean of pixels, rounded.
-fn mean<const N: usize>(pixels: [Rgb; N]) -> Rgb {
-    let count = N as i32;
-    std::array::from_fn(|component| {
-        (pixels.iter().map(|pixel| pixel[component]).sum::<i32>() + count / 2) / count
-    })
+/// The pixels of two, which lie side by side.
+#[inline(always)]
+fn pixels_of(two: &[u8; 6]) -> (Rgb, Rgb) {
+    ([two[0].into(), two[1].into(), two[2].into()], [two[3].into(), two[4].into(), two[5].into()])
 }
 
-/// Converts an area of a picture, with even edges, into a frame.
+/// Converts an area of a picture, with even edges, into a frame. Of lines that are alike,
+/// as most are in drawings, only the first is converted.
 pub(super) fn convert(rgb: &[u8], size: Size, area: Area, pixels: PixelFormat, frame: &mut [u8]) {
     let (width, height) = (size.width as usize, size.height as usize);
-    let row = width * 3;
+    let columns = area.right - area.left;
+    let line = |y: usize| &rgb[(y * width + area.left) * 3..(y * width + area.right) * 3];
+    // Of the first plane.
+    let bytes = pixels.bytes_per_line(1) as usize;
+    let convert = |line: &[u8], out: &mut [u8]| match pixels {
+        PixelFormat::Rgb24 => out.copy_from_slice(line),
+        PixelFormat::Yuyv => yuyv(line, out),
+        PixelFormat::Grey => by_pixel(line, out, grey),
+        PixelFormat::Nv12 => by_pixel(line, out, luma),
+        PixelFormat::Mjpeg => {}
+    };
     for y in area.top..area.bottom {
-        let line = &rgb[y * row + area.left * 3..y * row + area.right * 3];
-        match pixels {
-            PixelFormat::Rgb24 => {
-                let start = y * row + area.left * 3;
-                frame[start..start + line.len()].copy_from_slice(line);
-            }
-            PixelFormat::Yuyv => {
-                let start = (y * width + area.left) * 2;
-                for (two, out) in
-                    line.as_chunks::<6>().0.iter().zip(
-                        frame[start..start + (area.right - area.left) * 2].as_chunks_mut::<4>().0,
-                    )
-                {
-                    let (left, right) = (pixel(two, 0), pixel(two, 3));
-                    let [u, v] = chroma(mean([left, right]));
-                    *out = [luma(left), u, luma(right), v];
-                }
-            }
-            PixelFormat::Grey | PixelFormat::Nv12 => {
-                let start = y * width + area.left;
-                let out = &mut frame[start..start + area.right - area.left];
-                let component = if pixels == PixelFormat::Grey { grey } else { luma };
-                for (out, one) in out.iter_mut().zip(line.as_chunks::<3>().0) {
-                    *out = component(pixel(one, 0));
-                }
-            }
-            PixelFormat::Mjpeg => {}
+        let start = (y * width + area.left) * bytes;
+        let end = start + columns * bytes;
+        if y > area.top && line(y) == line(y - 1) {
+            frame.copy_within(start - width * bytes..end - width * bytes, start);
+        } else {
+            convert(line(y), &mut frame[start..end]);
         }
     }
     if pixels == PixelFormat::Nv12 {
         let plane = &mut frame[width * height..];
         for y in (area.top..area.bottom).step_by(2) {
-            for x in (area.left..area.right).step_by(2) {
-                let (upper, lower) = (y * row + x * 3, (y + 1) * row + x * 3);
-                let four = [upper, upper + 3, lower, lower + 3].map(|at| pixel(rgb, at));
-                let at = y / 2 * width + x;
-                plane[at..at + 2].copy_from_slice(&chroma(mean(four)));
+            let start = y / 2 * width + area.left;
+            let is_like = |one: usize| line(one) == line(one - 2);
+            if y >= area.top + 2 && is_like(y) && is_like(y + 1) {
+                plane.copy_within(start - width..start - width + columns, start);
+            } else {
+                chroma_of_two(line(y), line(y + 1), &mut plane[start..start + columns]);
             }
         }
     }
 }
 
-/// A picture as controls want it.
-pub(super) fn adjust(rgb: &[u8], size: Size, look: &Look, into: &mut Vec<u8>) {
-    let (width, height) = (size.width as usize, size.height as usize);
-    into.clear();
-    for y in 0..height {
-        let from = if look.is_upside_down { height - 1 - y } else { y };
-        for x in 0..width {
-            let at = if look.is_mirrored { width - 1 - x } else { x };
-            let plain = pixel(rgb, (from * width + at) * 3);
-            let middle = i32::from(grey(plain));
-            into.extend(plain.map(|component| {
-                let coloured = middle + (component - middle) * look.saturation / 128;
-                let steep = (coloured - 128) * look.contrast / 128 + 128;
-                (steep + look.brightness).clamp(0, 255) as u8
-            }));
-        }
+fn by_pixel(line: &[u8], out: &mut [u8], component: impl Fn(Rgb) -> u8) {
+    for (out, one) in out.iter_mut().zip(line.as_chunks::<3>().0) {
+        *out = component([one[0].into(), one[1].into(), one[2].into()]);
+    }
+}
+
+fn yuyv(line: &[u8], out: &mut [u8]) {
+    for (two, out) in line.as_chunks::<6>().0.iter().zip(out.as_chunks_mut::<4>().0) {
+        let (left, right) = pixels_of(two);
+        let [u, v] = chroma(mean_of_two(left, right));
+        *out = [luma(left), u, luma(right), v];
+    }
+}
+
+fn chroma_of_two(upper: &[u8], lower: &[u8], out: &mut [u8]) {
+    let pairs = upper.as_chunks::<6>().0.iter().zip(lower.as_chunks::<6>().0);
+    for ((upper, lower), out) in pairs.zip(out.as_chunks_mut::<2>().0) {
+        let ([a, b], [c, d]) = (<[Rgb; 2]>::from(pixels_of(upper)), pixels_of(lower).into());
+        let mean = |n: usize| (a[n] + b[n] + c[n] + d[n] + 2) >> 2;
+        *out = chroma([mean(0), mean(1), mean(2)]);
     }
 }
 
@@ -111,16 +109,5 @@ mod tests {
         // BT.601 red: Y 81, Cb 90, Cr 240.
         assert_eq!((luma([255, 0, 0]), chroma([255, 0, 0])), (82, [90, 240]));
         assert_eq!(grey([255, 255, 255]), 255);
-    }
-
-    #[test]
-    fn a_plain_look_changes_nothing() {
-        let rgb: Vec<u8> = (0..2 * 2 * 3).map(|n| n * 20).collect();
-        let mut adjusted = Vec::new();
-        adjust(&rgb, Size::new(2, 2), &Look::PLAIN, &mut adjusted);
-        assert_eq!(adjusted, rgb);
-        let mirrored = Look { is_mirrored: true, ..Look::PLAIN };
-        adjust(&rgb, Size::new(2, 2), &mirrored, &mut adjusted);
-        assert_eq!(adjusted[..6], [60, 80, 100, 0, 20, 40]);
     }
 }

@@ -3,9 +3,12 @@
 
 use image::{ExtendedColorType, codecs::jpeg::JpegEncoder};
 
-use crate::format::{Format, PixelFormat, Size};
+use crate::{
+    format::{Format, PixelFormat, Size},
+    frame::Frame,
+};
 
-use super::{Drawn, Look, Source, Tick, convert};
+use super::{Drawn, Look, Source, Tick, convert, finished::Finished, look::Adjuster};
 
 /// Part of a picture, in pixels: `left..right`, `top..bottom`.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -21,6 +24,14 @@ pub struct Area {
 }
 
 impl Area {
+    /// Whether the two have a pixel in common.
+    pub(super) fn meets(&self, other: &Area) -> bool {
+        self.left < other.right
+            && other.left < self.right
+            && self.top < other.bottom
+            && other.top < self.bottom
+    }
+
     /// The pairs of pixels and lines that hold it, within a picture.
     fn widened(self, size: Size) -> Area {
         Area {
@@ -62,11 +73,21 @@ impl Picture {
     pub fn fill(&mut self, area: Area, colour: [u8; 3]) {
         let width = self.size.width as usize;
         let right = area.right.min(width);
-        for y in area.top..area.bottom.min(self.size.height as usize) {
-            if area.left < right {
-                let line = &mut self.rgb[(y * width + area.left) * 3..(y * width + right) * 3];
-                line.as_chunks_mut::<3>().0.fill(colour);
-            }
+        let bottom = area.bottom.min(self.size.height as usize);
+        if area.left < right && area.top < bottom {
+            let start = area.top * width;
+            let line = &mut self.rgb[(start + area.left) * 3..(start + right) * 3];
+            line.as_chunks_mut::<3>().0.fill(colour);
+            self.repeat_line(Area { right, bottom, ..area });
+        }
+    }
+
+    /// Makes all lines of an area as its first.
+    pub(super) fn repeat_line(&mut self, area: Area) {
+        let at = |y: usize| (y * self.size.width as usize + area.left) * 3;
+        let len = (area.right - area.left) * 3;
+        for y in area.top + 1..area.bottom {
+            self.rgb.copy_within(at(area.top)..at(area.top) + len, at(y));
         }
     }
 
@@ -110,21 +131,24 @@ pub struct Painted<P> {
     painter: P,
     format: Format,
     picture: Picture,
-    /// How the last frame looked; `None`: there was none.
-    look: Option<Look>,
+    /// How the last frame looked.
+    adjuster: Adjuster,
+    /// The picture as it looks, if not plain.
     adjusted: Vec<u8>,
+    finished: Finished,
 }
 
 impl<P: Painter> Painted<P> {
     /// Shows what `painter` paints.
     pub fn new(painter: P) -> Painted<P> {
-        let size = Size::new(2, 2);
+        let format = Format { pixels: PixelFormat::Grey, size: Size::new(2, 2) };
         Painted {
             painter,
-            format: Format { pixels: PixelFormat::Grey, size },
-            picture: Picture::new(size),
-            look: None,
+            format,
+            picture: Picture::new(format.size),
+            adjuster: Adjuster::new(Look::PLAIN),
             adjusted: Vec::new(),
+            finished: Finished::new(format),
         }
     }
 }
@@ -144,34 +168,62 @@ impl<P: Painter> Source for Painted<P> {
     fn start(&mut self, format: Format) -> Result<(), String> {
         self.format = format;
         self.picture = Picture::new(format.size);
-        self.look = None;
-        self.painter.start(&mut self.picture)
+        self.finished = Finished::new(format);
+        self.adjusted = Vec::new();
+        self.painter.start(&mut self.picture)?;
+        // Here, where no frame is late by it.
+        self.finish(Look::PLAIN, Changed::All)
     }
 
-    fn draw(&mut self, tick: &Tick, frame: &mut Vec<u8>) -> Result<Drawn, String> {
-        let Format { pixels, size } = self.format;
+    fn draw(&mut self, tick: &Tick, frame: &mut Frame<'_>) -> Result<Drawn, String> {
         let painted = self.painter.paint(tick, &mut self.picture)?;
-        let is_new_look = self.look.replace(tick.look) != Some(tick.look);
-        let is_unchanged = painted == Changed::Areas(Vec::new());
-        if is_unchanged && !is_new_look {
-            return Ok(Drawn::Frame);
+        self.finish(tick.look, painted)?;
+        self.finished.write(frame);
+        Ok(Drawn::Frame)
+    }
+}
+
+impl<P: Painter> Painted<P> {
+    /// Brings the finished frame up to date.
+    fn finish(&mut self, look: Look, painted: Changed) -> Result<(), String> {
+        let Format { pixels, size } = self.format;
+        let is_new_look = self.adjuster.look != look;
+        if is_new_look {
+            self.adjuster = Adjuster::new(look);
         }
-        let is_plain = tick.look == Look::PLAIN;
-        if !is_plain {
-            convert::adjust(&self.picture.rgb, size, &tick.look, &mut self.adjusted);
-        }
-        let rgb = if is_plain { &self.picture.rgb } else { &self.adjusted };
-        if pixels == PixelFormat::Mjpeg {
-            encode(rgb, size, frame)?;
-            return Ok(Drawn::Frame);
-        }
-        let areas = match painted {
-            Changed::Areas(areas) if is_plain && !is_new_look => areas,
+        let mut areas = match painted {
+            Changed::Areas(areas) if !is_new_look => areas,
             _ => vec![self.picture.all()],
         };
-        for area in areas {
-            convert::convert(rgb, size, area.widened(size), pixels, frame);
+        if areas.is_empty() {
+            return Ok(());
         }
-        Ok(Drawn::Frame)
+        let mut rgb = &self.picture.rgb;
+        if !self.adjuster.is_plain() {
+            self.adjusted.resize(rgb.len(), 0);
+            for area in &mut areas {
+                *area = self.adjuster.adjust(rgb, size, *area, &mut self.adjusted);
+            }
+            rgb = &self.adjusted;
+        }
+        if pixels == PixelFormat::Mjpeg {
+            return encode(rgb, size, self.finished.bytes_mut());
+        }
+        for area in &mut areas {
+            *area = area.widened(size);
+            convert::convert(rgb, size, *area, pixels, self.finished.bytes_mut());
+        }
+        // Lines of several areas are looked at once.
+        areas.sort_by_key(|area| area.top);
+        for areas in areas.chunk_by(|one, next| next.top <= one.bottom) {
+            let top = areas[0].top;
+            let bottom = areas.iter().map(|area| area.bottom).max().unwrap_or(top);
+            self.finished.changed(top..bottom);
+            if pixels == PixelFormat::Nv12 {
+                let chroma = size.height as usize;
+                self.finished.changed(chroma + top / 2..chroma + bottom / 2);
+            }
+        }
+        Ok(())
     }
 }

@@ -35,26 +35,32 @@ const BARS: [[u8; 3]; 8] = [
     [0, 0, 0],
 ];
 
+/// Pixels of noise that frames are made of.
+const NOISE: usize = 1 << 16;
+
 const BACKGROUND: [u8; 3] = [0, 0, 96];
 
 /// The painter of patterns.
-#[derive(Clone, Copy, Debug)]
+#[derive(Clone, Debug)]
 pub struct Patterns {
     /// What is painted.
     pub pattern: Pattern,
     /// The colour of [`Pattern::Solid`].
     pub colour: [u8; 3],
-    /// Whether the number and the time of the frame are burnt in.
-    pub has_clock: bool,
+    /// The number and the time of the frame, if they are burnt in.
+    clock: Option<Clock>,
     /// What noise is drawn from.
     pub seed: u64,
+    /// Lines of noise.
+    noise: Vec<u8>,
     last_box: Option<Area>,
 }
 
 impl Patterns {
-    /// A painter.
+    /// A painter; `has_clock`: with the number and the time of the frame burnt in.
     pub fn new(pattern: Pattern, colour: [u8; 3], has_clock: bool, seed: u64) -> Patterns {
-        Patterns { pattern, colour, has_clock, seed, last_box: None }
+        let clock = has_clock.then(Clock::default);
+        Patterns { pattern, colour, clock, seed, noise: Vec::new(), last_box: None }
     }
 
     /// Where the box is in a frame: back and forth, across and down.
@@ -76,6 +82,7 @@ impl Painter for Patterns {
         let size = picture.size();
         let (width, height) = (size.width as usize, size.height as usize);
         self.last_box = None;
+        self.clock.iter_mut().for_each(Clock::forget);
         match self.pattern {
             Pattern::Bars => picture.paint(|x, _| BARS[x * 8 / width]),
             Pattern::Gradient => {
@@ -83,7 +90,7 @@ impl Painter for Patterns {
             }
             Pattern::Solid => picture.fill(picture.all(), self.colour),
             Pattern::Box => picture.fill(picture.all(), BACKGROUND),
-            Pattern::Noise => {}
+            Pattern::Noise => self.noise = noise(Dice(self.seed), NOISE),
         }
         Ok(())
     }
@@ -92,7 +99,14 @@ impl Painter for Patterns {
         let mut areas = Vec::new();
         match self.pattern {
             Pattern::Noise => {
-                noise(Dice(self.seed ^ u64::from(tick.sequence) << 32), picture.bytes_mut());
+                // Each line is some piece of what there is, another in each frame.
+                let mut dice = Dice(self.seed ^ u64::from(tick.sequence) << 32);
+                let line = picture.size().width as usize * 3;
+                for line in picture.bytes_mut().chunks_exact_mut(line) {
+                    let start = dice.next() as usize % (NOISE - line.len() / 3) * 3;
+                    line.copy_from_slice(&self.noise[start..start + line.len()]);
+                }
+                self.clock.iter_mut().for_each(Clock::forget);
                 areas.push(picture.all());
             }
             Pattern::Box => {
@@ -103,12 +117,16 @@ impl Painter for Patterns {
                 let now = Patterns::box_at(tick.sequence, picture);
                 picture.fill(now, [255; 3]);
                 areas.push(now);
+                let clock = Clock::area(picture);
+                if now.meets(&clock) || self.last_box.is_some_and(|last| last.meets(&clock)) {
+                    self.clock.iter_mut().for_each(Clock::forget);
+                }
                 self.last_box = Some(now);
             }
             Pattern::Bars | Pattern::Gradient | Pattern::Solid => {}
         }
-        if self.has_clock {
-            areas.push(Clock::paint(tick, picture));
+        if let Some(clock) = &mut self.clock {
+            areas.extend(clock.paint(tick, picture));
         }
         Ok(Changed::Areas(areas))
     }
@@ -118,11 +136,8 @@ fn scaled(at: usize, count: usize) -> u8 {
     (255 * at / (count - 1).max(1)) as u8
 }
 
-fn noise(mut dice: Dice, rgb: &mut [u8]) {
-    for eight in rgb.chunks_mut(3 * 8) {
-        for (pixel, grey) in eight.as_chunks_mut::<3>().0.iter_mut().zip(dice.next().to_le_bytes())
-        {
-            *pixel = [grey; 3];
-        }
-    }
+/// So many grey pixels of noise.
+fn noise(mut dice: Dice, count: usize) -> Vec<u8> {
+    let greys = std::iter::repeat_with(|| dice.next().to_le_bytes()).flatten();
+    greys.take(count).flat_map(|grey| [grey; 3]).collect()
 }

@@ -14,7 +14,7 @@ use super::{
 #[derive(Clone, Debug)]
 pub struct Pictures {
     files: Vec<PathBuf>,
-    has_clock: bool,
+    clock: Option<Clock>,
     shown: Option<usize>,
 }
 
@@ -41,7 +41,7 @@ impl Pictures {
             let reader = open(file)?;
             reader.into_dimensions().map_err(|error| named(file, error))?;
         }
-        Ok(Pictures { files, has_clock, shown: None })
+        Ok(Pictures { files, clock: has_clock.then(Clock::default), shown: None })
     }
 }
 
@@ -58,6 +58,7 @@ fn open(path: &Path) -> Result<ImageReader<std::io::BufReader<std::fs::File>>, S
 impl Painter for Pictures {
     fn start(&mut self, _picture: &mut Picture) -> Result<(), String> {
         self.shown = None;
+        self.clock.iter_mut().for_each(Clock::forget);
         Ok(())
     }
 
@@ -75,10 +76,11 @@ impl Painter for Pictures {
                 decoded.resize_exact(size.width, size.height, FilterType::Triangle).into_rgb8()
             };
             picture.bytes_mut().copy_from_slice(rgb.as_raw());
+            self.clock.iter_mut().for_each(Clock::forget);
         }
         let mut areas = Vec::new();
-        if self.has_clock {
-            areas.push(Clock::paint(tick, picture));
+        if let Some(clock) = &mut self.clock {
+            areas.extend(clock.paint(tick, picture));
         }
         Ok(if is_new { Changed::All } else { Changed::Areas(areas) })
     }

@@ -7,9 +7,10 @@ use std::{
     os::unix::fs::FileTypeExt,
     path::PathBuf,
     sync::mpsc::{Receiver, RecvTimeoutError, SyncSender, sync_channel},
+    time::Duration,
 };
 
-use crate::format::Format;
+use crate::{format::Format, frame::Frame};
 
 use super::{Drawn, Source, Tick};
 
@@ -52,14 +53,27 @@ impl Source for Raw {
         Ok(())
     }
 
-    fn draw(&mut self, tick: &Tick, frame: &mut Vec<u8>) -> Result<Drawn, String> {
-        let Some(frames) = &self.frames else { return Ok(Drawn::Nothing) };
-        let ended = match frames.recv_timeout(tick.patience) {
-            Ok(Ok(next)) => {
-                *frame = next;
-                return Ok(Drawn::Frame);
-            }
-            Err(RecvTimeoutError::Timeout) => return Ok(Drawn::Nothing),
+    fn draw(&mut self, tick: &Tick, frame: &mut Frame<'_>) -> Result<Drawn, String> {
+        let next = self.next(tick.patience)?;
+        if let Some(next) = &next {
+            frame.write(0, next);
+        }
+        Ok(if next.is_some() { Drawn::Frame } else { Drawn::Nothing })
+    }
+
+    fn skip(&mut self, tick: &Tick) -> Result<Drawn, String> {
+        let next = self.next(tick.patience)?;
+        Ok(if next.is_some() { Drawn::Frame } else { Drawn::Nothing })
+    }
+}
+
+impl Raw {
+    /// The next frame, if it comes in time.
+    fn next(&mut self, patience: Duration) -> Result<Option<Vec<u8>>, String> {
+        let Some(frames) = &self.frames else { return Ok(None) };
+        let ended = match frames.recv_timeout(patience) {
+            Ok(Ok(next)) => return Ok(Some(next)),
+            Err(RecvTimeoutError::Timeout) => return Ok(None),
             Ok(Err(error)) => format!("{}: {error}", self.path.display()),
             Err(RecvTimeoutError::Disconnected) => format!("{}: ended", self.path.display()),
         };
