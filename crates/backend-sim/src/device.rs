@@ -7,8 +7,8 @@ use std::{
 };
 
 use devmap_driver::{
-    Device, Errno, Fault, Ioctl, Memory, NewArea, NewPage, Open, Plan, PollEvents, PollTable,
-    SeekFrom, Source, Supply, Transfer,
+    Device, Errno, Fault, Fsync, Ioctl, Kind, Memory, NewArea, NewPage, Open, Plan, PollEvents,
+    PollTable, SeekFrom, Source, Store, Supply, Transfer,
 };
 use devmap_mm::{Content, Layout, Supplied};
 
@@ -17,12 +17,17 @@ use crate::{Failures, PageFrame, SimMemory, SimPlatform, SimQueue};
 /// A driver, without its type.
 pub(crate) trait Driver: Send + Sync {
     fn open(&self, open: &Open) -> Result<Arc<dyn Opened>, Errno>;
+    fn kind(&self) -> Kind;
+    fn store(&self) -> Store;
+    fn write_back(&self, offset: u64, bytes: &[u8]) -> Result<(), Errno>;
+    fn truncate(&self, size: u64) -> Result<(), Errno>;
 }
 
 /// An open file of a driver, without its type.
 pub(crate) trait Opened: Send + Sync {
     fn mmap(&self, area: &NewArea) -> Result<Plan<SimMemory>, Errno>;
     fn fault(&self, fault: &Fault, page: &mut dyn NewPage) -> Result<Supply<SimMemory>, Errno>;
+    fn fsync(&self, what: Fsync) -> Result<(), Errno>;
     fn read(&self, transfer: &Transfer<'_>) -> Result<usize, Errno>;
     fn write(&self, transfer: &Transfer<'_>) -> Result<usize, Errno>;
     fn llseek(&self, to: SeekFrom) -> Result<u64, Errno>;
@@ -42,6 +47,22 @@ impl<D: Device<SimPlatform>> Driver for Typed<D> {
         let file = self.0.open(open)?;
         Ok(Arc::new(TypedFile { device: self.0.clone(), file }))
     }
+
+    fn kind(&self) -> Kind {
+        self.0.metadata().kind
+    }
+
+    fn store(&self) -> Store {
+        self.0.store()
+    }
+
+    fn write_back(&self, offset: u64, bytes: &[u8]) -> Result<(), Errno> {
+        self.0.write_back(offset, bytes)
+    }
+
+    fn truncate(&self, size: u64) -> Result<(), Errno> {
+        self.0.truncate(size)
+    }
 }
 
 /// Any wake may change what a queue's driver says, so nothing has to be kept of it.
@@ -58,6 +79,10 @@ impl<D: Device<SimPlatform>> Opened for TypedFile<D> {
 
     fn fault(&self, fault: &Fault, page: &mut dyn NewPage) -> Result<Supply<SimMemory>, Errno> {
         self.device.fault(&self.file, fault, page)
+    }
+
+    fn fsync(&self, what: Fsync) -> Result<(), Errno> {
+        self.device.fsync(&self.file, what)
     }
 
     fn read(&self, transfer: &Transfer<'_>) -> Result<usize, Errno> {
@@ -86,14 +111,33 @@ fn guarded<T>(method: impl FnOnce() -> Result<T, Errno>) -> Result<T, Errno> {
     catch_unwind(AssertUnwindSafe(method)).unwrap_or(Err(Errno::EIO))
 }
 
+/// Where the dirty pages of a device with a store go.
+pub(crate) struct DeviceStore {
+    pub driver: Arc<dyn Driver>,
+    pub failures: Failures,
+}
+
+impl devmap_mm::Store for DeviceStore {
+    fn write_back(&self, offset: u64, bytes: &[u8]) -> Result<(), Errno> {
+        if self.failures.write_backs().happens() {
+            return Err(Errno::EIO);
+        }
+        guarded(|| self.driver.write_back(offset, bytes))
+    }
+}
+
 /// What the engine asks of an open file.
 pub(crate) struct DeviceContent {
+    pub driver: Arc<dyn Driver>,
     pub file: Arc<dyn Opened>,
     pub failures: Failures,
 }
 
 impl Content<PageFrame> for DeviceContent {
     fn mmap(&self, area: &NewArea) -> Result<Layout<PageFrame>, Errno> {
+        if let Kind::Regular { .. } = self.driver.kind() {
+            return Ok(Layout::fault_all());
+        }
         let plan = guarded(|| self.file.mmap(area))?;
         if let Err(error) = plan.validate(area, Memory::pages) {
             eprintln!("the driver's plan {error}");
@@ -120,5 +164,16 @@ impl Content<PageFrame> for DeviceContent {
                 frame.cloned().map(Supplied::Frame).ok_or(Errno::EIO)
             }
         }
+    }
+
+    fn size(&self) -> Option<u64> {
+        match guarded(|| Ok(self.driver.kind())) {
+            Ok(Kind::Regular { size }) => Some(size),
+            _ => None,
+        }
+    }
+
+    fn fsync(&self, what: Fsync) -> Result<(), Errno> {
+        guarded(|| self.file.fsync(what))
     }
 }

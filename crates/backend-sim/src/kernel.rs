@@ -6,12 +6,12 @@ use std::{
     sync::{Arc, Mutex, MutexGuard, PoisonError},
 };
 
-use devmap_driver::{Device, Errno, Kind, PageSize};
+use devmap_driver::{Device, Errno, Kind, PageSize, Store};
 use devmap_mm::{Engine, File, FileMode, Limits, ObjectSpec};
 
 use crate::{
     Failures, Machine, MemoryFile, PageFrame, Process, SimPlatform,
-    device::{Driver, Typed},
+    device::{DeviceStore, Driver, Typed},
 };
 
 /// A kernel for tests. Clones are the same. It needs no privileges and no clock, and does
@@ -93,15 +93,17 @@ impl MockKernel {
             Kind::Regular { size } => Some(size),
             Kind::Character(_) => None,
         };
-        let (device, inode) = (What::Device(Arc::new(Typed(Arc::new(device)))), self.next_inode());
-        let spec = ObjectSpec {
-            name: path.into(),
-            device: (0, 5),
-            inode,
-            size,
-            store: None,
-            refillable: true,
+        let driver: Arc<dyn Driver> = Arc::new(Typed(Arc::new(device)));
+        let store = match driver.store() {
+            Store::Home => None,
+            Store::Device => {
+                let (driver, failures) = (driver.clone(), self.0.failures.clone());
+                Some(Box::new(DeviceStore { driver, failures }) as Box<dyn devmap_mm::Store>)
+            }
         };
+        let (device, inode) = (What::Device(driver), self.next_inode());
+        let spec =
+            ObjectSpec { name: path.into(), device: (0, 5), inode, size, store, refillable: true };
         self.put(path, spec, device);
     }
 

@@ -4,7 +4,7 @@
 use devmap_driver::{Errno, Protection};
 use devmap_mm::{Advice, MapRequest, RemapRequest, SyncFlags};
 
-use crate::{Descriptor, PageFrame, Process};
+use crate::{PageFrame, Process};
 
 impl Process {
     /// `mmap(2)` of anonymous memory, as the request says.
@@ -61,14 +61,5 @@ impl Process {
     /// As [`devmap_mm::Engine::resident`].
     pub fn mincore(&self, address: u64, len: u64) -> Result<Vec<bool>, Errno> {
         self.kernel().engine().resident(self.space(), address, len)
-    }
-
-    /// `ftruncate(2)` of a regular file, or a device that is one.
-    ///
-    /// # Errors
-    /// `EBADF`; as [`devmap_mm::Engine::truncate`].
-    pub fn ftruncate(&self, descriptor: Descriptor, len: u64) -> Result<(), Errno> {
-        let object = self.object(descriptor)?;
-        self.kernel().engine().truncate(object, len)
     }
 }

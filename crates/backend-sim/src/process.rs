@@ -11,14 +11,14 @@ use std::{
 };
 
 use devmap_driver::{
-    Caller, Command, Errno, Ioctl, Open, OpenFlags, PollEvents, SeekFrom, Sharing, Transfer,
-    UserSlice, WaitQueue,
+    Caller, Command, Errno, Fsync, Ioctl, Kind, Open, OpenFlags, PollEvents, SeekFrom, Sharing,
+    Transfer, UserSlice, WaitQueue,
 };
-use devmap_mm::{Fatal, File, FileMode, MapRequest, ObjectId, SpaceId};
+use devmap_mm::{Fatal, File, FileMode, MapRequest, SpaceId};
 
 use crate::{
     MockKernel, PageFrame,
-    device::{DeviceContent, Opened},
+    device::{DeviceContent, Driver, Opened},
     kernel::What,
 };
 
@@ -38,10 +38,18 @@ struct OpenFile {
     kernel: MockKernel,
     flags: OpenFlags,
     position: AtomicU64,
-    /// `None`: a regular file, which is only mapped here.
-    device: Option<Arc<dyn Opened>>,
+    /// `None`: a file in memory, which is only mapped here.
+    device: Option<(Arc<dyn Driver>, Arc<dyn Opened>)>,
     /// What areas hold of it; taken when it is closed.
     mapped: Option<Arc<File<PageFrame>>>,
+}
+
+impl OpenFile {
+    /// What is cached of it, if it is a device that is a regular file.
+    fn regular(&self) -> Option<&Arc<File<PageFrame>>> {
+        let (driver, _) = self.device.as_ref()?;
+        matches!(driver.kind(), Kind::Regular { .. }).then_some(self.mapped.as_ref()).flatten()
+    }
 }
 
 impl Drop for OpenFile {
@@ -112,12 +120,6 @@ impl Process {
         &self.kernel
     }
 
-    /// What an open file maps.
-    pub(crate) fn object(&self, descriptor: Descriptor) -> Result<ObjectId, Errno> {
-        let file = self.file(descriptor)?;
-        file.mapped.as_ref().map(|file| file.object()).ok_or(Errno::EBADF)
-    }
-
     fn files(&self) -> MutexGuard<'_, BTreeMap<Descriptor, Arc<OpenFile>>> {
         self.files.lock().unwrap_or_else(PoisonError::into_inner)
     }
@@ -128,7 +130,8 @@ impl Process {
 
     fn device(&self, descriptor: Descriptor) -> Result<(OpenFlags, Arc<dyn Opened>), Errno> {
         let file = self.file(descriptor)?;
-        Ok((file.flags, file.device.clone().ok_or(Errno::EINVAL)?))
+        let (_, device) = file.device.clone().ok_or(Errno::EINVAL)?;
+        Ok((file.flags, device))
     }
 
     /// `open(2)` with `O_RDWR`.
@@ -151,8 +154,9 @@ impl Process {
             What::Device(driver) => {
                 let file = seen(driver.open(&Open { flags, pid: self.space.0 + 1 }))?;
                 let failures = self.kernel.failures().clone();
-                let content = DeviceContent { file: file.clone(), failures };
-                (Some(file), Box::new(content))
+                let content =
+                    DeviceContent { driver: driver.clone(), file: file.clone(), failures };
+                (Some((driver, file)), Box::new(content))
             }
             What::File(file) => (None, Box::new(file)),
         };
@@ -265,6 +269,13 @@ impl Process {
     /// # Errors
     /// `EBADF`; what the driver answers, `EINTR` for a wait that was ended.
     pub fn read(&self, descriptor: Descriptor, into: &mut [u8]) -> Result<usize, Errno> {
+        let file = self.file(descriptor)?;
+        if let Some(mapped) = file.regular() {
+            let position = file.position.load(Ordering::Relaxed);
+            let count = self.kernel.engine().read(mapped, position, into)?;
+            file.position.store(position + count as u64, Ordering::Relaxed);
+            return Ok(count);
+        }
         self.transfer(descriptor, into, |device, transfer| device.read(transfer))
     }
 
@@ -273,7 +284,42 @@ impl Process {
     /// # Errors
     /// `EBADF`; what the driver answers, `EINTR` for a wait that was ended.
     pub fn write(&self, descriptor: Descriptor, from: &[u8]) -> Result<usize, Errno> {
-        self.transfer(descriptor, &mut from.to_vec(), |device, transfer| device.write(transfer))
+        let file = self.file(descriptor)?;
+        let position = file.position.load(Ordering::Relaxed);
+        let write = |device: &dyn Opened, transfer: &Transfer<'_>| device.write(transfer);
+        let count = self.transfer(descriptor, &mut from.to_vec(), write)?;
+        if let Some(mapped) = file.regular() {
+            let written = from.get(..count).ok_or(Errno::EIO)?;
+            self.kernel.engine().written(mapped.object(), position, written);
+        }
+        Ok(count)
+    }
+
+    /// `fsync(2)` and `fdatasync(2)`.
+    ///
+    /// # Errors
+    /// `EBADF`; as [`devmap_mm::Engine::fsync`].
+    pub fn fsync(&self, descriptor: Descriptor, what: Fsync) -> Result<(), Errno> {
+        let file = self.file(descriptor)?;
+        let mapped = file.mapped.as_ref().ok_or(Errno::EBADF)?;
+        self.kernel.engine().fsync(mapped, what)
+    }
+
+    /// `ftruncate(2)`.
+    ///
+    /// # Errors
+    /// `EBADF`; `EINVAL`: no regular file, or not opened for writing; what the driver answers.
+    pub fn ftruncate(&self, descriptor: Descriptor, size: u64) -> Result<(), Errno> {
+        let file = self.file(descriptor)?;
+        let mapped = file.mapped.as_ref().ok_or(Errno::EBADF)?;
+        if !file.flags.write {
+            return Err(Errno::EINVAL);
+        }
+        if let Some((driver, _)) = &file.device {
+            file.regular().ok_or(Errno::EINVAL)?;
+            driver.truncate(size)?;
+        }
+        self.kernel.engine().truncate(mapped.object(), size)
     }
 
     fn transfer(
@@ -283,7 +329,7 @@ impl Process {
         method: impl FnOnce(&dyn Opened, &Transfer<'_>) -> Result<usize, Errno>,
     ) -> Result<usize, Errno> {
         let file = self.file(descriptor)?;
-        let device = file.device.as_ref().ok_or(Errno::EINVAL)?;
+        let (_, device) = file.device.as_ref().ok_or(Errno::EINVAL)?;
         let len = buffer.len();
         let call = Call { process: self, flags: file.flags, buffer: RefCell::new(buffer) };
         let user = UserSlice::new(&call, BUFFER, len)?;
@@ -299,8 +345,11 @@ impl Process {
     /// `EBADF`; what the driver answers.
     pub fn seek(&self, descriptor: Descriptor, to: i64) -> Result<u64, Errno> {
         let file = self.file(descriptor)?;
-        let device = file.device.as_ref().ok_or(Errno::ESPIPE)?;
-        let position = seen(device.llseek(SeekFrom::Start(to)))?;
+        let (_, device) = file.device.as_ref().ok_or(Errno::ESPIPE)?;
+        let position = match file.regular() {
+            Some(_) => u64::try_from(to).map_err(|_| Errno::EINVAL)?,
+            None => seen(device.llseek(SeekFrom::Start(to)))?,
+        };
         file.position.store(position, Ordering::Relaxed);
         Ok(position)
     }

@@ -6,11 +6,14 @@ use alloc::{
     vec,
     vec::Vec,
 };
-use core::ops::Range;
+use core::{ops::Range, sync::atomic::Ordering};
 
 use devmap_driver::Errno;
 
-use crate::{Engine, Entry, Flags, Frame, Mmu, ObjectId, PageId, SpaceId, Table, page::Kind};
+use crate::{
+    Engine, Entry, File, Flags, Frame, Mmu, ObjectId, PageId, SpaceId, Table, object::Failed,
+    page::Kind,
+};
 
 pub(crate) struct Cache {
     /// In order of objects, and of pages within each.
@@ -67,7 +70,7 @@ impl<M: Mmu> Engine<M> {
         }
     }
 
-    fn cached_in(&self, object: ObjectId, pages: Range<u64>) -> Vec<(u64, PageId)> {
+    pub(crate) fn cached_in(&self, object: ObjectId, pages: Range<u64>) -> Vec<(u64, PageId)> {
         let range = (object, pages.start)..(object, pages.end);
         self.cache.pages.range(range).map(|(key, page)| (key.1, *page)).collect()
     }
@@ -76,7 +79,8 @@ impl<M: Mmu> Engine<M> {
     /// Goes on after an error.
     ///
     /// # Errors
-    /// The first of the store's; those pages stay dirty.
+    /// The first of the store's; those pages stay dirty. Open files are told by
+    /// [`Engine::check_failed`].
     pub(crate) fn write_back(&mut self, object: ObjectId, pages: Range<u64>) -> Result<(), Errno> {
         let mut result = Ok(());
         for (index, page) in self.cached_in(object, pages) {
@@ -102,10 +106,23 @@ impl<M: Mmu> Engine<M> {
             .store
             .as_ref()
             .map_or(Ok(()), |store| store.write_back(index * page_bytes, &bytes));
-        if result.is_err() {
+        if let Err(errno) = result {
             self.pages.get_mut(page.0).dirty = true;
+            let failed = &mut self.objects.get_mut(object.0).failed;
+            *failed = Failed { count: failed.count.wrapping_add(1), errno, told: false };
         }
         result
+    }
+
+    /// Whether a write-back of the object failed that the file was not told of
+    /// (`file_check_and_advance_wb_err`).
+    pub(crate) fn check_failed(&mut self, file: &File<M::Frame>) -> Result<(), Errno> {
+        let failed = &mut self.objects.get_mut(file.object.0).failed;
+        if file.told.swap(failed.count, Ordering::Relaxed) == failed.count {
+            return Ok(());
+        }
+        failed.told = true;
+        Err(failed.errno)
     }
 
     /// Unmaps a page everywhere (`try_to_unmap`).

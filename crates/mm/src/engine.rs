@@ -10,7 +10,7 @@ use crate::{
     Table,
     area::Anon,
     cache::Cache,
-    object::Object,
+    object::{Failed, Object},
     page::{Kind, Page},
     slab::Slab,
 };
@@ -138,7 +138,8 @@ impl<M: Mmu> Engine<M> {
         mode: FileMode,
         content: Option<Box<dyn Content<M::Frame>>>,
     ) -> Arc<File<M::Frame>> {
-        let object = Object { spec, opens: Arc::new(()), maps: Arc::new(()) };
+        let (opens, maps) = (Arc::new(()), Arc::new(()));
+        let object = Object { spec, failed: Failed::NONE, opens, maps };
         let object = ObjectId(self.objects.insert(object));
         self.open(object, mode, content)
     }
@@ -150,8 +151,9 @@ impl<M: Mmu> Engine<M> {
         mode: FileMode,
         content: Option<Box<dyn Content<M::Frame>>>,
     ) -> Arc<File<M::Frame>> {
-        let _count = self.objects.get(object.0).opens.clone();
-        Arc::new(File { object, mode, content, _count })
+        let state = self.objects.get(object.0);
+        let (told, _count) = (state.failed.sample(), state.opens.clone());
+        Arc::new(File { object, mode, content, told, _count })
     }
 
     /// Gives a reference to an open file back: the last close of a descriptor. The file
@@ -162,8 +164,8 @@ impl<M: Mmu> Engine<M> {
         self.reap(object);
     }
 
-    /// Drops an object that nothing refers to, and the pages of one that is not mapped
-    /// any more and can be filled again.
+    /// Drops an object that nothing refers to. Of one that is not mapped any more dirty
+    /// pages are written back, or without a store all dropped if they can be filled again.
     pub(crate) fn reap(&mut self, id: ObjectId) {
         let object = self.objects.get(id.0);
         let is_open = Arc::strong_count(&object.opens) > 1;
@@ -171,14 +173,15 @@ impl<M: Mmu> Engine<M> {
         if is_mapped {
             return;
         }
+        let (refillable, has_store) = (object.spec.refillable, object.spec.store.is_some());
+        if has_store {
+            // What fails is told to the files that are open; if none is, to nobody.
+            let _ = self.write_back(id, 0..u64::MAX);
+        }
         if !is_open {
-            if object.spec.store.is_some() {
-                // Nobody is left to tell of an error, as at the last close of a file.
-                let _ = self.write_back(id, 0..u64::MAX);
-            }
             self.forget(id, 0..u64::MAX);
             self.objects.remove(id.0);
-        } else if object.spec.refillable && object.spec.store.is_none() {
+        } else if refillable && !has_store {
             self.forget(id, 0..u64::MAX);
         }
     }

@@ -2,9 +2,9 @@
 //! pages, which are in `cache`.
 
 use alloc::{boxed::Box, string::String, sync::Arc, vec::Vec};
-use core::ops::Range;
+use core::{ops::Range, sync::atomic::AtomicU32};
 
-use devmap_driver::{AreaFlags, Errno, Fault, NewArea, NewPage};
+use devmap_driver::{AreaFlags, Errno, Fault, Fsync, NewArea, NewPage};
 
 /// The number of an object in its engine.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
@@ -33,6 +33,8 @@ pub struct File<F> {
     pub(crate) mode: FileMode,
     /// `None`: pages begin as zeros, and the cache is their only home (`shmem`).
     pub(crate) content: Option<Box<dyn Content<F>>>,
+    /// How many of the object's failed write-backs it has been told of (`f_wb_err`).
+    pub(crate) told: AtomicU32,
     /// Counts the open files of the object.
     pub(crate) _count: Arc<()>,
 }
@@ -62,6 +64,20 @@ pub trait Content<F>: Send + Sync {
     /// # Errors
     /// `ENOMEM`: out of memory. Any other: `SIGBUS`.
     fn fault(&self, fault: &Fault, page: &mut dyn NewPage) -> Result<Supplied<F>, Errno>;
+
+    /// The object's length in bytes now, where that changes by itself; `None`: it is what
+    /// the engine knows.
+    fn size(&self) -> Option<u64> {
+        None
+    }
+
+    /// `->fsync`: makes durable what was written back.
+    ///
+    /// # Errors
+    /// `fsync` and `msync` fail with it.
+    fn fsync(&self, _what: Fsync) -> Result<(), Errno> {
+        Ok(())
+    }
 }
 
 /// How an area is filled.
@@ -94,7 +110,7 @@ pub trait Store: Send + Sync {
     /// end of the object.
     ///
     /// # Errors
-    /// The page stays dirty, and `msync` fails with it.
+    /// The page stays dirty, and the next `msync` or `fsync` of each open file fails with it.
     fn write_back(&self, offset: u64, bytes: &[u8]) -> Result<(), Errno>;
 }
 
@@ -129,9 +145,32 @@ impl ObjectSpec {
     }
 }
 
+/// Failed write-backs of an object (`errseq_t`): each open file is told once of those since
+/// it was told last.
+#[derive(Clone, Copy)]
+pub(crate) struct Failed {
+    /// How many there were.
+    pub count: u32,
+    /// The last.
+    pub errno: Errno,
+    /// Some file was told of it. If not, files that are opened later are.
+    pub told: bool,
+}
+
+impl Failed {
+    pub const NONE: Failed = Failed { count: 0, errno: Errno::EIO, told: true };
+
+    /// What a file that is opened now knows of already (`errseq_sample`).
+    pub fn sample(self) -> AtomicU32 {
+        AtomicU32::new(if self.told { self.count } else { 0 })
+    }
+}
+
 /// An object (`struct inode` with its `address_space`).
 pub(crate) struct Object {
     pub spec: ObjectSpec,
+    /// Failed write-backs, if there were any.
+    pub failed: Failed,
     /// Cloned into every open file.
     pub opens: Arc<()>,
     /// Cloned into every area.

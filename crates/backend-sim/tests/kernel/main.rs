@@ -1,6 +1,7 @@
 //! Drivers and files under the simulated kernel: both methods of mapping, waiting and
 //! signals, write-back and eviction, and every failure that can be asked for.
 
+mod files;
 mod memory;
 mod stress;
 

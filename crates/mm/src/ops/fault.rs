@@ -263,6 +263,7 @@ impl<M: Mmu> Engine<M> {
         access: Access,
     ) -> Result<PageId, Fatal> {
         let object = file.object;
+        self.refresh_size(file);
         if self.object_pages(object).is_some_and(|pages| index >= pages) {
             return Err(Fatal::Bus);
         }

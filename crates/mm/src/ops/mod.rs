@@ -3,6 +3,7 @@
 
 pub(crate) mod advise;
 pub(crate) mod fault;
+mod file;
 mod fork;
 pub(crate) mod lock;
 pub(crate) mod map;

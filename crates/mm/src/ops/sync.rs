@@ -1,10 +1,11 @@
-//! `msync(2)`, and `fsync(2)` of an object.
+//! `msync(2)`, and `fsync(2)`.
 
+use alloc::sync::Arc;
 use core::ops::Range;
 
-use devmap_driver::Errno;
+use devmap_driver::{Errno, Fsync};
 
-use crate::{Engine, Flags, Mmu, ObjectId, SpaceId};
+use crate::{Engine, File, Flags, Mmu, ObjectId, SpaceId};
 
 /// `MS_ASYNC`, `MS_SYNC`, `MS_INVALIDATE`.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -24,7 +25,7 @@ impl<M: Mmu> Engine<M> {
     /// # Errors
     /// `EINVAL`: the address is no multiple of a page, or both now and later. `ENOMEM`:
     /// a part of the range is not mapped; the rest is written. `EBUSY`: to invalidate
-    /// locked memory. What the store answers.
+    /// locked memory. As [`Engine::fsync`].
     pub fn sync(
         &mut self,
         space: SpaceId,
@@ -58,14 +59,38 @@ impl<M: Mmu> Engine<M> {
             {
                 let first = area.page_offset_at(at, self.page_size());
                 let pages = first..first + self.page_size().page_of(to - at);
-                self.write_back(file.object, pages)?;
+                let file = file.clone();
+                self.fsync_range(&file, pages, Fsync::Data)?;
             }
             at = to;
         }
         result
     }
 
-    /// `fsync(2)`: writes an object's dirty pages back, in order.
+    /// `fsync(2)` and `fdatasync(2)`: writes the dirty pages of the file's object back, in
+    /// order, and makes them durable.
+    ///
+    /// # Errors
+    /// Of write-backs since the file was told last; what its content answers.
+    pub fn fsync(&mut self, file: &Arc<File<M::Frame>>, what: Fsync) -> Result<(), Errno> {
+        self.fsync_range(file, 0..u64::MAX, what)
+    }
+
+    /// `vfs_fsync_range`.
+    fn fsync_range(
+        &mut self,
+        file: &Arc<File<M::Frame>>,
+        pages: Range<u64>,
+        what: Fsync,
+    ) -> Result<(), Errno> {
+        self.refresh_size(file);
+        // The object keeps count of what failed, for all of its files.
+        let _ = self.write_back(file.object, pages);
+        let synced = file.content.as_ref().map_or(Ok(()), |content| content.fsync(what));
+        self.check_failed(file).and(synced)
+    }
+
+    /// Writes an object's dirty pages back, in order (`filemap_write_and_wait`).
     ///
     /// # Errors
     /// What the store answers; those pages stay dirty.

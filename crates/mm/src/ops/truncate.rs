@@ -4,7 +4,7 @@ use core::ops::Range;
 
 use devmap_driver::Errno;
 
-use crate::{Area, Engine, Frame, Mmu, ObjectId, SpaceId, page::Kind};
+use crate::{Area, Engine, File, Frame, Mmu, ObjectId, SpaceId, page::Kind};
 
 impl<M: Mmu> Engine<M> {
     /// The length of an object in bytes; `None`: only its driver knows.
@@ -37,6 +37,15 @@ impl<M: Mmu> Engine<M> {
             self.pages.get(last.0).frame.write(used as usize, &zeros);
         }
         Ok(())
+    }
+
+    /// Takes notice of a length that has changed by itself, as by `ftruncate`.
+    pub(crate) fn refresh_size(&mut self, file: &File<M::Frame>) {
+        let size = file.content.as_ref().and_then(|content| content.size());
+        if let Some(size) = size.filter(|size| self.size(file.object) != Some(*size)) {
+            // Only lengths that no file has are refused, and then it stays what it was.
+            let _ = self.truncate(file.object, size);
+        }
     }
 
     /// `fallocate(FALLOC_FL_PUNCH_HOLE)` of whole pages: they are zeros again. Private
