@@ -129,6 +129,11 @@ impl Devfs {
         opened
     }
 
+    /// The device whose pages a node's maps show.
+    pub(crate) fn mapped_device(&self, node: u64) -> Option<u64> {
+        self.nodes.mapped_device(node)
+    }
+
     /// Whether a node is the file of a device's faulted pages.
     pub(crate) fn is_backing(&self, node: u64) -> bool {
         self.nodes.is_backing(node)

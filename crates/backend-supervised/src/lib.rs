@@ -15,13 +15,16 @@
 //!   the same where a debugger holds it;
 //! - `host`, `call`: what drivers get: memory, wait queues that signals end;
 //! - `service`: the same devices for several runs, from a process of their own;
+//! - `areas`, `control`: what `devmap maps` shows, and the socket by which it asks;
 //! - `opens`: devices, open files, release; `trace`: what a run tells.
 
 #![forbid(unsafe_code)]
 
+mod areas;
 mod attach;
 mod call;
 mod client;
+mod control;
 mod devfs;
 mod erase;
 mod exchange;
@@ -56,6 +59,8 @@ use std::{
     time::{Duration, Instant},
 };
 
+pub use areas::{Area, Method, Wanted};
+pub use control::{AreasError, areas};
 pub use erase::{AnyDevice, AnyFile, erase};
 pub use host::{Host, HostLock, HostMemory, HostWaitQueue};
 use parking_lot::Mutex;
@@ -80,6 +85,7 @@ struct Core {
     trace: Arc<Trace>,
     faulted: faulted::Faulted,
     exchanged: exchange::Exchanged,
+    placed: areas::Placed,
     reaper: Reaper,
     watcher: Watcher,
     /// What a wait in a FUSE request does.

@@ -22,6 +22,7 @@ use serde_json::Value;
 
 use crate::{
     Core,
+    areas::{Method, Placement},
     attach::{self, Held, NotHeld},
     client, faulted,
     host::HostMemory,
@@ -305,6 +306,7 @@ fn carry_out(
             Errno::ENOMEM
         })?);
     }
+    note(core, file, request, plan, pieces);
     let mut scratch = Vec::new();
     let mut added = Ok(());
     let held = attach::hold(call.notification.tid, || {
@@ -395,6 +397,35 @@ fn keeps(tid: u32, number: u32, file: (u64, u64)) -> bool {
         std::thread::sleep(Duration::from_millis(u64::from(round > 0)));
         client::may_hold(tid, number, file) && !client::is_killed(tid)
     })
+}
+
+/// Notes for `devmap maps` what of the device the pieces are.
+fn note(
+    core: &Core,
+    file: &OpenFile,
+    request: &Request,
+    plan: &Plan<HostMemory>,
+    pieces: &[Piece],
+) {
+    let page = core.host.page_size().bytes();
+    for piece in pieces {
+        let Backing::Memory(memory) = &piece.backing else { continue };
+        let at = piece.at / page;
+        let is_remapped = |extent: &devmap_driver::Extent<HostMemory>| {
+            let pages = extent.at..extent.at + extent.pages;
+            pages.contains(&at) && matches!(extent.source, Source::Remap { .. })
+        };
+        core.placed.note(
+            &core.host,
+            Placement {
+                memory: memory.tokens().identity(),
+                bytes: piece.offset..piece.offset + piece.len,
+                device: file.device.index,
+                offset: request.offset + piece.at,
+                method: if plan.extents().any(is_remapped) { Method::Remap } else { Method::Fault },
+            },
+        );
+    }
 }
 
 /// A debugger holds the thread.

@@ -158,6 +158,19 @@ impl Nodes {
         (directory == parent && name == BACKING.as_bytes()).then_some(node)
     }
 
+    /// The device whose faulted pages, or content, the node has.
+    pub(crate) fn mapped_device(&self, node: u64) -> Option<u64> {
+        match self.content(node)? {
+            Content::Device(index) => Some(*index as u64),
+            Content::Backing => {
+                let Content::Directory(files) = self.content(self.backing.0)? else { return None };
+                let (name, _) = files.iter().find(|(_, file)| **file == node)?;
+                name.to_str()?.parse().ok()
+            }
+            _ => None,
+        }
+    }
+
     /// Whether the node is a backing file.
     pub(crate) fn is_backing(&self, node: u64) -> bool {
         matches!(self.content(node), Some(Content::Backing))

@@ -29,6 +29,7 @@ use rustix::process::{DumpableBehavior, Resource, Rlimit};
 use crate::{
     Core,
     call::{WaitHook, Waiter},
+    control,
     devfs::Devfs,
     erase::AnyDevice,
     filter, handover,
@@ -122,6 +123,7 @@ impl Role for Supervised {
             trace,
             faulted: Default::default(),
             exchanged: Default::default(),
+            placed: Default::default(),
             reaper: Reaper::new().map_err(|error| format!("cannot use inotify: {error}"))?,
             watcher: Watcher::default(),
             fuse_hook: Arc::new(Waits(AtomicUsize::new(0))),
@@ -176,6 +178,7 @@ fn supervise_namespace(
     channel: &UnixStream,
     tree: &SupervisorSide,
 ) -> Result<(), String> {
+    listen(core);
     let Ok(fuse) = supervisor.channel() else {
         // The program's process has told why.
         tree.settled();
@@ -308,6 +311,7 @@ fn supervise_trapped(
     // memory of every device.
     rustix::process::set_dumpable_behavior(DumpableBehavior::NotDumpable)
         .map_err(|error| format!("cannot close the supervisor to the program: {error}"))?;
+    listen(&core);
     let listener = handover::receive(channel)
         .map_err(|error| format!("cannot receive the seccomp listener: {error}"))?;
     if let Some(listener) = listener.and_then(|(_, mut fds)| fds.pop()) {
@@ -495,6 +499,18 @@ fn serve_notifications(core: &Arc<Core>, listener: OwnedFd) -> std::sync::mpsc::
         turn
     });
     hears
+}
+
+/// Answers `devmap maps`, from before the program can do anything.
+fn listen(core: &Arc<Core>) {
+    let core = core.clone();
+    let started = control::listen().and_then(|listener| {
+        let name = "devmap-control".to_owned();
+        std::thread::Builder::new().name(name).spawn(move || control::serve(&core, &listener))
+    });
+    if let Err(error) = started {
+        crate::report(format_args!("devmap maps will not find this run: {error}"));
+    }
 }
 
 /// Starts the threads that watch.

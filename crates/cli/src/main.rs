@@ -7,6 +7,7 @@ mod demo;
 mod demo_client;
 mod devices;
 mod doctor;
+mod maps;
 mod style;
 
 use std::{
@@ -38,6 +39,7 @@ struct Cli {
 enum Command {
     Run(RunOptions),
     Serve(ServeOptions),
+    Maps(maps::MapsOptions),
     /// Lists the built-in devices and their options
     Devices {
         /// Print JSON
@@ -86,6 +88,7 @@ fn main() -> ExitCode {
     let done = match cli.command {
         Command::Run(options) => return ExitCode::from(options.run()),
         Command::Serve(options) => return ExitCode::from(options.run()),
+        Command::Maps(options) => options.run(),
         Command::Devices { json } => devices::print(json),
         Command::Doctor { json } => doctor::print(json),
         Command::Demo => demo::run(),

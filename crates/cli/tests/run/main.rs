@@ -14,6 +14,7 @@ mod harness;
 mod hostile;
 mod inputs;
 mod lifetime;
+mod maps;
 mod serve;
 mod supervisor;
 mod tools;
