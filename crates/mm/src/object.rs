@@ -112,6 +112,9 @@ pub trait Store: Send + Sync {
     /// # Errors
     /// The page stays dirty, and the next `msync` or `fsync` of each open file fails with it.
     fn write_back(&self, offset: u64, bytes: &[u8]) -> Result<(), Errno>;
+
+    /// The object has `size` bytes from now on; new ones are zeros.
+    fn resized(&self, _size: u64) {}
 }
 
 /// What an object is, for its maker to say.

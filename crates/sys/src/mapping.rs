@@ -9,7 +9,10 @@ use std::os::fd::BorrowedFd;
 use std::ptr::{self, NonNull};
 use std::sync::atomic::{AtomicU32, AtomicU64, Ordering};
 
-use rustix::mm::{MapFlags, ProtFlags, mlock, mmap, munmap};
+use rustix::mm::{
+    Advice, MapFlags, MprotectFlags, MsyncFlags, ProtFlags, madvise, mlock, mmap, mprotect, msync,
+    munmap,
+};
 
 use crate::arch;
 
@@ -18,6 +21,17 @@ mod sweep;
 /// What this process may do with a mapping.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Protection {
+    /// `PROT_READ`.
+    Read,
+    /// `PROT_READ | PROT_WRITE`.
+    ReadWrite,
+}
+
+/// What `mprotect` permits of a part of a mapping.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Permission {
+    /// `PROT_NONE`.
+    Nothing,
     /// `PROT_READ`.
     Read,
     /// `PROT_READ | PROT_WRITE`.
@@ -159,6 +173,47 @@ impl Mapping {
     pub fn lock(&self) -> bool {
         // SAFETY: the range is mapped (invariant); locking changes no content.
         unsafe { mlock(self.address.as_ptr().cast(), self.len) }.is_ok()
+    }
+
+    /// Writes what was stored to a shared mapping to its file (`msync(2)`, `MS_SYNC`).
+    ///
+    /// # Errors
+    /// Those of msync(2).
+    pub fn sync(&self) -> io::Result<()> {
+        // SAFETY: the range is mapped (invariant); writing back changes no content.
+        Ok(unsafe { msync(self.address.as_ptr().cast(), self.len, MsyncFlags::SYNC) }?)
+    }
+
+    /// Permits this for whole pages (`mprotect(2)`). An access that is not permitted then
+    /// ends this process by SIGSEGV.
+    ///
+    /// # Errors
+    /// `EINVAL` when the range leaves the mapping; those of mprotect(2).
+    pub fn protect(&self, bytes: Range<usize>, permission: Permission) -> io::Result<()> {
+        let range = self.range(bytes.start, bytes.len())?;
+        let flags = match permission {
+            Permission::Nothing => MprotectFlags::empty(),
+            Permission::Read => MprotectFlags::READ,
+            Permission::ReadWrite => MprotectFlags::READ | MprotectFlags::WRITE,
+        };
+        // SAFETY: range() has checked that all is inside the mapping, which is this
+        // value's own (invariant) and of which no reference is ever handed out; an access
+        // without permission is a signal, not undefined.
+        let from = unsafe { self.address.as_ptr().add(range.start) };
+        // SAFETY: as above.
+        Ok(unsafe { mprotect(from.cast(), range.len(), flags) }?)
+    }
+
+    /// Drops the pages, private copies too: the next access finds those of the file
+    /// (`madvise(2)`, `MADV_DONTNEED`).
+    ///
+    /// # Errors
+    /// Those of madvise(2).
+    pub fn dont_need(&self) -> io::Result<()> {
+        let advice = Advice::LinuxDontNeed;
+        // SAFETY: the range is this value's own (invariant), and its bytes may change at any
+        // time for all who access it.
+        Ok(unsafe { madvise(self.address.as_ptr().cast(), self.len, advice) }?)
     }
 
     fn range(&self, offset: usize, len: usize) -> io::Result<Range<usize>> {

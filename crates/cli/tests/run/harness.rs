@@ -197,9 +197,14 @@ pub fn bad_driver(wrong: &str) -> Command {
 
 /// A server of crates/cli/examples.
 fn server(name: &str) -> Command {
+    Command::new(example(name))
+}
+
+/// A program of crates/cli/examples.
+pub fn example(name: &str) -> PathBuf {
     let test = env::current_exe().expect("this program's path");
     let profile = test.ancestors().nth(2).expect("target/PROFILE/deps/TEST");
-    Command::new(profile.join("examples").join(name))
+    profile.join("examples").join(name)
 }
 
 /// A child whose output is read as it comes.

@@ -5,6 +5,7 @@
 //! here: the process tree by itself and the namespace by itself, which are tested with
 //! the home; the command line, in `command.rs`.
 
+mod bodies;
 mod conformance;
 mod container;
 mod debuggers;

@@ -25,6 +25,9 @@ impl<M: Mmu> Engine<M> {
         }
         let old = spec.size.ok_or(Errno::EINVAL)?;
         spec.size = Some(size);
+        if let Some(store) = &spec.store {
+            store.resized(size);
+        }
         let kept = self.page_size().pages_for(size);
         self.unmap_private(object, kept..u64::MAX);
         self.forget(object, kept..u64::MAX);

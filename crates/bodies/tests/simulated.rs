@@ -1,0 +1,8 @@
+//! Every body on the simulated home.
+
+use devmap_bodies::{SimulatedHome, run_all};
+
+#[test]
+fn a_file_in_memory() {
+    run_all(|| Box::new(SimulatedHome::in_memory()));
+}
