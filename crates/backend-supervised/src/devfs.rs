@@ -10,13 +10,18 @@
 //! What does not live here: what is answered by seccomp notification (`notify`).
 
 mod callers;
+mod old;
+mod opening;
 mod regular;
 
 use std::{
+    borrow::Cow,
     cell::RefCell,
     collections::HashMap,
+    ffi::OsStr,
     io,
     os::unix::ffi::OsStrExt,
+    path::Path,
     sync::Arc,
     time::{Duration, Instant},
 };
@@ -27,19 +32,21 @@ use devmap_driver::{
 use devmap_fuse::{
     Attr, Channel, DirBuffer, Entry, Header, Operation, Request, RequestBuffer, Statfs, open_flags,
 };
-use devmap_sys::{arch::nr, descriptor::WHICH, process};
+use devmap_sys::{arch::nr, descriptor::WHICH};
 use parking_lot::Mutex;
 
-use self::callers::{IoctlCaller, Poller, Pollers, ReadBuffer, WriteBuffer};
+use self::{
+    callers::{IoctlCaller, Poller, Pollers, ReadBuffer, WriteBuffer},
+    opening::{is_open, move_up, opens},
+};
 use crate::{
     Core,
     attach::{self, NotHeld},
     call::{self, Waiter},
     client,
-    filter::FIRST_DESCRIPTOR,
     host::Wake,
     namespace::DevEntries,
-    nodes::{Content, FIRST_OPEN, Nodes},
+    nodes::{self, Content, FIRST_OPEN, Nodes},
     opens::OpenFile,
     trace::Event,
 };
@@ -164,21 +171,26 @@ impl Devfs {
                 Ok(())
             }
             Operation::Getattr { .. } => match self.attr(core, nodeid) {
-                Some(attr) => channel.reply_attr(unique, &attr, FOR_EVER),
+                Some(attr) => channel.reply_attr(unique, &attr, self.validity(nodeid)),
                 None => channel.reply_error(unique, libc::ESTALE),
             },
             // As fallocate, ftruncate and chmod on a device: none of it is meant here.
-            Operation::Setattr(change) => {
-                let errno = if change.size.is_some() { libc::EINVAL } else { libc::EPERM };
-                channel.reply_error(unique, errno)
-            }
-            Operation::Readlink => match self.nodes.content(nodeid) {
-                Some(Content::Symlink(target)) => {
-                    channel.reply_data(unique, target.as_os_str().as_bytes())
-                }
-                _ => channel.reply_error(unique, libc::EINVAL),
+            Operation::Setattr(change) => match self.nodes.content(nodeid) {
+                Some(Content::Old(path)) => match old::change(path, nodeid, &change) {
+                    Ok(attr) => channel.reply_attr(unique, &attr, Duration::ZERO),
+                    Err(error) => channel.reply_error(unique, error.raw_os_error()),
+                },
+                _ if change.size.is_some() => channel.reply_error(unique, libc::EINVAL),
+                _ => channel.reply_error(unique, libc::EPERM),
             },
-            Operation::Opendir { .. } => channel.reply_open(unique, 0, open_flags::CACHE_DIR),
+            Operation::Readlink => match self.link(nodeid) {
+                Some(target) => channel.reply_data(unique, target.as_os_str().as_bytes()),
+                None => channel.reply_error(unique, libc::EINVAL),
+            },
+            Operation::Opendir { .. } => {
+                let cached = if self.nodes.is_char(nodeid) { 0 } else { open_flags::CACHE_DIR };
+                channel.reply_open(unique, 0, cached)
+            }
             Operation::Readdirplus { offset, size, .. } => {
                 self.readdir(core, unique, nodeid, offset, size)
             }
@@ -253,44 +265,74 @@ impl Devfs {
             let ours = self.opening.lock().contains_key(&header.pid);
             self.nodes.backing(header.nodeid, name).filter(|_| ours)
         };
-        let Some(node) = self.nodes.lookup(header.nodeid, name).or_else(backing) else {
+        let link = || {
+            let node = nodes::link_node(OsStr::from_bytes(name))?;
+            (self.nodes.is_char(header.nodeid) && old::link(node).is_some()).then_some(node)
+        };
+        let found = self.nodes.lookup(header.nodeid, name).or_else(link).or_else(backing);
+        let Some(node) = found else {
             return self.channel.reply_error(header.unique, libc::ENOENT);
         };
         let (node, entry_valid) = match self.nodes.content(node) {
             Some(Content::Device(index)) if core.devices[*index].is_regular() => (node, FOR_EVER),
             Some(Content::Device(index)) => {
                 let device = *index;
-                let node = if is_open(header.pid) {
+                let call = client::waits_in(header.pid);
+                let node = if call.is_some_and(|call| opens(header.pid, &call)) {
                     let id = core.opens.reserve();
                     self.nodes.add_open(id, device);
                     id
+                } else if let Some((nr::ACCT | nr::SWAPON | nr::SWAPOFF, _)) = call {
+                    // They open what they find: the kernel's device of this number, if any.
+                    return self.channel.reply_error(header.unique, libc::EACCES);
                 } else {
                     node
                 };
                 (node, Duration::ZERO)
             }
-            _ => (node, FOR_EVER),
+            Some(_) => (node, FOR_EVER),
+            None => (node, Duration::ZERO),
         };
         let Some(attr) = self.attr(core, node) else {
             return self.channel.reply_error(header.unique, libc::ENOENT);
         };
         // The size of a regular file may change.
-        let attr_valid = if self.regular(core, node).is_some() { Duration::ZERO } else { FOR_EVER };
+        let is_regular = self.regular(core, node).is_some();
+        let attr_valid = if is_regular { Duration::ZERO } else { self.validity(node) };
         let entry = Entry { nodeid: node, generation: 0, entry_valid, attr_valid, attr };
         self.channel.reply_entry(header.unique, &entry)
+    }
+
+    /// Where a link leads.
+    fn link(&self, node: u64) -> Option<Cow<'_, Path>> {
+        match self.nodes.content(node) {
+            Some(Content::Symlink(target)) => Some(target.into()),
+            _ => old::link(node).map(Cow::Owned),
+        }
+    }
+
+    /// How long the kernel may take the attributes of a node for true.
+    fn validity(&self, node: u64) -> Duration {
+        match self.nodes.content(node) {
+            Some(Content::Old(_)) => Duration::ZERO,
+            _ => FOR_EVER,
+        }
     }
 
     fn attr(&self, core: &Core, node: u64) -> Option<Attr> {
         if let Some(device) = self.regular(core, node) {
             return Some(self.regular_attr(core, device, node));
         }
-        let mut attr = if node >= FIRST_OPEN {
+        let mut attr = if nodes::link_name(node).is_some() {
+            Attr::new(node, libc::S_IFLNK | 0o777)
+        } else if node >= FIRST_OPEN {
             let device = &core.devices[self.nodes.device_of(node)?];
             Attr::new(node, libc::S_IFREG | u32::from(device.metadata.mode))
         } else {
             match self.nodes.content(node)? {
                 Content::Directory(_) => Attr::new(node, libc::S_IFDIR | 0o755),
                 Content::Placeholder => Attr::new(node, libc::S_IFREG),
+                Content::Old(path) => return old::attr(path, node),
                 // As long as any device: which pages there are is said when mapping.
                 Content::Backing => {
                     Attr { size: 1 << 62, ..Attr::new(node, libc::S_IFREG | 0o600) }
@@ -316,8 +358,8 @@ impl Devfs {
         Some(attr)
     }
 
-    /// Lists a directory, with the nodes of everything but devices: the binds of a new name
-    /// space then need no lookups. Devices have to be looked up by whoever wants them.
+    /// Lists a directory, with the nodes of what is bound there: the binds of a new name
+    /// space then need no lookups.
     fn readdir(
         &self,
         core: &Core,
@@ -332,26 +374,32 @@ impl Devfs {
         let mut buffer = DirBuffer::new(size);
         let dots = [(&b"."[..], node), (&b".."[..], node)];
         let children = children.iter().map(|(name, child)| (name.as_bytes(), *child));
-        let entries = dots.into_iter().chain(children).zip(1..).skip(offset as usize);
-        for ((name, child), next) in entries {
-            let mode = match self.nodes.content(child) {
+        let links = if self.nodes.is_char(node) { old::links() } else { Vec::new() };
+        let links = links.iter().map(|(name, child)| (name.as_bytes(), *child));
+        let entries = dots.into_iter().chain(children).chain(links).zip(1..);
+        for ((name, child), next) in entries.skip(offset as usize) {
+            let content = self.nodes.content(child);
+            let mode = match content {
                 Some(Content::Directory(_)) => libc::S_IFDIR,
                 Some(Content::Symlink(_)) => libc::S_IFLNK,
                 Some(Content::Device(index)) if core.devices[*index].is_regular() => libc::S_IFREG,
                 Some(Content::Device(_)) => libc::S_IFCHR,
-                // Covered by the old entry, whose type the server does not know.
-                Some(Content::Placeholder) | None => 0,
                 Some(Content::Text(_) | Content::Backing) => libc::S_IFREG,
+                // What the server does not know: the type of an old entry.
+                Some(Content::Placeholder | Content::Old(_)) => 0,
+                None => libc::S_IFLNK,
             };
-            let entry = match self.nodes.content(child) {
-                Some(Content::Device(_)) | None => None,
-                Some(_) => self.attr(core, child).map(|attr| Entry {
-                    nodeid: child,
-                    generation: 0,
-                    entry_valid: FOR_EVER,
-                    attr_valid: FOR_EVER,
-                    attr,
-                }),
+            let entry = match content {
+                Some(Content::Directory(_) | Content::Placeholder) => {
+                    self.attr(core, child).map(|attr| Entry {
+                        nodeid: child,
+                        generation: 0,
+                        entry_valid: FOR_EVER,
+                        attr_valid: FOR_EVER,
+                        attr,
+                    })
+                }
+                _ => None,
             };
             if !buffer.push_plus(entry.as_ref(), child, next, mode, name) {
                 break;
@@ -714,6 +762,22 @@ impl Devfs {
     }
 }
 
+/// Whether a request is for a driver, or for one that serves it.
+pub(crate) fn may_take_long(request: &Request<'_>) -> bool {
+    !matches!(
+        request.operation,
+        Operation::Lookup { .. }
+            | Operation::Forget { .. }
+            | Operation::BatchForget(_)
+            | Operation::Getattr { .. }
+            | Operation::Readlink
+            | Operation::Opendir { .. }
+            | Operation::Readdirplus { .. }
+            | Operation::Releasedir { .. }
+            | Operation::Statfs
+    )
+}
+
 /// For the trace: a read or a write.
 fn transfer<'a>(
     header: &Header,
@@ -729,56 +793,4 @@ fn transfer<'a>(
         details: vec![("open", file.id.into()), ("offset", offset.into()), ("size", size.into())],
         result: result.map(|count| Some(count as u64)),
     }
-}
-
-/// Whether a thread stands in a system call that opens a file for use. Where it
-/// cannot be looked at, it gets the character device, which does not open.
-fn is_open(tid: u32) -> bool {
-    let Some((call, args)) = client::waits_in(tid) else { return false };
-    let is_path = |flags: u64| flags & libc::O_PATH as u64 != 0;
-    match call {
-        nr::OPENAT => !is_path(args[2]),
-        nr::OPENAT2 => {
-            let mut flags = [0; 8];
-            let read = process::read_memory(tid, args[2], &mut flags);
-            read.is_ok() && !is_path(u64::from_ne_bytes(flags))
-        }
-        call if Some(call) == nr::OPEN => !is_path(args[1]),
-        call => Some(call) == nr::CREAT,
-    }
-}
-
-/// Moves the descriptor that an open has just made to the range that the filter
-/// looks at. Where it cannot be moved it stays: then `fstat` shows a regular file.
-fn move_up(mut held: attach::Held, tid: u32) -> io::Result<()> {
-    let descriptor = held.result();
-    let movable = (3..i64::from(FIRST_DESCRIPTOR)).contains(&descriptor) && has_room(tid);
-    let moved = if movable { copy_up(&mut held, descriptor as u64) } else { Ok(descriptor) };
-    if let Ok(number) = moved {
-        held.set_result(number);
-    }
-    // Also after an error: the thread gets its registers and its signal mask back.
-    held.release()
-}
-
-/// The copy that takes a descriptor's place, or the descriptor itself.
-fn copy_up(held: &mut attach::Held, low: u64) -> io::Result<i64> {
-    let close_on_exec = held.inject(nr::FCNTL, [low, libc::F_GETFD as u64, 0, 0, 0, 0])?;
-    let duplicate = if close_on_exec & i64::from(libc::FD_CLOEXEC) != 0 {
-        libc::F_DUPFD_CLOEXEC
-    } else {
-        libc::F_DUPFD
-    };
-    let args = [low, duplicate as u64, u64::from(FIRST_DESCRIPTOR), 0, 0, 0];
-    let high = held.inject(nr::FCNTL, args)?;
-    if high < 0 {
-        return Ok(low.cast_signed());
-    }
-    held.inject(nr::CLOSE, [low, 0, 0, 0, 0, 0])?;
-    Ok(high)
-}
-
-/// Whether the soft limit of descriptors allows the range.
-fn has_room(tid: u32) -> bool {
-    client::descriptor_limit(tid).is_some_and(|limit| limit > u64::from(FIRST_DESCRIPTOR))
 }

@@ -43,6 +43,7 @@ pub mod probe;
 mod run;
 mod service;
 mod sysfs;
+mod threads;
 mod tokens;
 mod trace;
 mod trapped;
@@ -74,6 +75,7 @@ use crate::{
     devfs::Devfs,
     notify::{Reaper, Watcher},
     opens::{DeviceEntry, Opens},
+    threads::LazyThread,
     trace::{Event, Trace},
 };
 
@@ -87,6 +89,8 @@ struct Core {
     exchanged: exchange::Exchanged,
     placed: areas::Placed,
     reaper: Reaper,
+    /// The reaper's thread, which is needed from the first map on.
+    reaping: LazyThread,
     watcher: Watcher,
     /// What a wait in a FUSE request does.
     fuse_hook: Arc<dyn WaitHook>,

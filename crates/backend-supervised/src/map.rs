@@ -283,7 +283,7 @@ pub(crate) fn keep_memories_resident<'a>(
 
 /// Makes the maps in the client and answers its call with the address.
 fn carry_out(
-    core: &Core,
+    core: &Arc<Core>,
     call: &Call<'_>,
     file: &Arc<OpenFile>,
     request: &Request,
@@ -459,7 +459,13 @@ fn without_attaching(
     })
 }
 
-fn token(core: &Core, file: &OpenFile, memory: &HostMemory) -> io::Result<Arc<Token>> {
+fn token(core: &Arc<Core>, file: &OpenFile, memory: &HostMemory) -> io::Result<Arc<Token>> {
+    let reaping = core.clone();
+    core.reaping.start("devmap-reaper", move || {
+        if let Err(error) = reaping.reaper.run(&reaping.opens) {
+            crate::report(format_args!("cannot read inotify events: {error}"));
+        }
+    });
     core.set_mapped();
     token_of(&core.reaper, file, memory)
 }

@@ -18,7 +18,12 @@
 //!
 //! What an ordinary user gets is a user name space too, with the same user and group and nobody
 //! else: files of other users appear to belong to 65534. What `/dev` held beforehand stays what
-//! it was, by binds; entries that appear there later are not seen inside.
+//! it was; entries that appear there later are not seen inside. Each bind takes longer than a
+//! look at the file, so only what programs are likely to open is bound: directories, and the
+//! nodes that anybody may open. As root, the other nodes are the file system's own, which the
+//! kernel opens, unless a device's number is that of one of the kernel's drivers: then the device
+//! could be taken for that one, and everything is bound. As an ordinary user, nodes that the user
+//! may not open are not bound.
 //!
 //! The setuid helper `fusermount3` is no way around a closed `/dev/fuse`: it opens that with the
 //! rights of its caller. And where the system refuses mounts in user name spaces (Ubuntu 24.04),
@@ -26,6 +31,7 @@
 
 mod entries;
 
+use entries::Binding;
 pub use entries::{ClassTree, DevEntries, EntryKind};
 
 use crate::sysfs;
@@ -121,7 +127,7 @@ pub struct Prepared {
     /// Whom the nodes of the file system have to belong to. An ordinary user's name space knows
     /// no other ids, and the kernel lets nobody write to a node of an unknown id.
     pub owner: (u32, u32),
-    /// What `/dev` and `/sys/dev/char` hold now.
+    /// What `/dev` holds now.
     pub entries: DevEntries,
     /// For the supervisor.
     pub supervisor: SupervisorEnd,
@@ -174,7 +180,7 @@ enum Message {
 /// Looks which way is open, and mounts the file system if that has to happen in this process.
 ///
 /// `devices` are the names that will be served, relative to `/dev`, such as `video0` or
-/// `dri/card0`. An old entry of the same name is hidden by the device. A directory that holds a
+/// `dri/card0`, and `numbers` those of the character devices among them. An old entry of the same name is hidden by the device. A directory that holds a
 /// device (`dri`) is the file system's, and the old entries in it are bound one by one.
 /// `classes` are the names of devices that have a class, with that before them:
 /// `video4linux/video0`. If there are any, `/sys/class` and `/sys/devices/virtual` are replaced
@@ -184,8 +190,19 @@ enum Message {
 ///
 /// `/dev/fuse` is missing (`ENOENT`) or closed to this user (`EACCES`, `EPERM`), the kernel has no
 /// FUSE (`ENODEV`), or root may not mount (`EPERM`).
-pub fn prepare(devices: &[PathBuf], classes: &[PathBuf]) -> Result<Prepared, NamespaceError> {
-    let entries = DevEntries::collect(devices, classes)
+pub fn prepare(
+    devices: &[PathBuf],
+    numbers: &[(u32, u32)],
+    classes: &[PathBuf],
+) -> Result<Prepared, NamespaceError> {
+    let binding = if !rustix::process::geteuid().is_root() {
+        Binding::Permitted
+    } else if opens_nodes(numbers) {
+        Binding::Public
+    } else {
+        Binding::All
+    };
+    let entries = DevEntries::collect(devices, classes, binding)
         .map_err(|(path, error)| NamespaceError::new(format!("read {}", path.display()), error))?;
     let (uid, gid) = (rustix::process::geteuid(), rustix::process::getegid());
     let (ours, theirs) = rustix::net::socketpair(
@@ -197,7 +214,11 @@ pub fn prepare(devices: &[PathBuf], classes: &[PathBuf]) -> Result<Prepared, Nam
     .during("socketpair")?;
     let fuse = open_fuse().during("open /dev/fuse")?;
     let (access, fuse, source) = if uid.is_root() {
-        let mount = mount_fuse(&fuse, uid.as_raw(), gid.as_raw(), &["allow_other"])?;
+        let attributes = match binding {
+            Binding::Public => MountAttrFlags::MOUNT_ATTR_NOSUID,
+            Binding::All | Binding::Permitted => NO_DEVICES,
+        };
+        let mount = mount_fuse(&fuse, uid.as_raw(), gid.as_raw(), &["allow_other"], attributes)?;
         (Access::Root, Some(fuse), Source::Detached(mount))
     } else {
         // This was to see whether it can be opened. The descriptor that will be mounted has to
@@ -225,7 +246,7 @@ pub fn prepare(devices: &[PathBuf], classes: &[PathBuf]) -> Result<Prepared, Nam
 /// # Errors
 /// The first step that the machine refuses.
 pub(crate) fn attempt() -> Result<Access, NamespaceError> {
-    let prepared = prepare(&[], &[])?;
+    let prepared = prepare(&[], &[], &[])?;
     match prepared.program.source {
         Source::Detached(_) => {
             devmap_sys::namespace::unshare_mounts().during("unshare(CLONE_NEWNS)")?;
@@ -233,7 +254,7 @@ pub(crate) fn attempt() -> Result<Access, NamespaceError> {
         Source::Inside => {
             prepared.program.enter_user_namespace()?;
             let fuse = open_fuse().during("open /dev/fuse in the user name space")?;
-            mount_fuse(&fuse, prepared.program.uid, prepared.program.gid, &[])?;
+            mount_fuse(&fuse, prepared.program.uid, prepared.program.gid, &[], NO_DEVICES)?;
         }
     }
     Ok(prepared.access)
@@ -379,7 +400,7 @@ impl ProgramEnd {
             Source::Detached(mount) => mount,
             Source::Inside => {
                 let fuse = open_fuse().during("open /dev/fuse in the user name space")?;
-                made = mount_fuse(&fuse, self.uid, self.gid, &[])?;
+                made = mount_fuse(&fuse, self.uid, self.gid, &[], NO_DEVICES)?;
                 // From here on the supervisor answers.
                 send(self.socket.as_fd(), &Message::Mounted, Some(fuse.as_fd()))?;
                 &made
@@ -416,6 +437,26 @@ struct Trees {
     files: Vec<OwnedFd>,
 }
 
+/// For a file system whose nodes are not to be opened as devices of the kernel.
+const NO_DEVICES: MountAttrFlags =
+    MountAttrFlags::MOUNT_ATTR_NOSUID.union(MountAttrFlags::MOUNT_ATTR_NODEV);
+
+/// Whether nodes of devices in a FUSE file system of root's can be opened, and nodes with these
+/// numbers can not: there is no driver of their major.
+fn opens_nodes(numbers: &[(u32, u32)]) -> bool {
+    // In any but the first user name space the kernel opens none. The number is the kernel's
+    // PROC_USER_INIT_INO.
+    let first = std::fs::read_link("/proc/self/ns/user")
+        .is_ok_and(|name| name.as_os_str() == "user:[4026531837]");
+    let drivers = || std::fs::read_to_string("/proc/devices").ok();
+    let taken = |drivers: String| {
+        let character = drivers.split("Block devices:").next().unwrap_or_default().lines();
+        let mut majors = character.filter_map(|line| line.split_whitespace().next()?.parse().ok());
+        majors.any(|major: u32| numbers.iter().any(|number| number.0 == major))
+    };
+    first && drivers().is_some_and(|drivers| !taken(drivers))
+}
+
 fn open_fuse() -> rustix::io::Result<OwnedFd> {
     rustix::fs::open("/dev/fuse", OFlags::RDWR | OFlags::CLOEXEC, Mode::empty())
 }
@@ -431,6 +472,7 @@ fn mount_fuse(
     uid: u32,
     gid: u32,
     flags: &[&str],
+    attributes: MountAttrFlags,
 ) -> Result<OwnedFd, NamespaceError> {
     use rustix::mount::{fsconfig_create, fsconfig_set_flag, fsconfig_set_string, fsmount, fsopen};
     let context = fsopen("fuse", FsOpenFlags::FSOPEN_CLOEXEC).during("fsopen(\"fuse\")")?;
@@ -449,12 +491,8 @@ fn mount_fuse(
         fsconfig_set_flag(&context, *flag).during(format!("fsconfig({flag})"))?;
     }
     fsconfig_create(&context).during("fsconfig(FSCONFIG_CMD_CREATE) of a FUSE file system")?;
-    fsmount(
-        &context,
-        FsMountFlags::FSMOUNT_CLOEXEC,
-        MountAttrFlags::MOUNT_ATTR_NOSUID | MountAttrFlags::MOUNT_ATTR_NODEV,
-    )
-    .during("fsmount of a FUSE file system")
+    fsmount(&context, FsMountFlags::FSMOUNT_CLOEXEC, attributes)
+        .during("fsmount of a FUSE file system")
 }
 
 /// Lists the directories of the file system in which binds will be put. If it answers with

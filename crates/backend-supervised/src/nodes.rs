@@ -22,11 +22,31 @@ use crate::{
 /// Nodes of opens have numbers from here on: past any fixed node.
 pub(crate) const FIRST_OPEN: u64 = 1 << 32;
 
+/// Nodes from here on are links of the old `/sys/dev/char`: its number is in the low bits.
+const FIRST_LINK: u64 = 1 << 48;
+const MINOR_BITS: u32 = 20;
+
+/// The node of a link of the old `/sys/dev/char`, if a name there can be one.
+pub(crate) fn link_node(name: &OsStr) -> Option<u64> {
+    let (major, minor) = name.to_str()?.split_once(':')?;
+    let (major, minor): (u32, u32) = (major.parse().ok()?, minor.parse().ok()?);
+    let node = FIRST_LINK | u64::from(major) << MINOR_BITS | u64::from(minor);
+    (link_name(node)?.as_str() == name).then_some(node)
+}
+
+/// The name of a link in the old `/sys/dev/char`; `None` for other nodes.
+pub(crate) fn link_name(node: u64) -> Option<String> {
+    let number = node.checked_sub(FIRST_LINK)?;
+    Some(format!("{}:{}", number >> MINOR_BITS, number & ((1 << MINOR_BITS) - 1)))
+}
+
 /// What a fixed node is.
 pub(crate) enum Content {
     Directory(BTreeMap<OsString, u64>),
     /// Something that the old entry is mounted on.
     Placeholder,
+    /// The node of an old entry, at its path outside.
+    Old(PathBuf),
     Symlink(PathBuf),
     Text(String),
     /// A device, by its index.
@@ -53,15 +73,19 @@ pub(crate) struct Nodes {
     fixed: Vec<Content>,
     /// Where the backing files are, and the directory in which that is found.
     backing: (u64, u64),
+    /// The directory that takes the place of `/sys/dev/char`.
+    char: u64,
     open: Mutex<HashMap<u64, OpenNode>>,
 }
 
 impl Nodes {
     pub(crate) fn new(devices: &[Arc<DeviceEntry>], entries: &DevEntries) -> Nodes {
-        let mut nodes = Nodes { fixed: Vec::new(), backing: (0, 0), open: Mutex::default() };
+        let mut nodes =
+            Nodes { fixed: Vec::new(), backing: (0, 0), char: 0, open: Mutex::default() };
         let root = nodes.add(Content::Directory(BTreeMap::new()));
         let dev = nodes.directory(root, OsStr::new(namespace::DEV));
         let char = nodes.directory(root, OsStr::new(namespace::CHAR));
+        nodes.char = char;
         nodes.backing = (nodes.add(Content::Directory(BTreeMap::new())), dev);
         let mut trees = vec![(sysfs::CHAR, char)];
         let mut old: Vec<_> = entries.dev.iter().map(|entry| (dev, entry)).collect();
@@ -74,12 +98,10 @@ impl Nodes {
             let content = match kind {
                 EntryKind::Directory => Content::Directory(BTreeMap::new()),
                 EntryKind::File => Content::Placeholder,
+                EntryKind::Node => Content::Old(Path::new("/dev").join(path)),
                 EntryKind::Symlink(target) => Content::Symlink(target.clone()),
             };
             nodes.insert(directory, path, content);
-        }
-        for (name, target) in &entries.char {
-            nodes.insert(char, Path::new(name), Content::Symlink(target.clone()));
         }
         let files = nodes.directory(root, OsStr::new(namespace::FILES));
         for (index, device) in devices.iter().enumerate() {
@@ -150,6 +172,11 @@ impl Nodes {
             Content::Directory(children) => children.get(OsStr::from_bytes(name)).copied(),
             _ => None,
         }
+    }
+
+    /// Whether the node is the directory that takes the place of `/sys/dev/char`.
+    pub(crate) fn is_char(&self, node: u64) -> bool {
+        node == self.char
     }
 
     /// The directory of backing files, if that is what the name means.

@@ -31,6 +31,7 @@ use crate::{
     client, map,
     nodes::FIRST_OPEN,
     opens::{OpenFile, Opens},
+    threads::LazyThread,
     trace::Event,
     trapped,
 };
@@ -368,6 +369,7 @@ fn refuse_on_memory(core: &Core, call: &Call<'_>, len: u64, errno: Errno) {
 pub(crate) struct Watcher {
     calls: Mutex<Vec<Watch>>,
     some: Condvar,
+    thread: LazyThread,
 }
 
 struct Watch {
@@ -382,7 +384,7 @@ impl Watcher {
     const PERIOD: Duration = Duration::from_millis(1);
 
     /// Looks for ever; for a thread of its own.
-    pub(crate) fn run(&self) {
+    fn run(&self) {
         loop {
             let mut calls = self.calls.lock();
             while calls.is_empty() {
@@ -419,6 +421,8 @@ impl WaitHook for Watched {
             };
             core.watcher.calls.lock().push(watch);
             core.watcher.some.notify_one();
+            let watching = core.clone();
+            core.watcher.thread.start("devmap-signals", move || watching.watcher.run());
         }
     }
 

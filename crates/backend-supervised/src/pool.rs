@@ -9,7 +9,7 @@
 //! receiving is kept for the next time.
 
 use std::{
-    cell::RefCell,
+    cell::{Cell, RefCell},
     sync::{
         Arc,
         atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering},
@@ -20,10 +20,10 @@ use std::{
 use devmap_sys::arch::nr;
 use parking_lot::{Condvar, Mutex};
 
-use crate::client;
+use crate::{client, threads::LazyThread};
 
-/// What a thread does: receive one request, say so by calling `received`, serve it.
-/// False when the source is at its end.
+/// What a thread does: receive one request, say so by calling `received` if to serve it may
+/// take long, serve it. False when the source is at its end.
 pub(crate) type Turn = Box<dyn FnMut(&dyn Fn()) -> bool>;
 
 /// Threads of one source.
@@ -45,9 +45,20 @@ pub(crate) struct Pool {
     over: AtomicBool,
     /// The monitor looks; else it sleeps until a request comes.
     watching: AtomicBool,
-    asleep: Mutex<()>,
-    work: Condvar,
+    /// How many were received when the monitor last looked.
+    seen: AtomicU64,
 }
+
+/// Sees to it that each pool has a receiver. Sleeps while nothing happens.
+struct Monitor {
+    /// Those at which it has to look.
+    pools: Mutex<Vec<Arc<Pool>>>,
+    work: Condvar,
+    thread: LazyThread,
+}
+
+static MONITOR: Monitor =
+    Monitor { pools: Mutex::new(Vec::new()), work: Condvar::new(), thread: LazyThread::new() };
 
 /// More threads than this are not kept when there is nothing to do.
 const KEEP: usize = 2;
@@ -94,14 +105,13 @@ impl Pool {
             received: AtomicU64::new(0),
             threads: Mutex::default(),
             over: AtomicBool::new(false),
-            // Should the first thread not start, the monitor starts another.
-            watching: AtomicBool::new(true),
-            asleep: Mutex::default(),
-            work: Condvar::new(),
+            watching: AtomicBool::new(false),
+            seen: AtomicU64::new(0),
         });
-        pool.add_receiver();
-        let monitored = pool.clone();
-        spawn(format!("{name}-watch"), move || monitored.monitor());
+        if !pool.add_receiver() {
+            // The monitor starts another.
+            MONITOR.watch(&pool);
+        }
         pool
     }
 
@@ -120,19 +130,21 @@ impl Pool {
         self.over.load(Ordering::SeqCst)
     }
 
-    fn add_receiver(self: &Arc<Pool>) {
+    fn add_receiver(self: &Arc<Pool>) -> bool {
         self.idle.fetch_add(1, Ordering::SeqCst);
         let mut kept = self.kept.lock();
         if kept.count > kept.asked {
             kept.asked += 1;
             self.asked.notify_one();
-            return;
+            return true;
         }
         drop(kept);
         let pool = self.clone();
-        if !spawn(self.name.into(), move || pool.run()) {
+        let spawned = spawn(self.name.into(), move || pool.run());
+        if !spawned {
             self.idle.fetch_sub(1, Ordering::SeqCst);
         }
+        spawned
     }
 
     fn run(self: &Arc<Pool>) {
@@ -140,13 +152,13 @@ impl Pool {
         self.threads.lock().push(tid);
         OWN.set(Some(self.clone()));
         let mut turn = (self.make)();
+        let busy = Cell::new(false);
         let received = || {
+            busy.set(true);
             self.idle.fetch_sub(1, Ordering::SeqCst);
             self.received.fetch_add(1, Ordering::SeqCst);
             if !self.watching.load(Ordering::SeqCst) {
-                let _asleep = self.asleep.lock();
-                self.watching.store(true, Ordering::SeqCst);
-                self.work.notify_one();
+                MONITOR.watch(self);
             }
         };
         'turns: loop {
@@ -157,6 +169,9 @@ impl Pool {
                 self.over.store(true, Ordering::SeqCst);
                 self.asked.notify_all();
                 break;
+            }
+            if !busy.replace(false) {
+                continue;
             }
             // Whoever it was that received may have received meanwhile.
             while self.idle.fetch_add(1, Ordering::SeqCst) >= self.receivers {
@@ -187,28 +202,43 @@ impl Pool {
         is_asked
     }
 
-    /// Sees to it that somebody receives; sleeps while nothing happens.
-    fn monitor(self: &Arc<Pool>) {
-        let mut seen = self.received.load(Ordering::SeqCst);
-        loop {
-            let mut asleep = self.asleep.lock();
-            while !self.watching.load(Ordering::SeqCst) {
-                self.work.wait(&mut asleep);
-            }
-            drop(asleep);
-            std::thread::sleep(PATIENCE);
-            let received = self.received.load(Ordering::SeqCst);
-            if received != seen {
-                seen = received;
-            } else if self.idle.load(Ordering::SeqCst) == 0 && !self.is_over() {
-                self.add_receiver();
-            } else {
+    /// Adds a receiver if there is none. Whether the monitor has to look again. Its lock is
+    /// held, without which nobody but this sets `watching`.
+    fn look(self: &Arc<Pool>) -> bool {
+        let received = self.received.load(Ordering::SeqCst);
+        if self.seen.swap(received, Ordering::SeqCst) == received {
+            if self.idle.load(Ordering::SeqCst) > 0 || self.is_over() {
                 self.watching.store(false, Ordering::SeqCst);
                 // A request that came meanwhile may have found it watching.
-                if self.received.load(Ordering::SeqCst) != seen {
-                    self.watching.store(true, Ordering::SeqCst);
-                }
+                let missed = self.received.load(Ordering::SeqCst) != received;
+                self.watching.store(missed, Ordering::SeqCst);
+                return missed;
             }
+            self.add_receiver();
+        }
+        true
+    }
+}
+
+impl Monitor {
+    fn watch(&'static self, pool: &Arc<Pool>) {
+        let mut pools = self.pools.lock();
+        let runs = self.thread.start("devmap-watch", || self.run());
+        if runs && !pool.watching.swap(true, Ordering::SeqCst) {
+            pools.push(pool.clone());
+            self.work.notify_one();
+        }
+    }
+
+    fn run(&self) {
+        loop {
+            let mut pools = self.pools.lock();
+            while pools.is_empty() {
+                self.work.wait(&mut pools);
+            }
+            drop(pools);
+            std::thread::sleep(PATIENCE);
+            self.pools.lock().retain(Pool::look);
         }
     }
 }

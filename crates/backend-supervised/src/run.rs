@@ -1,7 +1,6 @@
 //! A run from its settings to its end: what each process of the tree does.
 
 use std::{
-    collections::BTreeSet,
     ffi::OsString,
     os::{
         fd::{AsFd, BorrowedFd, OwnedFd},
@@ -30,7 +29,7 @@ use crate::{
     Core,
     call::{WaitHook, Waiter},
     control,
-    devfs::Devfs,
+    devfs::{self, Devfs},
     erase::AnyDevice,
     filter, handover,
     host::Host,
@@ -43,7 +42,7 @@ use crate::{
     probe,
     sysfs::{self, ClassEntry},
     trace::{Trace, TraceFormat},
-    trapped::{self, Trapped},
+    trapped::Trapped,
     tree::{self, Program, Role, SupervisorSide},
 };
 
@@ -125,6 +124,7 @@ impl Role for Supervised {
             exchanged: Default::default(),
             placed: Default::default(),
             reaper: Reaper::new().map_err(|error| format!("cannot use inotify: {error}"))?,
+            reaping: Default::default(),
             watcher: Watcher::default(),
             fuse_hook: Arc::new(Waits(AtomicUsize::new(0))),
             devfs: OnceLock::new(),
@@ -199,7 +199,6 @@ fn supervise_namespace(
     let _ = core.mount_device.set(device);
     let _ = core.faulted.set_directory(dev);
     let ended = serve_notifications(core, listener);
-    watch(core);
     wait_for_program(core, &requests, tree);
     tree.settled();
     // Others of its processes may live on.
@@ -260,7 +259,10 @@ fn prepare_namespace(
         device.class.as_ref().map(|class| sysfs::in_class(&device.path, class))
     };
     let classes: Vec<PathBuf> = devices.iter().filter_map(in_class).collect();
-    let prepared = namespace::prepare(&paths, &classes).map_err(|error| error.to_string())?;
+    let characters = devices.iter().filter(|device| !device.is_regular());
+    let numbers: Vec<_> = characters.map(|device| device.number).collect();
+    let prepared =
+        namespace::prepare(&paths, &numbers, &classes).map_err(|error| error.to_string())?;
     let mut files = Vec::new();
     for device in outside {
         let place = Place::new(&device.path).map_err(|error| {
@@ -317,7 +319,6 @@ fn supervise_trapped(
     if let Some(listener) = listener.and_then(|(_, mut fds)| fds.pop()) {
         raise_descriptor_limit();
         let ended = serve_notifications(&core, listener);
-        watch(&core);
         wait_for_end(tree);
         core.settle_trapped();
         finish(&core);
@@ -340,21 +341,25 @@ fn supervise_trapped(
 /// next free one of the majors for local use (240, Documentation/admin-guide/devices).
 pub(crate) fn entries(nodes: Vec<Node>) -> Result<Vec<Arc<DeviceEntry>>, String> {
     const LOCAL_MAJOR: u32 = 240;
-    // Where there is no such directory, no number is known to be taken.
-    let taken = std::fs::read_dir("/sys/dev/char").into_iter().flatten().flatten();
-    let mut taken: BTreeSet<String> =
-        taken.map(|entry| entry.file_name().to_string_lossy().into_owned()).collect();
     let metadata = nodes.iter().map(|node| {
         catch_unwind(AssertUnwindSafe(|| node.device.metadata())).map_err(|_| {
             format!("{}: the driver {:?} panicked in metadata", node.path.display(), node.name)
         })
     });
     let metadata: Vec<_> = metadata.collect::<Result<_, _>>()?;
-    taken.extend(metadata.iter().filter_map(|metadata| match metadata.kind {
-        Kind::Character(Number::Fixed { major, minor }) => Some(format!("{major}:{minor}")),
-        _ => None,
-    }));
-    let mut minors = 0..;
+    let fixed: Vec<_> = metadata
+        .iter()
+        .filter_map(|metadata| match metadata.kind {
+            Kind::Character(Number::Fixed { major, minor }) => Some((major, minor)),
+            _ => None,
+        })
+        .collect();
+    // Where there is no such directory, no number is known to be taken.
+    let is_taken = |minor: u32| {
+        let link = format!("/sys/dev/char/{LOCAL_MAJOR}:{minor}");
+        fixed.contains(&(LOCAL_MAJOR, minor)) || Path::new(&link).symlink_metadata().is_ok()
+    };
+    let mut minors = (0..).filter(|minor| !is_taken(*minor));
     let entries = nodes
         .into_iter()
         .zip(metadata)
@@ -362,12 +367,7 @@ pub(crate) fn entries(nodes: Vec<Node>) -> Result<Vec<Arc<DeviceEntry>>, String>
         .map(|((node, metadata), index)| {
             let number = match metadata.kind {
                 Kind::Character(Number::Fixed { major, minor }) => (major, minor),
-                Kind::Character(Number::Dynamic) => {
-                    let free = minors
-                        .by_ref()
-                        .find(|minor| !taken.contains(&format!("{LOCAL_MAJOR}:{minor}")));
-                    (LOCAL_MAJOR, free.unwrap_or(0))
-                }
+                Kind::Character(Number::Dynamic) => (LOCAL_MAJOR, minors.next().unwrap_or(0)),
                 Kind::Regular { .. } => (0, 0),
             };
             let Node { path, name, device } = node;
@@ -453,7 +453,9 @@ fn serve_requests(core: &Arc<Core>) -> Arc<Pool> {
             let ordered = order.try_lock_for(pool::PATIENCE);
             match devfs.receive(&mut buffer) {
                 Ok(Some(request)) => {
-                    received();
+                    if devfs::may_take_long(&request) {
+                        received();
+                    }
                     let is_release = matches!(request.operation, Operation::Release { .. });
                     let ordered = ordered.filter(|_| is_release);
                     devfs.serve(&core, request);
@@ -511,27 +513,6 @@ fn listen(core: &Arc<Core>) {
     if let Err(error) = started {
         crate::report(format_args!("devmap maps will not find this run: {error}"));
     }
-}
-
-/// Starts the threads that watch.
-fn watch(core: &Arc<Core>) {
-    let watching = core.clone();
-    let reaping = core.clone();
-    let spawn = |name: &str, run: Box<dyn FnOnce() + Send>| {
-        if let Err(error) = std::thread::Builder::new().name(name.into()).spawn(run) {
-            crate::report(format_args!("cannot start the thread {name}: {error}"));
-        }
-    };
-    spawn("devmap-signals", Box::new(move || watching.watcher.run()));
-    spawn(
-        "devmap-reaper",
-        Box::new(move || {
-            if let Err(error) = reaping.reaper.run(&reaping.opens) {
-                crate::report(format_args!("cannot read inotify events: {error}"));
-            }
-        }),
-    );
-    trapped::start(core);
 }
 
 /// Waits for the program's end, and until all that it did is accounted for.

@@ -25,7 +25,10 @@ use std::{
     fs, io,
     os::linux::fs::MetadataExt,
     path::Path,
-    sync::{Arc, atomic::Ordering},
+    sync::{
+        Arc,
+        atomic::{AtomicBool, Ordering},
+    },
     time::Instant,
 };
 
@@ -72,6 +75,8 @@ pub(crate) struct Trapped {
     /// Held while a number for a descriptor is chosen and taken: the last one beyond the first
     /// few.
     placing: Mutex<u32>,
+    /// Its threads run.
+    started: AtomicBool,
 }
 
 impl Trapped {
@@ -96,6 +101,7 @@ impl Trapped {
             owner: (rustix::process::geteuid().as_raw(), rustix::process::getegid().as_raw()),
             directories: devices.iter().map(directory).collect(),
             placing: Mutex::default(),
+            started: AtomicBool::new(false),
         })
     }
 
@@ -162,11 +168,13 @@ impl Trapped {
     /// when that failed, and it has been told.
     fn place(
         &self,
+        core: &Arc<Core>,
         call: &Call<'_>,
         device: &Arc<DeviceEntry>,
         file: Option<Arc<OpenFile>>,
         flags: u32,
     ) -> bool {
+        start(core, self);
         let tid = call.notification.tid;
         let client = match self.descriptors.add(device, file, flags) {
             Ok(client) => client,
@@ -204,9 +212,12 @@ impl Trapped {
     }
 }
 
-/// Starts the threads of trapped mode, if that is the mode. A driver may block in any of
-/// its methods, so each may need another one.
-pub(crate) fn start(core: &Arc<Core>) {
+/// Starts the threads of trapped mode, once. A driver may block in any of its methods, so
+/// each may need another one.
+fn start(core: &Arc<Core>, trapped: &Trapped) {
+    if trapped.started.swap(true, Ordering::SeqCst) {
+        return;
+    }
     let pool = |name, serve: fn(&Core, &Trapped, &dyn Fn()) -> bool| {
         let core = core.clone();
         Pool::start(name, 2, move || {
@@ -217,10 +228,8 @@ pub(crate) fn start(core: &Arc<Core>) {
             turn
         });
     };
-    if core.trapped.is_some() {
-        pool("devmap-closes", |core, trapped, received| trapped.release_next(core, received));
-        pool("devmap-wakes", |_, trapped, received| trapped.descriptors.tell_next(received));
-    }
+    pool("devmap-closes", |core, trapped, received| trapped.release_next(core, received));
+    pool("devmap-wakes", |_, trapped, received| trapped.descriptors.tell_next(received));
 }
 
 /// A number from `first` on at which a client has no descriptor, if its limit allows it: the

@@ -53,7 +53,7 @@ use std::os::fd::{AsFd, OwnedFd};
 use std::os::unix::net::UnixStream;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 
-use devmap_sys::process::{Fork, fork, set_default};
+use devmap_sys::process::{Fork, exit_now, fork, set_default};
 use nix::sys::signal::SigSet;
 use rustix::process::{PidfdFlags, WaitOptions, getpid, pidfd_open, waitpid};
 
@@ -245,7 +245,10 @@ fn supervise(program: &Program, mut role: impl Role, inherited: &Inherited, link
 /// Ends this process with the status that `body` returns; a panic must not
 /// unwind into what the parent was doing when it forked.
 fn exit_with(body: impl FnOnce() -> i32) -> ! {
-    std::process::exit(catch_unwind(AssertUnwindSafe(body)).unwrap_or(FAILED))
+    let status = catch_unwind(AssertUnwindSafe(body)).unwrap_or(FAILED);
+    // A driver may have printed something, in the supervisor.
+    let _ = io::stdout().flush();
+    exit_now(status)
 }
 
 fn complain(message: impl Display) {

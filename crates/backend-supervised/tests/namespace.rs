@@ -15,6 +15,7 @@ use rustix::fs::{CWD, FileType, Mode, OFlags};
 use rustix::io::Errno;
 use rustix::mount::{MountFlags, MountPropagationFlags, mount, mount_bind, mount_bind_recursive};
 use std::collections::BTreeMap;
+use std::ffi::OsString;
 use std::fs;
 use std::io::Write;
 use std::os::unix::ffi::{OsStrExt, OsStringExt};
@@ -95,7 +96,7 @@ fn root_refused() -> ExitCode {
     let mut sets = capabilities(None).expect("capget");
     sets.effective.remove(CapabilitySet::SYS_ADMIN);
     set_capabilities(None, sets).expect("capset");
-    let error = namespace::prepare(&[], &[]).expect_err("mounted without the right to");
+    let error = namespace::prepare(&[], &[], &[]).expect_err("mounted without the right to");
     println!("{error}");
     assert_eq!(error.errno, Some(Errno::PERM.raw_os_error()));
     assert!(error.step.contains("fuse"), "{error}");
@@ -144,12 +145,13 @@ fn pass(access: Access) -> ExitCode {
     }
     let devices = devices();
     let classes = ["devmap-class/devmap-test".into()];
-    let prepared = namespace::prepare(&devices, &classes).expect("prepare");
+    let prepared = namespace::prepare(&devices, &[], &classes).expect("prepare");
     assert_eq!(prepared.access, access);
     let old = prepared.entries.clone();
+    let char = links();
     let (entered, status) = run(prepared, &devices, |result| {
         result.expect("enter");
-        inside(&old);
+        inside(access, &old, &char);
     });
     let entered = entered.expect("enter");
     assert_eq!(entered.unbound, []);
@@ -159,9 +161,16 @@ fn pass(access: Access) -> ExitCode {
     ExitCode::SUCCESS
 }
 
+/// The links of `/sys/dev/char`, with their targets.
+fn links() -> BTreeMap<OsString, PathBuf> {
+    let entries = fs::read_dir("/sys/dev/char").into_iter().flatten();
+    let entries = entries.map(|entry| entry.expect("list /sys/dev/char"));
+    entries.map(|entry| (entry.file_name(), fs::read_link(entry.path()).expect("a link"))).collect()
+}
+
 /// Before anything is started the step is named.
 fn user_without_fuse() -> ExitCode {
-    let error = namespace::prepare(&devices(), &[]).expect_err("opened /dev/fuse");
+    let error = namespace::prepare(&devices(), &[], &[]).expect_err("opened /dev/fuse");
     println!("{error}");
     assert_eq!(error.step, "open /dev/fuse");
     assert_eq!(error.errno, Some(Errno::ACCESS.raw_os_error()));
@@ -170,7 +179,7 @@ fn user_without_fuse() -> ExitCode {
 
 /// User name spaces are forbidden: both processes learn it, and nothing stays.
 fn user_refused() -> ExitCode {
-    let prepared = namespace::prepare(&devices(), &[]).expect("prepare");
+    let prepared = namespace::prepare(&devices(), &[], &[]).expect("prepare");
     assert_eq!(prepared.access, Access::User);
     let (entered, status) = run(prepared, &devices(), |result| {
         result.expect_err("entered from a chroot");
@@ -236,7 +245,7 @@ fn run(
 }
 
 /// What a program sees.
-fn inside(old: &DevEntries) {
+fn inside(access: Access, old: &DevEntries, char: &BTreeMap<OsString, PathBuf>) {
     // Names: all the old ones and the new ones.
     let names = |path: &str| -> Vec<Vec<u8>> {
         let mut names: Vec<_> =
@@ -280,6 +289,17 @@ fn inside(old: &DevEntries) {
             EntryKind::File => {
                 assert_ne!(data.dev(), new_dev, "{path:?} is still the placeholder");
             }
+            EntryKind::Node => {
+                let kind = data.file_type();
+                assert!(kind.is_char_device() || kind.is_block_device(), "{path:?}");
+                assert_eq!(data.dev(), new_dev, "{path:?} is bound");
+                // As root it opens; to open just any (a terminal, a watchdog) would do something.
+                if access == Access::User || name == Path::new("kmsg") {
+                    let opened = rustix::fs::open(&path, OFlags::RDONLY, Mode::empty());
+                    let refused = (access == Access::User).then_some(Errno::ACCESS);
+                    assert_eq!(opened.err(), refused, "{path:?}");
+                }
+            }
             EntryKind::Symlink(target) => assert_eq!(&fs::read_link(&path).unwrap(), target),
         }
     }
@@ -292,8 +312,8 @@ fn inside(old: &DevEntries) {
         assert!(Path::new(name.to_str().unwrap()).exists(), "{name:?} does not exist");
     }
     // /sys/dev/char: the old links lead where they led, the new one is there.
-    assert_eq!(names("/sys/dev/char").len(), old.char.len() + 1);
-    for (name, target) in &old.char {
+    assert_eq!(names("/sys/dev/char").len(), char.len() + 1);
+    for (name, target) in char {
         let path = Path::new("/sys/dev/char").join(name);
         assert_eq!(&fs::read_link(&path).unwrap(), target);
         assert!(path.join("uevent").exists(), "{path:?} leads nowhere");
@@ -332,6 +352,7 @@ enum Node {
     Directory(BTreeMap<Vec<u8>, u64>),
     Link(PathBuf),
     Placeholder,
+    Old(fs::Metadata),
     Device(String),
 }
 
@@ -348,6 +369,9 @@ impl Tree {
                 let node = match kind {
                     EntryKind::Directory => Node::Directory(BTreeMap::new()),
                     EntryKind::File => Node::Placeholder,
+                    EntryKind::Node => {
+                        Node::Old(fs::symlink_metadata(Path::new("/dev").join(name)).expect("stat"))
+                    }
                     EntryKind::Symlink(target) => Node::Link(target.clone()),
                 };
                 tree.add(&Path::new(root).join(name), node);
@@ -357,8 +381,8 @@ impl Tree {
             let link = Node::Link("stub".into());
             tree.add(&Path::new(class.name).join("devmap-class/devmap-test"), link);
         }
-        for (name, target) in &entries.char {
-            tree.add(&Path::new(CHAR).join(name), Node::Link(target.clone()));
+        for (name, target) in links() {
+            tree.add(&Path::new(CHAR).join(name), Node::Link(target));
         }
         tree.add(&Path::new(CHAR).join("511:7"), Node::Link("stub".into()));
         tree
@@ -393,6 +417,13 @@ impl Tree {
             Node::Link(_) => 0o120777,
             Node::Placeholder => 0o100000,
             Node::Device(_) => 0o100660,
+            Node::Old(node) => {
+                let (major, minor) =
+                    (rustix::fs::major(node.rdev()), rustix::fs::minor(node.rdev()));
+                let rdev = devmap_fuse::device_number(major, minor);
+                let (uid, gid) = (node.uid(), node.gid());
+                return Attr { uid, gid, rdev, ..Attr::new(id, node.mode()) };
+            }
         };
         Attr { uid: self.owner.0, gid: self.owner.1, ..Attr::new(id, mode) }
     }

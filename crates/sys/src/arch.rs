@@ -38,6 +38,8 @@ macro_rules! common_numbers {
         pub const CHDIR: u32 = libc::SYS_chdir as u32;
         pub const CHROOT: u32 = libc::SYS_chroot as u32;
         pub const ACCT: u32 = libc::SYS_acct as u32;
+        pub const SWAPON: u32 = libc::SYS_swapon as u32;
+        pub const SWAPOFF: u32 = libc::SYS_swapoff as u32;
         pub const IO_SUBMIT: u32 = libc::SYS_io_submit as u32;
         pub const FCHMODAT: u32 = libc::SYS_fchmodat as u32;
         pub const FCHOWNAT: u32 = libc::SYS_fchownat as u32;

@@ -2,11 +2,17 @@
 
 use std::collections::{BTreeSet, HashSet};
 use std::ffi::OsString;
+use std::fs::{self, FileType};
 use std::io;
-use std::os::unix::fs::PermissionsExt;
+use std::os::unix::fs::{FileTypeExt, MetadataExt, PermissionsExt};
 use std::path::{Path, PathBuf};
 
+use rustix::fs::{Access, AtFlags, CWD};
+
 use crate::sysfs;
+
+/// The access list of a file; acl(5).
+const ACCESS_LIST: &str = "system.posix_acl_access";
 
 /// Where in the new `/dev` all of the old one is to be found, if `ptmx` needs it.
 pub(super) const WHOLE: &str = ".devmap";
@@ -18,8 +24,17 @@ pub enum EntryKind {
     Directory,
     /// Anything else that can be bound: the placeholder has to be no directory and no link.
     File,
+    /// The node of a device that is not bound, for that costs more than all else at the start of
+    /// a program. The file system shows it as it is; see [`Binding`] for who can open it.
+    Node,
     /// A symbolic link and its target. Links cannot be bound, so the file system serves it.
     Symlink(PathBuf),
+}
+
+impl EntryKind {
+    fn is_no_directory(&self) -> bool {
+        matches!(self, EntryKind::File | EntryKind::Node)
+    }
 }
 
 /// A directory of `/sys` that the file system takes the place of, since a device of a
@@ -43,24 +58,55 @@ pub struct DevEntries {
     /// Binds stand on the placeholders, so the kernel must never be told that one has changed:
     /// the same node and the longest validity for each lookup.
     pub dev: Vec<(PathBuf, EntryKind)>,
-    /// Links of `/sys/dev/char` (`81:0`) with their targets, which are relative to it, sorted.
-    pub char: Vec<(OsString, PathBuf)>,
     /// What is replaced where a device has a class; else nothing.
     pub classes: Vec<ClassTree>,
-    /// There is a `/sys/dev/char`.
+    /// There is a `/sys/dev/char`. Its links are served as they are at the time.
     pub(super) has_char: bool,
 }
 
+/// Which nodes of devices are bound.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Binding {
+    /// Each.
+    All,
+    /// Those that anybody may open, and those with an access list, which the file system does not
+    /// show. The others are opened through the file system's own nodes.
+    Public,
+    /// Those that this user may open. Nobody in the name space may open the others.
+    Permitted,
+}
+
+impl Binding {
+    /// Whether the node at `path` is to be bound.
+    fn binds(self, path: &Path, node: FileType) -> io::Result<bool> {
+        if !node.is_char_device() && !node.is_block_device() {
+            return Ok(true);
+        }
+        let may = |access| rustix::fs::accessat(CWD, path, access, AtFlags::EACCESS).is_ok();
+        match self {
+            Binding::All => Ok(true),
+            Binding::Permitted => Ok(may(Access::READ_OK) || may(Access::WRITE_OK)),
+            Binding::Public => {
+                let mode = fs::symlink_metadata(path)?.mode();
+                let has_list = || rustix::fs::lgetxattr(path, ACCESS_LIST, &mut [0; 0][..]).is_ok();
+                // With a list, the bits of the group are those of its mask.
+                Ok(mode & 0o666 == 0o666 || mode & 0o070 != 0 && has_list())
+            }
+        }
+    }
+}
+
 impl DevEntries {
-    /// Reads the directories. A missing `/sys/dev/char` has no entries. `classes`: names of
-    /// devices in their class, such as `video4linux/video0`.
+    /// Reads the directories. `classes`: names of devices in their class, such as
+    /// `video4linux/video0`.
     pub(super) fn collect(
         devices: &[PathBuf],
         classes: &[PathBuf],
+        binding: Binding,
     ) -> Result<DevEntries, (PathBuf, io::Error)> {
-        let mut dev = below(Path::new("/dev"), devices)?;
+        let mut dev = below(Path::new("/dev"), devices, binding)?;
         let ptmx =
-            dev.iter_mut().find(|entry| entry.0 == Path::new("ptmx") && entry.1 == EntryKind::File);
+            dev.iter_mut().find(|entry| entry.0 == Path::new("ptmx") && entry.1.is_no_directory());
         if let (Some(ptmx), Some(target)) = (ptmx, terminals()) {
             let whole = target.starts_with(WHOLE);
             ptmx.1 = EntryKind::Symlink(target);
@@ -70,26 +116,17 @@ impl DevEntries {
         }
         dev.sort_by(|a, b| a.0.cmp(&b.0));
 
-        let (has_char, links) = match list(Path::new(sysfs::CHAR)) {
-            Ok(links) => (true, links),
-            Err(_) => (false, Vec::new()),
-        };
-        let mut char: Vec<_> = links
-            .into_iter()
-            .filter_map(|(name, kind)| match kind {
-                EntryKind::Symlink(target) => Some((name, target)),
-                EntryKind::Directory | EntryKind::File => None,
-            })
-            .collect();
-        char.sort();
         let mut trees = Vec::new();
         for (name, place) in [("class", sysfs::CLASS), ("virtual", sysfs::VIRTUAL)] {
+            if classes.is_empty() {
+                continue;
+            }
             // Where there is no such directory, nothing can stand in it.
-            if let (false, Ok(entries)) = (classes.is_empty(), below(Path::new(place), classes)) {
+            if let Ok(entries) = below(Path::new(place), classes, Binding::All) {
                 trees.push(ClassTree { name, place, entries });
             }
         }
-        Ok(DevEntries { dev, char, has_char, classes: trees })
+        Ok(DevEntries { dev, has_char: Path::new(sysfs::CHAR).is_dir(), classes: trees })
     }
 
     /// The names that are to be bound.
@@ -106,7 +143,7 @@ impl ClassTree {
 }
 
 fn bindable(entries: &[(PathBuf, EntryKind)]) -> Vec<PathBuf> {
-    let bindable = |kind: &EntryKind| !matches!(kind, EntryKind::Symlink(_));
+    let bindable = |kind: &EntryKind| matches!(kind, EntryKind::Directory | EntryKind::File);
     entries.iter().filter(|entry| bindable(&entry.1)).map(|entry| entry.0.clone()).collect()
 }
 
@@ -115,6 +152,7 @@ fn bindable(entries: &[(PathBuf, EntryKind)]) -> Vec<PathBuf> {
 fn below(
     root: &Path,
     devices: &[PathBuf],
+    binding: Binding,
 ) -> Result<Vec<(PathBuf, EntryKind)>, (PathBuf, io::Error)> {
     let hidden: HashSet<&Path> = devices.iter().map(PathBuf::as_path).collect();
     let parents: HashSet<&Path> =
@@ -123,7 +161,7 @@ fn below(
     let mut left = BTreeSet::from([PathBuf::new()]);
     while let Some(directory) = left.pop_first() {
         let absolute = root.join(&directory);
-        for (name, kind) in list(&absolute).map_err(|error| (absolute, error))? {
+        for (name, kind) in list(&absolute, binding).map_err(|error| (absolute, error))? {
             let name = directory.join(name);
             if hidden.contains(name.as_path()) {
                 continue;
@@ -146,23 +184,25 @@ fn below(
 /// whole has to have a place. Terminals made there are the same, and can be opened in `/dev/pts`;
 /// but `ttyname` says `/dev/.devmap/pts/0`.
 fn terminals() -> Option<PathBuf> {
-    let node = std::fs::metadata("/dev/pts/ptmx").ok()?;
+    let node = fs::metadata("/dev/pts/ptmx").ok()?;
     let open = node.permissions().mode() & 0o666 == 0o666;
     Some(if open { "pts/ptmx".into() } else { Path::new(WHOLE).join("ptmx") })
 }
 
 /// The entries of a directory, except those that vanish meanwhile.
-fn list(directory: &Path) -> io::Result<Vec<(OsString, EntryKind)>> {
+fn list(directory: &Path, binding: Binding) -> io::Result<Vec<(OsString, EntryKind)>> {
     let mut entries = Vec::new();
-    for entry in std::fs::read_dir(directory)? {
+    for entry in fs::read_dir(directory)? {
         let entry = entry?;
         let kind = entry.file_type().and_then(|kind| {
             Ok(if kind.is_dir() {
                 EntryKind::Directory
             } else if kind.is_symlink() {
-                EntryKind::Symlink(std::fs::read_link(entry.path())?)
-            } else {
+                EntryKind::Symlink(fs::read_link(entry.path())?)
+            } else if binding.binds(&entry.path(), kind)? {
                 EntryKind::File
+            } else {
+                EntryKind::Node
             })
         });
         match kind {

@@ -307,7 +307,7 @@ fn open(
     let tid = call.notification.tid;
     let has = |bits: i32| flags & bits.cast_unsigned() == bits.cast_unsigned();
     if has(libc::O_PATH) {
-        trapped.place(call, device, None, flags & libc::O_CLOEXEC.cast_unsigned());
+        trapped.place(core, call, device, None, flags & libc::O_CLOEXEC.cast_unsigned());
         return None;
     }
     if has(libc::O_CREAT | libc::O_EXCL) {
@@ -332,7 +332,7 @@ fn open(
     });
     match opened {
         Ok(file) => {
-            if !trapped.place(call, device, Some(file), flags) {
+            if !trapped.place(core, call, device, Some(file), flags) {
                 core.opens.close(id);
             }
         }

@@ -90,13 +90,16 @@ fn descriptors() -> io::Result<Vec<RawFd>> {
     for entry in std::fs::read_dir("/proc/self/fdinfo")? {
         let entry = entry?;
         let Ok(fd) = entry.file_name().to_string_lossy().parse::<RawFd>() else { continue };
+        if fd <= 2 {
+            continue;
+        }
         let info = std::fs::read_to_string(entry.path())?;
         let flags = info
             .lines()
             .find_map(|line| line.strip_prefix("flags:"))
             .and_then(|octal| i32::from_str_radix(octal.trim(), 8).ok())
             .ok_or(io::ErrorKind::InvalidData)?;
-        if fd > 2 && flags & libc::O_CLOEXEC == 0 {
+        if flags & libc::O_CLOEXEC == 0 {
             inheritable.push(fd);
         }
     }

@@ -153,8 +153,8 @@ impl Launcher {
     fn lead_front(&self, status: WaitStatus) {
         let signal = if status.stopped() {
             libc::SIGSTOP
-        } else if is_stopping(self.front.pid) {
-            // Also when the program was killed: the front must run to see it.
+        } else if !status.continued() || is_stopping(self.front.pid) {
+            // Also at the program's end: the front must run to see it.
             libc::SIGCONT
         } else {
             // A SIGCONT more would cancel a SIGTSTP that waits in the front.

@@ -1,12 +1,13 @@
 //! Shell tools, Python and Rust on devices.
 
-use crate::harness::{DEVMAP, Mode, Run, in_each_mode};
+use crate::harness::{DEVMAP, Mode, PRELUDE, Run, in_each_mode, python};
 
 in_each_mode!(
     shell_tools_read,
     shell_tools_show_a_character_device,
     sysfs_names_the_device,
     other_devices_stay,
+    other_nodes_are_what_they_were,
     many_devices_in_a_directory_of_their_own,
     a_rust_program_maps,
     python_maps_a_length,
@@ -105,6 +106,30 @@ fn other_devices_stay(mode: Mode) {
         if echo x > /dev/full; then exit 1; fi 2> /dev/null; test -c /dev/full; echo done",
     );
     assert_eq!(text, "000000\ndone\n");
+}
+
+/// Nodes of the machine's: the same to `stat`, and to whoever opens them.
+fn other_nodes_are_what_they_were(mode: Mode) {
+    let script = "
+for name in 'console', 'full', 'kmsg', 'loop-control', 'mem', 'null', 'port', 'tty', 'tty1', 'vda':
+    path = '/dev/' + name
+    if os.path.exists(path):
+        node = os.lstat(path)
+        ours = node.st_uid == os.getuid() and node.st_gid == os.getgid()
+        say(name, oct(node.st_mode), os.major(node.st_rdev), os.minor(node.st_rdev), ours)
+for name in 'kmsg', 'full':
+    try:
+        os.close(os.open('/dev/' + name, os.O_RDONLY | os.O_NONBLOCK))
+        say(name, 'opens')
+    except OSError as error:
+        say(name, errno.errorcode[error.errno])
+";
+    let alone = std::process::Command::new(python())
+        .args(["-c", &format!("{PRELUDE}{script}")])
+        .output()
+        .expect("run Python");
+    let finished = Run::new(mode, &["/dev/new=hello"]).python(script, &[]).finish().well();
+    assert_eq!(finished.stdout, String::from_utf8_lossy(&alone.stdout));
 }
 
 fn many_devices_in_a_directory_of_their_own(mode: Mode) {
