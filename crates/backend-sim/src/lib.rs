@@ -36,6 +36,7 @@ mod memory;
 mod platform;
 mod process;
 mod table;
+mod trace;
 
 pub use failures::{Failures, Nth};
 pub use file::MemoryFile;

@@ -12,7 +12,7 @@ use devmap_driver::Errno;
 
 use crate::{
     Engine, Entry, File, Flags, Frame, Mmu, ObjectId, PageId, SpaceId, Table, object::Failed,
-    page::Kind,
+    page::Kind, trace::Detail,
 };
 
 pub(crate) struct Cache {
@@ -106,6 +106,9 @@ impl<M: Mmu> Engine<M> {
             .store
             .as_ref()
             .map_or(Ok(()), |store| store.write_back(index * page_bytes, &bytes));
+        let details =
+            [("page", Detail::Number(index)), ("size", Detail::Number(bytes.len() as u64))];
+        let _ = self.step(object, "writepages", details, |_| result);
         if let Err(errno) = result {
             self.pages.get_mut(page.0).dirty = true;
             let failed = &mut self.objects.get_mut(object.0).failed;

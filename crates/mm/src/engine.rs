@@ -13,6 +13,7 @@ use crate::{
     object::{Failed, Object},
     page::{Kind, Page},
     slab::Slab,
+    trace::Trace,
 };
 
 /// The number of an address space in its engine.
@@ -67,6 +68,8 @@ pub struct Engine<M: Mmu> {
     pub(crate) zero: Option<PageId>,
     /// How many shared anonymous maps there were: the inode of each.
     pub(crate) shared_maps: u64,
+    /// The steps that it tells, if it shall.
+    pub(crate) trace: Option<Trace>,
     next_anon: u64,
 }
 
@@ -82,6 +85,7 @@ impl<M: Mmu> Engine<M> {
             cache: Cache::new(),
             zero: None,
             shared_maps: 0,
+            trace: None,
             next_anon: 0,
         }
     }

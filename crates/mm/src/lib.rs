@@ -15,6 +15,7 @@
 //! | `cache` | the page cache: write-back in order, eviction under a limit |
 //! | `ops` | one file for each operation |
 //! | `maps` | the text of `/proc/PID/maps` |
+//! | [`trace`] | what an engine tells of its operations, step by step |
 //! | `invariants` | what holds after every operation |
 //!
 //! There is no lock in here: each operation takes `&mut Engine`, and whoever shares an
@@ -38,6 +39,7 @@ mod ops;
 mod page;
 mod set;
 mod slab;
+pub mod trace;
 
 pub use area::{Area, Flags};
 pub use engine::{Engine, Limits, SpaceId};

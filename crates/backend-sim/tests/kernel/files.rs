@@ -69,7 +69,7 @@ fn reads_writes_and_maps_agree() {
     assert_eq!(world.on_disk()[2 * PAGE as usize], b'I', "writes go through");
     assert_eq!(world.on_disk()[PAGE as usize], 1, "stores wait");
     assert_eq!(world.read(SIZE - 3, 10), [5; 3]);
-    assert_eq!(world.read(SIZE + 5, 10), []);
+    assert!(world.read(SIZE + 5, 10).is_empty());
     world.write(SIZE + PAGE, b"far");
     assert_eq!(world.read(SIZE + PAGE - 1, 10), b"\0far");
     assert_eq!(byte(process, at + 5 * PAGE + TAIL), Ok(0));

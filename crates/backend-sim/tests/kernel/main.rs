@@ -4,6 +4,7 @@
 mod files;
 mod memory;
 mod stress;
+mod trace;
 
 use std::{fs, path::Path, thread};
 

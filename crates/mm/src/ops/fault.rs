@@ -7,7 +7,9 @@ use core::fmt;
 use devmap_driver::{Access, Errno, Fault, NewPage};
 
 use crate::{
-    Area, Engine, Entry, File, Flags, Frame, Mmu, PageId, SpaceId, Supplied, Table, page::Kind,
+    Area, Engine, Entry, File, Flags, Frame, Mmu, PageId, SpaceId, Supplied, Table,
+    page::Kind,
+    trace::{About, Detail},
 };
 
 /// Why an access cannot go on.
@@ -122,7 +124,27 @@ impl<M: Mmu> Engine<M> {
         address: u64,
         access: Access,
     ) -> Result<(), Fatal> {
-        let area = self.space(space).areas.lookup(address).ok_or(Fatal::NotMapped)?.clone();
+        let details = [("address", Detail::Address(address)), ("access", access.into())];
+        self.step(space, "do_user_addr_fault", details, |engine| {
+            let details = [("address", Detail::Address(address))];
+            let area = engine.step(space, "find_vma", details, |engine| {
+                engine.space(space).areas.lookup(address).cloned().ok_or(Fatal::NotMapped)
+            })?;
+            let object = area.file().map(|file| file.object);
+            let about = About { space: Some(space), object };
+            engine.step(about, "handle_mm_fault", [], |engine| {
+                engine.handle_mm_fault(space, &area, address, access)
+            })
+        })
+    }
+
+    fn handle_mm_fault(
+        &mut self,
+        space: SpaceId,
+        area: &Area<M::Frame>,
+        address: u64,
+        access: Access,
+    ) -> Result<(), Fatal> {
         // What can be written or executed can be read: no processor tells them apart.
         let permitted = match access {
             Access::Read => area.flags.intersects(Flags::ACCESS),
@@ -134,22 +156,31 @@ impl<M: Mmu> Engine<M> {
         let at = self.page_size().page_of(address);
         match (self.space(space).table.get(at), &area.file) {
             (Some(entry), _) if access == Access::Write && !entry.writable => {
-                self.do_wp_page(space, &area, at, entry)
+                self.step(space, "do_wp_page", [], |e| e.do_wp_page(space, area, at, entry))
             }
             (Some(_), _) => Ok(()),
-            (None, None) => self.do_anonymous_page(space, &area, at, access),
+            (None, None) => self.step(space, "do_anonymous_page", [], |engine| {
+                engine.do_anonymous_page(space, area, at, access)
+            }),
             (None, Some(mapped)) => {
                 let file = &mapped.file;
                 let index = area.page_offset_at(address, self.page_size());
                 let shared = area.flags.contains(Flags::SHARED);
+                let details = [("page", Detail::Number(index))];
                 match access {
-                    Access::Read => self.do_read_fault(space, &area, file, at, index),
+                    Access::Read => self.step(file.object, "do_read_fault", details, |engine| {
+                        engine.do_read_fault(space, area, file, at, index)
+                    }),
                     Access::Write if shared => {
-                        self.read_around(&area, file, index);
-                        let page = self.get_page(file, index, access)?;
-                        self.enter(space, at, page, true)
+                        self.step(file.object, "do_shared_fault", details, |engine| {
+                            engine.read_around(area, file, index);
+                            let page = engine.get_page(file, index, access)?;
+                            engine.enter(space, at, page, true)
+                        })
                     }
-                    Access::Write => self.do_cow_fault(space, &area, file, at, index),
+                    Access::Write => self.step(file.object, "do_cow_fault", details, |engine| {
+                        engine.do_cow_fault(space, area, file, at, index)
+                    }),
                 }
             }
         }
@@ -267,8 +298,9 @@ impl<M: Mmu> Engine<M> {
         if self.object_pages(object).is_some_and(|pages| index >= pages) {
             return Err(Fatal::Bus);
         }
-        if let Some(page) = self.cache.pages.get(&(object, index)) {
-            return Ok(*page);
+        let details = [("page", Detail::Number(index))];
+        if let Some(page) = self.cache.pages.get(&(object, index)).copied() {
+            return self.step(object, "filemap_get_folio", details, |_| Ok(page));
         }
         let Some(content) = &file.content else {
             let page = self.new_page(Kind::Cached(object, index)).map_err(oom)?;
@@ -280,6 +312,9 @@ impl<M: Mmu> Engine<M> {
         let mut new = NewFrame { mmu: &mut self.mmu, has_room, filled: None };
         let supplied = content.fault(&Fault { page: index, access }, &mut new);
         let filled = new.filled;
+        // Under the name of the driver's method.
+        let answer = supplied.as_ref().map(drop).map_err(|errno| *errno);
+        let _ = self.step(object, "fault", details, |_| answer);
         match (supplied, filled) {
             (Ok(Supplied::Frame(frame)), _) => Ok(self.adopt(frame, Kind::Driver)),
             (Ok(Supplied::Filled), filled) => {

@@ -11,6 +11,7 @@ use crate::{
     area::Mapped,
     merge::{Origin, Proposal},
     page::Kind,
+    trace::{About, Detail},
 };
 
 /// Where the area shall lie.
@@ -102,6 +103,25 @@ impl<M: Mmu> Engine<M> {
     /// not fit. `EEXIST`: as [`Placement::FixedNoReplace`] says. `EACCES`: the file was
     /// not opened for this. What the driver's `mmap` answers.
     pub fn map(&mut self, space: SpaceId, request: &MapRequest<M::Frame>) -> Result<u64, Errno> {
+        let file = request.file.as_ref();
+        let about = About { space: Some(space), object: file.map(|(file, _)| file.object) };
+        let offset = file.map_or(0, |(_, offset)| *offset);
+        let pages = self.page_size().pages_for(request.len);
+        let mode = match (request.sharing, request.protection.write) {
+            (Sharing::Shared, true) => "shared, to write",
+            (Sharing::Shared, false) => "shared",
+            (Sharing::Private, true) => "private, to write",
+            (Sharing::Private, false) => "private",
+        };
+        let details = [
+            ("pages", Detail::Number(pages)),
+            ("offset_pages", Detail::Number(self.page_size().page_of(offset))),
+            ("mode", Detail::Word(mode)),
+        ];
+        self.step(about, "do_mmap", details, |engine| engine.do_mmap(space, request))
+    }
+
+    fn do_mmap(&mut self, space: SpaceId, request: &MapRequest<M::Frame>) -> Result<u64, Errno> {
         let page_size = self.page_size();
         let offset = request.file.as_ref().map_or(0, |(_, offset)| *offset);
         if !page_size.is_aligned(offset) || request.len == 0 {
@@ -117,7 +137,10 @@ impl<M: Mmu> Engine<M> {
         if self.space(space).areas.len() > self.limits.areas {
             return Err(Errno::ENOMEM);
         }
-        let start = self.get_unmapped_area(space, request.placement, len)?;
+        let pages = Detail::Number(page_size.page_of(len));
+        let start = self.step(space, "get_unmapped_area", [("pages", pages)], |engine| {
+            engine.get_unmapped_area(space, request.placement, len)
+        })?;
         let mut flags =
             Flags::of(request.protection).union(Flags::MAYWRITE).union(self.space(space).lock_new);
         if request.residency == Residency::Locked {
@@ -145,18 +168,20 @@ impl<M: Mmu> Engine<M> {
         if flags.intersects(Flags::SPECIAL) {
             flags = flags.without(Flags::LOCKS);
         }
-        self.do_unmap(space, start, start + len)?;
-        let file = file.map(|file| {
-            let _count = self.objects.get(file.object.0).maps.clone();
-            Mapped { file, _count }
-        });
-        let (end, origin) = (start + len, Origin::Area);
-        self.add_range(
-            space,
-            Proposal { start, end, flags, page_offset, file, anon: None, origin },
-        );
-        self.remap_frames(space, start, flags, remapped).inspect_err(|_| {
-            self.remove_areas(space, start, end);
+        let end = start + len;
+        let details = [("start", Detail::Address(start)), ("end", Detail::Address(end))];
+        self.step(space, "mmap_region", details, |engine| {
+            engine.do_unmap(space, start, end)?;
+            let file = file.map(|file| {
+                let _count = engine.objects.get(file.object.0).maps.clone();
+                Mapped { file, _count }
+            });
+            let (anon, origin) = (None, Origin::Area);
+            let area = Proposal { start, end, flags, page_offset, file, anon, origin };
+            engine.add_range(space, area);
+            engine.remap_frames(space, start, flags, remapped).inspect_err(|_| {
+                engine.remove_areas(space, start, end);
+            })
         })?;
         if flags.contains(Flags::LOCKED) || request.residency == Residency::Populated {
             // A page that cannot be had is told at its use.
@@ -214,7 +239,8 @@ impl<M: Mmu> Engine<M> {
         let pages = page_size.page_of(len);
         let area = NewArea::new(page_size, first_page, pages, request.protection, request.sharing)
             .ok_or(Errno::EOVERFLOW)?;
-        let layout = content.mmap(&area)?;
+        let details = [("pages", Detail::Number(pages))];
+        let layout = self.step(file.object, "call_mmap", details, |_| content.mmap(&area))?;
         let mut flags = Flags::of_plan(layout.flags);
         if !layout.remapped.is_empty() {
             flags = flags.union(Flags::PFNMAP);
@@ -241,11 +267,15 @@ impl<M: Mmu> Engine<M> {
         let first = self.page_size().page_of(start);
         let writable = flags.contains(Flags::SHARED.union(Flags::WRITE));
         for (at, frames) in remapped {
-            for (at, frame) in at.zip(frames) {
-                let page = self.adopt(frame, Kind::Driver);
-                self.install(space, first + at, page, writable)
-                    .inspect_err(|_| self.free_page(page))?;
-            }
+            let details =
+                [("page", Detail::Number(at.start)), ("pages", Detail::Number(at.end - at.start))];
+            self.step(space, "remap_pfn_range", details, |engine| {
+                at.zip(frames).try_for_each(|(at, frame)| {
+                    let page = engine.adopt(frame, Kind::Driver);
+                    let installed = engine.install(space, first + at, page, writable);
+                    installed.inspect_err(|_| engine.free_page(page))
+                })
+            })?;
         }
         if flags.intersects(Flags::ACCESS) {
             return Ok(());
