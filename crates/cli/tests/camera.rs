@@ -4,6 +4,9 @@
 //! Nothing here depends on how fast anything is: where frames are counted, the camera
 //! makes one for each buffer that is queued (`pace=client`).
 
+#[path = "camera/sources.rs"]
+mod sources;
+
 use std::{
     fs,
     path::Path,

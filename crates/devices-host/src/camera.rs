@@ -16,7 +16,7 @@ use crate::{
     capture::{Capture, Description, File},
     controls,
     format::{Offer, PixelFormat, Size},
-    source::{Painted, Pattern, Patterns, Pictures, Raw, Source},
+    source::{End, Feed, Origin, Painted, Pattern, Patterns, Pictures, Source},
     stream::Pace,
     trouble::Trouble,
 };
@@ -45,7 +45,15 @@ pub const OPTIONS: &[OptionSpec] = &[
     option("color", "RRGGBB", "808080", "the colour of pattern=solid, in hexadecimal"),
     option("text", "WHEN", "auto", "frame number and clock burnt in: on, off, auto (with bars)"),
     option("picture", "PATH", "", "show this picture, or those of a directory in turn"),
-    option("source", "PATH", "", "raw frames of this format and size, from a pipe or a file"),
+    option("video", "PATH", "", "show this video, which ffmpeg decodes"),
+    option("source", "PATH", "", "frames of this format and size from a pipe or a file: raw, Y4M"),
+    option("command", "COMMAND", "", "the same from the output of a command of the shell"),
+    option(
+        "end",
+        "WHAT",
+        "auto",
+        "when frames end: repeat, stop (EIO), hang; auto: as it is usual",
+    ),
     option("pace", "PACE", "timer", "client: a frame as soon as a buffer is queued; or timer"),
     option("minor", "N", "auto", "the minor number; auto: 0 for the first camera, and so on"),
     option("unplug", "N", "never", "after N frames the camera is gone: ENODEV"),
@@ -80,7 +88,11 @@ pub struct Options {
     /// `None`: as the pattern has it.
     has_clock: Option<bool>,
     picture: Option<PathBuf>,
+    video: Option<PathBuf>,
     source: Option<PathBuf>,
+    command: Option<String>,
+    /// `None`: as it is usual for where frames come from.
+    end: Option<End>,
     pace: Pace,
     minor: Option<u32>,
     trouble: Trouble,
@@ -96,7 +108,10 @@ impl Default for Options {
             colour: [0x80; 3],
             has_clock: None,
             picture: None,
+            video: None,
             source: None,
+            command: None,
+            end: None,
             pace: Pace::Timer,
             minor: None,
             trouble: Trouble::default(),
@@ -209,6 +224,24 @@ impl Options {
                     ));
                 }
             }
+            "video" => {
+                self.video = path();
+                if self.video.as_deref().is_some_and(|path| !can_decode(path)) {
+                    return Err(OptionError::BadValue(
+                        "a video file that can be read; and ffmpeg has to be installed",
+                    ));
+                }
+            }
+            "command" => self.command = (!value.is_empty()).then(|| value.to_owned()),
+            "end" => {
+                let words = [
+                    ("auto", None),
+                    ("repeat", Some(End::Repeat)),
+                    ("stop", Some(End::Stop)),
+                    ("hang", Some(End::Hang)),
+                ];
+                self.end = choose(value, &words, "repeat, stop, hang or auto")?;
+            }
             "pace" => {
                 let words = [("timer", Pace::Timer), ("client", Pace::Client)];
                 self.pace = choose(value, &words, "timer or client")?;
@@ -238,17 +271,16 @@ impl Options {
         Ok(())
     }
 
+    /// Where others' frames come from, if they do.
+    fn origin(&self) -> Option<Origin> {
+        let path = |path: &PathBuf| Origin::Path(path.clone(), self.pixels);
+        let command = |command: &String| Origin::Command(command.clone(), self.pixels);
+        let video = |path: &PathBuf| Origin::Video(path.clone());
+        let source = self.source.as_ref().map(path);
+        source.or(self.command.as_ref().map(command)).or(self.video.as_ref().map(video))
+    }
+
     fn offer(&self) -> Offer {
-        // Another program's frames are what they are.
-        if self.source.is_some() {
-            return Offer {
-                pixels: vec![self.pixels],
-                sizes: vec![self.size],
-                rates: vec![self.rate],
-                size: self.size,
-                rate: self.rate,
-            };
-        }
         let mut pixels = PixelFormat::ALL.to_vec();
         pixels.sort_by_key(|pixels| *pixels != self.pixels);
         let mut sizes = SIZES.to_vec();
@@ -261,17 +293,29 @@ impl Options {
             rates.push(self.rate);
             rates.sort_by_key(|rate| std::cmp::Reverse(*rate));
         }
+        // Others' frames come at the rate, and but for videos in the size, that they have.
+        let origin = self.origin();
+        if origin.is_some() {
+            rates = vec![self.rate];
+        }
+        if matches!(origin, Some(Origin::Path(..) | Origin::Command(..))) {
+            sizes = vec![self.size];
+        }
         Offer { pixels, sizes, rates, size: self.size, rate: self.rate }
     }
 
     fn source(&self) -> Result<Box<dyn Source>, Errno> {
-        if let Some(path) = &self.source {
-            // Frames of JPEG have no fixed length to cut a stream of bytes by.
-            if self.pixels.is_compressed() {
-                eprintln!("devmap: camera: source= takes frames of a fixed length, not mjpeg");
-                return Err(Errno::EINVAL);
-            }
-            return Ok(Box::new(Raw::new(path.clone())));
+        let given = [&self.source, &self.video, &self.picture].into_iter().flatten().count();
+        if given + usize::from(self.command.is_some()) > 1 {
+            eprintln!("devmap: camera: one of source, command, video and picture, not several");
+            return Err(Errno::EINVAL);
+        }
+        if let Some(origin) = self.origin() {
+            let usual = match origin {
+                Origin::Command(..) => End::Hang,
+                Origin::Path(..) | Origin::Video(_) => End::Repeat,
+            };
+            return Ok(Box::new(Feed::new(origin, self.end.unwrap_or(usual), self.rate)));
         }
         if let Some(path) = &self.picture {
             let pictures = Pictures::new(path, self.has_clock == Some(true));
@@ -292,6 +336,13 @@ fn is_source(path: &Path) -> bool {
     path.metadata().is_ok_and(|metadata| {
         metadata.file_type().is_fifo() || (metadata.is_file() && std::fs::File::open(path).is_ok())
     })
+}
+
+/// Whether there is a video, and what decodes it.
+fn can_decode(path: &Path) -> bool {
+    let paths = std::env::var_os("PATH").unwrap_or_default();
+    let has_decoder = std::env::split_paths(&paths).any(|path| path.join("ffmpeg").is_file());
+    has_decoder && path.is_file() && std::fs::File::open(path).is_ok()
 }
 
 /// The device: a capture device on a built-in source.

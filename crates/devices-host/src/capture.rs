@@ -160,10 +160,9 @@ impl<P: Platform> State<P> {
         if self.stream.is_none() {
             return Some(Err(Errno::EINVAL));
         }
-        if self.is_broken {
-            return Some(Err(Errno::EIO));
-        }
-        self.buffers.as_mut().and_then(Buffers::take).map(Ok)
+        // What came before a source failed or ended is not lost.
+        let taken = self.buffers.as_mut().and_then(Buffers::take).map(Ok);
+        taken.or(self.is_broken.then_some(Err(Errno::EIO)))
     }
 
     /// Reads on in the frame being read, or in the next; `None`: there is none yet.
@@ -300,14 +299,21 @@ pub struct File<P: Platform> {
 
 impl<P: Platform> Drop for File<P> {
     fn drop(&mut self) {
-        self.shared.state.with(|state| {
+        let stream = self.shared.state.with(|state| {
+            let mut stream = None;
             if state.buffers.as_ref().is_some_and(|buffers| buffers.owner == self.id) {
+                stream = state.stream.clone();
                 state.stop();
                 state.buffers = None;
             }
             state.files.retain(|file| file.id != self.id);
+            stream
         });
         self.shared.changed.wake_all();
+        // So that no program of its source stays.
+        if let Some(stream) = stream {
+            stream.until_over();
+        }
     }
 }
 
@@ -430,9 +436,10 @@ impl<P: Platform> Device<P> for Capture<P> {
                 return events;
             }
             match &state.buffers {
-                Some(buffers)
-                    if state.stream.is_some() && !state.is_broken && !buffers.awaits_first() =>
-                {
+                Some(buffers) if state.stream.is_some() && !buffers.awaits_first() => {
+                    if state.is_broken {
+                        events = events.union(PollEvents::ERR);
+                    }
                     if buffers.has_done()
                         || buffers.reading.is_some_and(|reading| reading.current.is_some())
                     {

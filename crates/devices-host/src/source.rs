@@ -2,21 +2,21 @@
 //! pictures, which [`Painted`] turns into frames of any format.
 
 mod convert;
+mod feed;
 mod finished;
 mod look;
 mod painted;
 mod pattern;
 mod pictures;
-mod raw;
 mod text;
 
 use std::time::Duration;
 
+pub use feed::{End, Feed, Origin};
 pub use look::Look;
 pub use painted::{Area, Changed, Painted, Painter, Picture};
 pub use pattern::{Pattern, Patterns};
 pub use pictures::Pictures;
-pub use raw::Raw;
 pub use text::Clock;
 
 use crate::{format::Format, frame::Frame};
@@ -65,6 +65,9 @@ pub trait Source: Send + 'static {
     fn skip(&mut self, _tick: &Tick) -> Result<Drawn, String> {
         Ok(Drawn::Frame)
     }
+
+    /// The stream is over.
+    fn stop(&mut self) {}
 }
 
 #[cfg(test)]

@@ -54,6 +54,8 @@ impl Default for Stream {
 #[derive(Default)]
 struct Signals {
     is_stopped: bool,
+    /// The thread has ended.
+    is_over: bool,
     /// How often a buffer was queued.
     kicks: u64,
 }
@@ -74,6 +76,17 @@ impl Stream {
     pub(crate) fn stop(&self) {
         *lock(&self.running) = false;
         lock(&self.signals).is_stopped = true;
+        self.changed.notify_all();
+    }
+
+    /// Waits until the thread of a stopped stream has ended, and with it its source.
+    pub(crate) fn until_over(&self) {
+        let ended = self.changed.wait_while(lock(&self.signals), |signals| !signals.is_over);
+        drop(ended.unwrap_or_else(PoisonError::into_inner));
+    }
+
+    fn over(&self) {
+        lock(&self.signals).is_over = true;
         self.changed.notify_all();
     }
 
@@ -137,8 +150,10 @@ pub(crate) fn spawn<P: Platform>(shared: Arc<Shared<P>>, stream: Arc<Stream>) {
         if let Err(why) = result {
             fail(&shared, &stream, &why);
         }
+        stream.over();
     });
     if let Err(error) = spawned {
+        failed_stream.over();
         fail(&failed, &failed_stream, &format!("no thread: {error}"));
     }
 }
@@ -186,6 +201,19 @@ enum Went {
 fn run<P: Platform>(shared: &Arc<Shared<P>>, stream: &Arc<Stream>) -> Result<(), String> {
     // A stream that has just been stopped gives it free when its frame is drawn.
     let mut source = lock(&shared.source);
+    if !shared.state.with(|state| state.is_current(stream)) {
+        return Ok(());
+    }
+    let result = run_with(shared, stream, &mut **source);
+    source.stop();
+    result
+}
+
+fn run_with<P: Platform>(
+    shared: &Arc<Shared<P>>,
+    stream: &Arc<Stream>,
+    source: &mut dyn Source,
+) -> Result<(), String> {
     let (format, rate) = shared.state.with(|state| (state.format, state.rate));
     let interval = Duration::from_secs(1) / rate;
     source.start(format)?;
@@ -195,7 +223,7 @@ fn run<P: Platform>(shared: &Arc<Shared<P>>, stream: &Arc<Stream>) -> Result<(),
     let mut run = Run {
         shared,
         stream,
-        source: &mut **source,
+        source,
         dice: shared.about.trouble.dice(),
         started,
         target: None,

@@ -153,6 +153,13 @@ impl<P: Painter> Painted<P> {
     }
 }
 
+impl<P> Painted<P> {
+    /// The painter.
+    pub(super) fn painter(&mut self) -> &mut P {
+        &mut self.painter
+    }
+}
+
 /// How good JPEG pictures are, out of 100.
 const QUALITY: u8 = 90;
 

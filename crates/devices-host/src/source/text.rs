@@ -36,9 +36,9 @@ impl Clock {
         Area { left: cell, top: cell, right: cell + columns * cell, bottom: cell * 4 }
     }
 
-    /// Pixels of a dot.
+    /// Pixels of a dot: letters that can be read, and are quickly drawn.
     fn scale(picture: &Picture) -> usize {
-        (picture.size().width as usize / 160).max(1)
+        (picture.size().width as usize / 320).max(1)
     }
 
     /// Paints what is new of the lines since the last time; the areas of that.
