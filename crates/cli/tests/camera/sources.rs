@@ -25,7 +25,7 @@ fn a_video_is_shown_in_each_format_and_begins_anew() {
     let device = format!("/dev/video0=camera:video={path},pace=client");
     for input_format in ["yuyv422", "nv12", "rgb24", "mjpeg"] {
         let picture = shown(&device, input_format);
-        let red = |at: usize| if at % 3 == 0 { 255.0 } else { 0.0 };
+        let red = |at: usize| if at.is_multiple_of(3) { 255.0 } else { 0.0 };
         assert!(distance(&picture, red) < 6.0, "{input_format}");
     }
     // It has 30 frames.
