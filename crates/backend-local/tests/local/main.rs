@@ -3,6 +3,7 @@
 
 mod disk;
 mod faults;
+mod file;
 mod fork;
 mod maps;
 mod stress;
