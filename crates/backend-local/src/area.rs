@@ -5,7 +5,7 @@ use std::{
     ops::Range,
     sync::{
         Arc,
-        atomic::{AtomicU64, Ordering},
+        atomic::{AtomicBool, Ordering},
     },
 };
 
@@ -14,7 +14,7 @@ use devmap_sys::{
     span::{Span, mark},
     userfaultfd::{Install, Userfaultfd},
 };
-use parking_lot::Mutex;
+use parking_lot::{Mutex, MutexGuard};
 
 use crate::{
     Error, LocalMemory, OnError,
@@ -23,6 +23,7 @@ use crate::{
     core::{Core, count},
     driver::Opened,
     object::Object,
+    order::Order,
     platform::MappedMemory,
 };
 
@@ -59,8 +60,12 @@ pub(crate) struct Area {
     laid: Mutex<BTreeSet<u64>>,
     /// Pages that fail with SIGBUS.
     poisoned: Mutex<BTreeSet<u64>>,
-    /// The page after the last one that was looked for.
-    next: AtomicU64,
+    /// In which order pages are looked for.
+    pub(crate) order: Mutex<Order>,
+    /// Cleared when the driver does not read ahead.
+    reads_ahead: AtomicBool,
+    /// Runs of resident pages whose faults the kernel serves by itself.
+    handed: Mutex<Vec<Range<u64>>>,
 }
 
 /// What is known of an area when it is made.
@@ -101,7 +106,9 @@ impl Area {
             memories: Mutex::new(new.memories),
             laid: Mutex::default(),
             poisoned: Mutex::default(),
-            next: AtomicU64::new(u64::MAX),
+            order: Mutex::default(),
+            reads_ahead: AtomicBool::new(true),
+            handed: Mutex::default(),
         });
         area.core.add_area(&area);
         area.object.add_area(&area);
@@ -144,7 +151,7 @@ impl Area {
     }
 
     /// How pages are mapped that nobody has stored to.
-    fn quiet(&self) -> Install {
+    pub(crate) fn quiet(&self) -> Install {
         if self.writes == Writes::Shared && self.tells_stores() {
             Install::WriteProtected
         } else {
@@ -153,7 +160,7 @@ impl Area {
     }
 
     /// Whether a page that is mapped like this must be taken for written.
-    fn counts_as_written(&self, install: Install) -> bool {
+    pub(crate) fn counts_as_written(&self, install: Install) -> bool {
         self.writes == Writes::Shared && install == Install::AsMapped
     }
 
@@ -184,15 +191,15 @@ impl Area {
     ///
     /// # Errors
     /// Those of the kernel.
-    pub(crate) fn fault_cached(&self, at: u64, access: Access) -> Result<bool, Error> {
+    pub(crate) fn fault_cached(self: &Arc<Self>, at: u64, access: Access) -> Result<bool, Error> {
         let page = self.first_page + at;
         let bit = Pages::one(page);
         let block = self.object.block(page / PAGES);
-        let mut state = block.lock();
+        let state = block.lock();
         if !state.resident.has(bit) || !state.busy.and(bit).is_empty() {
             return Ok(false);
         }
-        self.install(&mut state, page, access)?;
+        self.install(state, page, access)?;
         Ok(true)
     }
 
@@ -200,7 +207,7 @@ impl Area {
     ///
     /// # Errors
     /// Those of the driver and of the kernel; the page is not there then.
-    pub(crate) fn fault(&self, at: u64, access: Access) -> Result<(), Error> {
+    pub(crate) fn fault(self: &Arc<Self>, at: u64, access: Access) -> Result<(), Error> {
         let page = self.first_page + at;
         let bit = Pages::one(page);
         let index = page / PAGES;
@@ -208,7 +215,7 @@ impl Area {
         loop {
             let mut state = block.settled(bit);
             if state.resident.has(bit) {
-                return self.install(&mut state, page, access);
+                return self.install(state, page, access);
             }
             if self.laid.lock().contains(&at) {
                 drop(state);
@@ -239,7 +246,10 @@ impl Area {
             match filled? {
                 // Mapped by the next round, unless it is gone again by then.
                 Filled::Cached => {}
-                Filled::Mapped => return Ok(()),
+                Filled::Mapped => {
+                    self.looked_for(at, at + 1);
+                    return Ok(());
+                }
                 Filled::Laid => return self.wake(at),
             }
         }
@@ -284,7 +294,6 @@ impl Area {
             match uffd.copy(&self.span, to, content, install) {
                 Ok(_) => {
                     self.set_marks(at..at + 1, self.marks(install));
-                    self.next.store(at + 1, Ordering::Relaxed);
                     return Ok(Filled::Mapped);
                 }
                 // It is in the file: a hole that somebody read there.
@@ -335,7 +344,12 @@ impl Area {
     }
 
     /// Maps a resident page, and its resident neighbours.
-    fn install(&self, state: &mut State, page: u64, access: Access) -> Result<(), Error> {
+    fn install(
+        self: &Arc<Self>,
+        mut state: MutexGuard<'_, State>,
+        page: u64,
+        access: Access,
+    ) -> Result<(), Error> {
         let at = page - self.first_page;
         let Some(uffd) = &self.core.uffd else {
             // The kernel maps it when it is touched, and tells of no store.
@@ -362,23 +376,113 @@ impl Area {
                 woken = true;
             }
         }
-        // The whole block where pages are looked for in order.
-        let in_order = self.next.swap(at + 1, Ordering::Relaxed) == at;
-        let around = if in_order { PAGES } else { AROUND };
-        let first = page - page % around;
+        let first = page - page % AROUND;
         let mut pages = state.resident.without(state.busy);
         if self.counts_as_written(quiet) {
             state.dirty.add(Pages::one(page));
             pages = pages.and(Pages::one(page));
         } else {
-            pages = pages.and(Pages::in_block(page / PAGES, &(first..first + around)));
+            pages = pages.and(Pages::in_block(page / PAGES, &(first..first + AROUND)));
         }
+        let mut end = at + 1;
         for run in pages.runs(page / PAGES) {
             for inside in self.inside(run) {
+                if inside.contains(&at) {
+                    end = inside.end;
+                }
                 woken |= self.map_unmarked(uffd, inside, quiet, at)?;
             }
         }
-        if woken { Ok(()) } else { self.wake(at) }
+        drop(state);
+        if !woken {
+            self.wake(at)?;
+        }
+        self.looked_for(at, end);
+        Ok(())
+    }
+
+    /// Page `at` was looked for, and all up to `end` are mapped now: what follows from the
+    /// order of such.
+    fn looked_for(self: &Arc<Self>, at: u64, end: u64) {
+        let to_hand = {
+            let mut order = self.order.lock();
+            let in_order = order.look(at);
+            order.mapped_to(end);
+            if !in_order {
+                return;
+            }
+            order.to_hand()
+        };
+        if to_hand > 0 && self.writes != Writes::Shared {
+            self.hand_over(end, to_hand);
+        }
+        self.read_on(at);
+    }
+
+    /// Hands the faults of a run of resident pages that begins at `at`, up to `most`, to the
+    /// kernel, which maps many at once. Not where stores must be told.
+    fn hand_over(&self, at: u64, most: u64) {
+        let Some(uffd) = &self.core.uffd else { return };
+        let (extent, faulted) = self.extent(at);
+        let limit = extent.min(at + most);
+        if !faulted || at >= limit {
+            return;
+        }
+        // Held until the kernel serves them and that is noted: who drops one of the pages
+        // takes them back first, see `forget`.
+        let mut handed = self.handed.lock();
+        let of_device = self.first_page + at..self.first_page + limit;
+        let mut end = of_device.start;
+        for index in of_device.start / PAGES..of_device.end.div_ceil(PAGES) {
+            let wanted = Pages::in_block(index, &of_device);
+            let block = self.object.block(index);
+            let state = block.lock();
+            if !state.resident.has(wanted) || !state.busy.and(wanted).is_empty() {
+                break;
+            }
+            end = ((index + 1) * PAGES).min(of_device.end);
+        }
+        let run = at..end - self.first_page;
+        if run.end - run.start < PAGES || !self.poisoned.lock().is_empty() {
+            return;
+        }
+        if uffd.unregister(&self.span, self.bytes(&run)).is_ok() {
+            self.set_marks(run.clone(), self.marks(Install::AsMapped));
+            self.order.lock().mapped_to(run.end);
+            handed.push(run);
+        }
+    }
+
+    /// Takes pages back from the kernel.
+    fn take_back(&self, pages: &Range<u64>) {
+        let mut handed = self.handed.lock();
+        let mut at = 0;
+        while at < handed.len() {
+            let run = handed[at].clone();
+            if run.start < pages.end && pages.start < run.end {
+                handed.swap_remove(at);
+                self.set_marks(run.clone(), mark::NOTHING);
+                let registered = self.register(run);
+                debug_assert!(registered.is_ok(), "{registered:?}");
+            } else {
+                at += 1;
+            }
+        }
+    }
+
+    /// Whether the driver may read ahead.
+    pub(crate) fn reads_ahead(&self) -> bool {
+        self.core.uffd.is_some() && self.reads_ahead.load(Ordering::Relaxed)
+    }
+
+    /// The driver does not read ahead.
+    pub(crate) fn no_read_ahead(&self) {
+        self.reads_ahead.store(false, Ordering::Relaxed);
+    }
+
+    /// Pages were mapped like this.
+    pub(crate) fn mark_mapped(&self, pages: Range<u64>, install: Install) {
+        self.set_marks(pages, self.marks(install));
     }
 
     /// Maps those pages of a resident run that are not known to be mapped: whether that let
@@ -443,6 +547,7 @@ impl Area {
     pub(crate) fn forget(&self, index: u64, pages: Pages) {
         for run in pages.runs(index) {
             for inside in self.inside(run) {
+                self.take_back(&inside);
                 self.set_marks(inside.clone(), mark::NOTHING);
                 if self.writes == Writes::Shared {
                     let zapped = self.span.zap(self.bytes(&inside));

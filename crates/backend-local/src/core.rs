@@ -4,7 +4,7 @@
 use std::{
     collections::{BTreeMap, VecDeque},
     sync::{
-        Arc, Weak,
+        Arc, OnceLock, Weak,
         atomic::{AtomicU64, Ordering},
     },
 };
@@ -13,7 +13,7 @@ use devmap_driver::{Errno, PageSize};
 use devmap_sys::{span::Span, userfaultfd::Userfaultfd};
 use parking_lot::{Condvar, Mutex, RwLock};
 
-use crate::{area::Area, object::Object};
+use crate::{area::Area, object::Object, readahead::Readers};
 
 /// What happened in a home so far.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -86,6 +86,8 @@ pub(crate) struct Core {
     /// Blocks with resident pages, in the order in which eviction looks at them.
     queue: Mutex<VecDeque<(Weak<Object>, u64)>>,
     areas: RwLock<BTreeMap<usize, Weak<Area>>>,
+    /// Threads that read ahead, once there is something to read.
+    pub(crate) readers: OnceLock<Readers>,
 }
 
 impl Core {
@@ -107,6 +109,7 @@ impl Core {
             settled: Condvar::new(),
             queue: Mutex::default(),
             areas: RwLock::default(),
+            readers: OnceLock::new(),
         }
     }
 

@@ -25,6 +25,7 @@ pub(crate) trait Driver: Send + Sync {
 pub(crate) trait Opened: Send + Sync {
     fn mmap(&self, area: &NewArea) -> Result<Plan<LocalMemory>, Errno>;
     fn fault(&self, fault: &Fault, page: &mut dyn NewPage) -> Result<Supply<LocalMemory>, Errno>;
+    fn readahead(&self, first_page: u64, bytes: &mut [u8]) -> Result<usize, Errno>;
     fn fsync(&self, what: Fsync) -> Result<(), Errno>;
 }
 
@@ -70,6 +71,10 @@ impl<D: Device<LocalPlatform>> Opened for TypedFile<D> {
 
     fn fault(&self, fault: &Fault, page: &mut dyn NewPage) -> Result<Supply<LocalMemory>, Errno> {
         guarded(|| self.device.fault(&self.file, fault, page))
+    }
+
+    fn readahead(&self, first_page: u64, bytes: &mut [u8]) -> Result<usize, Errno> {
+        guarded(|| self.device.readahead(&self.file, first_page, bytes))
     }
 
     fn fsync(&self, what: Fsync) -> Result<(), Errno> {

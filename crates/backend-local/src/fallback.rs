@@ -2,6 +2,8 @@
 //! made, up to a limit, and stay. Nobody tells of stores then, so every page of a shared map
 //! for writing is written back each time.
 
+use std::sync::Arc;
+
 use devmap_driver::{Access, Errno};
 
 use crate::{Error, area::Area, object::refused};
@@ -11,7 +13,7 @@ impl Area {
     ///
     /// # Errors
     /// Those of the driver; `ENOMEM` beyond the limit.
-    pub(crate) fn prefill(&self) -> Result<(), Error> {
+    pub(crate) fn prefill(self: &Arc<Self>) -> Result<(), Error> {
         let pages: u64 = self.faulted.iter().map(|extent| extent.end - extent.start).sum();
         if pages > self.core.page_size.page_of(self.core.prefill) {
             return Err(refused("mmap", Errno::ENOMEM));

@@ -138,7 +138,7 @@ impl Handlers {
         }
     }
 
-    fn serve(&self, area: &Area, at: u64, access: Access) {
+    fn serve(&self, area: &Arc<Area>, at: u64, access: Access) {
         let mut tries = match area.on_error {
             OnError::Retry { times, .. } => times,
             OnError::Fail | OnError::ZeroFill => 0,
@@ -168,7 +168,7 @@ impl Handlers {
 }
 
 /// A plain access gets SIGBUS, and says why; a checked one that has lost a race fails.
-fn fail(area: &Area, at: u64, error: &Error) {
+fn fail(area: &Arc<Area>, at: u64, error: &Error) {
     let page = area.bytes(&(at..at + 1));
     let address = area.span.address() + page.start;
     let text = format!("devmap: {}: SIGBUS: {error}\n", area.object.name);

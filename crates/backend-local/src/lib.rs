@@ -31,6 +31,7 @@
 //! | `object` | the page cache of a device, eviction |
 //! | `block` | what is known of 64 pages, under one lock |
 //! | `core` | the memory limit, areas by address |
+//! | `order`, `readahead` | filling pages before they are looked for |
 //! | `handler` | the threads that serve plain accesses |
 //! | `sync` | write-back |
 //! | `fallback` | without userfaultfd |
@@ -52,7 +53,9 @@ mod handler;
 mod mapping;
 pub mod maps;
 mod object;
+mod order;
 mod platform;
+mod readahead;
 mod sync;
 
 pub use crate::core::Stats;

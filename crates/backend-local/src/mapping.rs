@@ -473,6 +473,15 @@ impl Mapping {
         self.area.span.len()
     }
 
+    /// The bytes of memory that the content of its device takes now, as the kernel counts
+    /// them.
+    ///
+    /// # Errors
+    /// Those of fstat(2).
+    pub fn held_bytes(&self) -> Result<u64, Error> {
+        self.area.object.pages.held().map_err(|error| Error::system("fstat", &error))
+    }
+
     /// The first address, for diagnostics.
     pub fn address(&self) -> usize {
         self.area.span.address()

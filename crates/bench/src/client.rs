@@ -25,6 +25,8 @@ use devmap_sys::{
 };
 use rustix::fs::{CWD, Mode, OFlags};
 
+use crate::local;
+
 /// The memory that is mapped, in bytes: what the device must have.
 pub(crate) const MEMORY: usize = 2 << 20;
 /// What [`Workload::Loads`] and [`Workload::Stores`] go through.
@@ -41,6 +43,12 @@ pub struct ClientOptions {
     /// The file to do it to; without it, a memfd
     #[arg(long)]
     file: Option<PathBuf>,
+    /// The control group to be in, by its directory
+    #[arg(long)]
+    group: Option<PathBuf>,
+    /// Threads that read
+    #[arg(long, default_value_t = 1)]
+    threads: usize,
     /// The program to run
     #[arg(last = true)]
     command: Vec<OsString>,
@@ -73,7 +81,27 @@ pub enum Workload {
     Stat,
     /// Run a program to its end
     Program,
-    /// Serve the FUSE file that the ioctl is compared with
+    /// Load from a page of the local home that is not there, served by this thread
+    LocalFault,
+    /// The same, served by a handler thread
+    LocalHandler,
+    /// Load from a page of a file that is not there
+    FileFault,
+    /// Load from each page of a fresh map of the local home, cached
+    LocalScan,
+    /// Load from each page of a fresh map of a memfd, filled
+    MemfdScan,
+    /// Load every word of a mapping of the local home, checked
+    LocalLoads,
+    /// Read anywhere in a file by the local home
+    LocalRandom,
+    /// Read anywhere in a file by the kernel's map
+    KernelRandom,
+    /// Load from each page of a file by the local home
+    LocalSequential,
+    /// Load from each page of a file by the kernel's map
+    KernelSequential,
+    /// Serve the FUSE file that the ioctl and faults are compared with
     ServeFuse,
 }
 
@@ -118,6 +146,9 @@ impl ClientOptions {
 
     fn prepare(self) -> io::Result<Work> {
         let path = self.file.clone().unwrap_or_default();
+        if let Some(group) = &self.group {
+            fs::write(group.join("cgroup.procs"), "0")?;
+        }
         match self.workload {
             Workload::Loads => {
                 let map = map(&self.memory()?, STEADY)?;
@@ -190,6 +221,16 @@ impl ClientOptions {
                 command.args(args).stdin(Stdio::null()).stdout(Stdio::null());
                 repeat(move || crate::programs::finish(&mut command))
             }
+            Workload::LocalFault => local::fault(local::Served::InThread),
+            Workload::LocalHandler => local::fault(local::Served::ByHandler),
+            Workload::FileFault => local::fault_of_file(&path),
+            Workload::LocalScan => local::scan(),
+            Workload::MemfdScan => local::scan_of_memfd(),
+            Workload::LocalLoads => local::loads(),
+            Workload::LocalRandom => local::random(&path, self.threads),
+            Workload::KernelRandom => local::random_of_kernel(&path, self.threads),
+            Workload::LocalSequential => local::sequential(&path),
+            Workload::KernelSequential => local::sequential_of_kernel(&path),
             Workload::ServeFuse => Err(io::Error::other("does not take turns")),
         }
     }
@@ -208,7 +249,7 @@ impl ClientOptions {
 }
 
 /// Repeats so many times, and says how long it took.
-type Work = Box<dyn FnMut(u64) -> io::Result<Duration>>;
+pub(crate) type Work = Box<dyn FnMut(u64) -> io::Result<Duration>>;
 
 fn repeat(mut once: impl FnMut() -> io::Result<()> + 'static) -> io::Result<Work> {
     Ok(Box::new(move |times| {

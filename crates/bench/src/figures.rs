@@ -44,6 +44,22 @@ pub enum Figure {
     RunGcc,
     /// `devmap run -- true`
     RunTrue,
+    /// A page fault of the local home, served by the thread that needs the page
+    LocalFault,
+    /// A page fault of the local home, served by a handler thread
+    LocalHandler,
+    /// A scan of cached pages in a fresh map of the local home
+    LocalScan,
+    /// Checked loads of the local home
+    LocalLoads,
+    /// Reads anywhere in a file four times as large as memory, by the local home
+    LocalRandom,
+    /// The same by four threads
+    LocalRandom4,
+    /// A scan of a file that is not in memory, by the local home
+    LocalSequential,
+    /// What the local home holds in memory at most
+    LocalHeld,
 }
 
 impl Figure {
@@ -68,6 +84,14 @@ impl Figure {
             Figure::RunGit => "devmap run -- git status",
             Figure::RunGcc => "devmap run -- gcc -c",
             Figure::RunTrue => "devmap run -- true",
+            Figure::LocalFault => "page fault, in thread",
+            Figure::LocalHandler => "page fault, handler thread",
+            Figure::LocalScan => "scan of 1 GiB, cached, a page",
+            Figure::LocalLoads => "checked loads, 256 KiB",
+            Figure::LocalRandom => "random 4 KiB, 1/4 fits, 1 thread",
+            Figure::LocalRandom4 => "random 4 KiB, 1/4 fits, 4 threads",
+            Figure::LocalSequential => "sequential scan of a cold file",
+            Figure::LocalHeld => "memory held at most, bytes",
         }
     }
 
@@ -79,6 +103,12 @@ impl Figure {
             }
             Figure::Map => "memfd",
             Figure::Ioctl => "bare FUSE loop",
+            Figure::LocalFault | Figure::LocalHandler => "bare FUSE file",
+            Figure::LocalScan => "memfd, filled",
+            Figure::LocalLoads => "plain loads",
+            Figure::LocalRandom | Figure::LocalRandom4 => "MADV_RANDOM",
+            Figure::LocalSequential => "MADV_SEQUENTIAL",
+            Figure::LocalHeld => "the limit",
             Figure::RunFind | Figure::RunGit | Figure::RunGcc | Figure::RunTrue => "the program",
             _ => "no supervisor",
         }
@@ -98,8 +128,30 @@ impl Figure {
             (Figure::Find | Figure::RunFind, Mode::Namespace) => Some(1.1),
             (Figure::Git | Figure::RunGit, Mode::Namespace) => Some(1.1),
             (Figure::Gcc | Figure::RunGcc, Mode::Namespace) => Some(1.25),
+            (Figure::LocalFault, _) => Some(0.5),
+            (Figure::LocalHandler, _) => Some(1.0),
+            (Figure::LocalScan, _) => Some(1.5),
+            (Figure::LocalLoads, _) => Some(2.0),
+            // Times: at least the peer's throughput.
+            (Figure::LocalRandom | Figure::LocalRandom4 | Figure::LocalSequential, _) => Some(1.0),
+            (Figure::LocalHeld, _) => Some(1.05),
             _ => None,
         }
+    }
+
+    /// Whether it is of the local home, which has no modes.
+    pub(crate) fn is_local(self) -> bool {
+        matches!(
+            self,
+            Figure::LocalFault
+                | Figure::LocalHandler
+                | Figure::LocalScan
+                | Figure::LocalLoads
+                | Figure::LocalRandom
+                | Figure::LocalRandom4
+                | Figure::LocalSequential
+                | Figure::LocalHeld
+        )
     }
 
     /// As `--only` calls it.

@@ -12,6 +12,8 @@
 
 pub mod client;
 mod figures;
+mod group;
+mod local;
 mod machine;
 mod measure;
 mod peer_fuse;
@@ -74,6 +76,8 @@ enum Modes {
 pub(crate) enum Mode {
     Namespace,
     Trapped,
+    /// There are none: the device is in the program itself.
+    Local,
 }
 
 impl Mode {
@@ -82,6 +86,7 @@ impl Mode {
         match self {
             Mode::Namespace => "namespace",
             Mode::Trapped => "trapped",
+            Mode::Local => "local",
         }
     }
 }
@@ -105,8 +110,9 @@ impl BenchOptions {
 
         let shows_progress = io::stderr().is_terminal();
         let mut rows = Vec::new();
-        for mode in modes {
-            for figure in figures {
+        for mode in modes.iter().chain([&Mode::Local]) {
+            let is_local = *mode == Mode::Local;
+            for figure in figures.iter().filter(|figure| figure.is_local() == is_local) {
                 if shows_progress {
                     eprint!("\r\x1b[K{} ({})", figure.about(), mode.name());
                 }

@@ -12,7 +12,8 @@ use tempfile::TempDir;
 use crate::{
     Figure, Mode,
     client::Workload,
-    programs,
+    group::Group,
+    local, programs,
     side::{EVENTS_PATH, MEMORY_PATH, Side, under_devmap},
 };
 
@@ -23,6 +24,9 @@ const TURN: Duration = Duration::from_millis(4);
 /// How many pairs of processes share the rounds of a figure: which pages of the machine's
 /// memory a process gets stays with it, and is felt.
 const PAIRS: u32 = 5;
+
+/// Reads of a file in a turn.
+const READS: u64 = 400;
 
 /// One turn of each side, in nanoseconds for each repetition.
 #[derive(Clone, Copy, Debug)]
@@ -80,6 +84,14 @@ impl Bench {
                 programs::gcc(self.directory.path()).and_then(|line| self.whole_run(mode, &line))
             }
             Figure::RunTrue => self.whole_run(mode, &["true".into()]),
+            Figure::LocalFault => self.against_fuse(Workload::LocalFault),
+            Figure::LocalHandler => self.against_fuse(Workload::LocalHandler),
+            Figure::LocalScan => self.native(Workload::LocalScan, Workload::MemfdScan),
+            Figure::LocalLoads => self.native(Workload::LocalLoads, Workload::Loads),
+            Figure::LocalRandom => self.random(1),
+            Figure::LocalRandom4 => self.random(4),
+            Figure::LocalSequential => self.sequential(),
+            Figure::LocalHeld => self.held(),
         };
         measured.map_err(|error| error.to_string())
     }
@@ -113,6 +125,74 @@ impl Bench {
             let devmap = Side::start(Some(mode), workload, arguments)?;
             Ok(Pair { devmap, peer: Side::start(None, workload, arguments)?, server: None })
         })
+    }
+
+    /// The local home against a page fault of a bare FUSE server's file.
+    fn against_fuse(&self, workload: Workload) -> io::Result<Vec<Round>> {
+        self.take_turns(|| {
+            let devmap = Side::start(None, workload, &[])?;
+            let server = Side::start(None, Workload::ServeFuse, &[])?;
+            let peer = Side::start(None, Workload::FileFault, &file(server.greeting()))?;
+            Ok(Pair { devmap, peer, server: Some(server) })
+        })
+    }
+
+    /// The local home against what the kernel has.
+    fn native(&self, devmap: Workload, peer: Workload) -> io::Result<Vec<Round>> {
+        self.take_turns(|| {
+            let devmap = Side::start(None, devmap, &[])?;
+            Ok(Pair { devmap, peer: Side::start(None, peer, &[])?, server: None })
+        })
+    }
+
+    /// A file on a disk, which the kernel has written out.
+    fn file_on_disk(&self) -> io::Result<OsString> {
+        let path = self.directory.path().join("content");
+        if !path.exists() {
+            let mut file = fs::File::create(&path)?;
+            let mut block = vec![0; 1 << 20];
+            for number in 0..local::FILE >> 20 {
+                block.fill(number as u8);
+                io::Write::write_all(&mut file, &block)?;
+            }
+            file.sync_all()?;
+        }
+        Ok(path.into())
+    }
+
+    /// Reads of more than fits, each side in a control group of the same memory.
+    fn random(&self, threads: usize) -> io::Result<Vec<Round>> {
+        let path = self.file_on_disk()?;
+        let groups = [Group::new("devmap")?, Group::new("peer")?];
+        let start = |workload, group: &Group| {
+            let mut arguments = vec!["--file".into(), path.clone(), "--threads".into()];
+            arguments.extend([threads.to_string().into(), "--group".into(), group.path().into()]);
+            Side::start(None, workload, &arguments)
+        };
+        let devmap = start(Workload::LocalRandom, &groups[0])?;
+        let peer = start(Workload::KernelRandom, &groups[1])?;
+        let mut pair = Pair { devmap, peer, server: None };
+        alternate(self.rounds, READS, |side| pair.take_turn(side, READS))
+    }
+
+    /// Scans of a file that is not in memory.
+    fn sequential(&self) -> io::Result<Vec<Round>> {
+        let arguments = file(self.file_on_disk()?);
+        let devmap = Side::start(None, Workload::LocalSequential, &arguments)?;
+        let peer = Side::start(None, Workload::KernelSequential, &arguments)?;
+        let mut pair = Pair { devmap, peer, server: None };
+        alternate(program_rounds(self.rounds), 1, |side| pair.take_turn(side, 1))
+    }
+
+    /// The most bytes that are held while a file is read at random, as the kernel counts
+    /// them, beside the limit.
+    fn held(&self) -> io::Result<Vec<Round>> {
+        let path = self.file_on_disk()?;
+        let round = |_| {
+            let devmap = local::held_most(path.as_ref())?;
+            Ok(Round { devmap: devmap as f64, peer: local::GROUP as f64 })
+        };
+        (0..program_rounds(self.rounds)).map(round).collect()
     }
 
     /// A program, started by a process that devmap serves already, and by one without.

@@ -1,4 +1,4 @@
-//! The peer of the ioctl: a file of FUSE whose server does nothing else, one thread that
+//! The peer of the ioctl and of page faults: a file of FUSE whose server does nothing else, one thread that
 //! reads a request from /dev/fuse and writes its answer. By design it shares no code with
 //! `devmap-fuse`: nothing stands between the two calls that does not have to.
 
@@ -18,10 +18,13 @@ use rustix::{
     },
 };
 
+use crate::client::MEMORY;
+
 /// Operations, from linux/fuse.h.
 const LOOKUP: u32 = 1;
 const GETATTR: u32 = 3;
 const OPEN: u32 = 14;
+const READ: u32 = 15;
 const RELEASE: u32 = 18;
 const FLUSH: u32 = 25;
 const INIT: u32 = 26;
@@ -29,6 +32,8 @@ const IOCTL: u32 = 39;
 
 const HEADER: usize = 40;
 const IOCTL_IN: usize = 32;
+/// The most that is read at once: a page, as the file is mapped.
+const READ_MOST: usize = 64 << 10;
 /// The least that the kernel wants to read to (`FUSE_MIN_READ_BUFFER`).
 const BUFFER: usize = 8192;
 
@@ -84,6 +89,9 @@ fn word(bytes: &[u8], at: usize) -> u32 {
 }
 
 fn answer(fuse: &OwnedFd, request: &[u8]) -> io::Result<()> {
+    if word(request, 4) == READ {
+        return answer_read(fuse, request);
+    }
     let mut body = [0; 256];
     let (len, errno) = match word(request, 4) {
         INIT => {
@@ -134,13 +142,28 @@ fn answer(fuse: &OwnedFd, request: &[u8]) -> io::Result<()> {
     }
 }
 
+/// The content is at hand.
+fn answer_read(fuse: &OwnedFd, request: &[u8]) -> io::Result<()> {
+    static CONTENT: [u8; READ_MOST] = [0x5a; READ_MOST];
+    let mut message = [0; 16 + READ_MOST];
+    let len = (word(request, HEADER + 16) as usize).min(READ_MOST);
+    put(&mut message, 0, 16 + len as u32);
+    message[8..16].copy_from_slice(&request[8..16]);
+    message[16..16 + len].copy_from_slice(&CONTENT[..len]);
+    match rustix::io::write(fuse, &message[..16 + len]) {
+        Ok(_) | Err(Errno::NOENT) => Ok(()),
+        Err(error) => Err(error.into()),
+    }
+}
+
 fn put(bytes: &mut [u8], at: usize, value: u32) {
     bytes[at..at + 4].copy_from_slice(&value.to_ne_bytes());
 }
 
-/// `fuse_attr`: number, mode, one link.
+/// `fuse_attr`: number, size, mode, one link.
 fn attributes(attr: &mut [u8], node: u32, mode: u32) {
     put(attr, 0, node);
+    put(attr, 8, MEMORY as u32);
     put(attr, 60, mode);
     put(attr, 64, 1);
 }

@@ -7,7 +7,10 @@
 use std::{
     fs, io,
     marker::PhantomData,
-    os::unix::fs::FileExt,
+    os::{
+        fd::AsFd,
+        unix::fs::{FileExt, OpenOptionsExt},
+    },
     path::{Path, PathBuf},
 };
 
@@ -15,6 +18,9 @@ use devmap_driver::{
     Device, Errno, Fault, Fsync, Kind, Metadata, NewPage, Open, OptionError, OptionSpec, Platform,
     Store, Supply, Transfer,
 };
+
+use devmap_sys::probe;
+use rustix::fs::OFlags;
 
 /// What `--device PATH=NAME` calls it.
 pub const NAME: &str = "file";
@@ -98,6 +104,9 @@ fn is_regular(path: &Path) -> bool {
 /// The device.
 pub struct File<P> {
     file: fs::File,
+    /// The same file, read past the kernel's page cache: the home has one of its own. `None`
+    /// where its file system has no such reads.
+    direct: Option<fs::File>,
     access: Access,
     platform: PhantomData<fn() -> P>,
     page_len: u64,
@@ -118,8 +127,13 @@ impl<P: Platform> File<P> {
         }
         let file =
             fs::File::options().read(true).write(writable).open(&options.path).map_err(errno)?;
+        let direct = fs::File::options()
+            .read(true)
+            .custom_flags(OFlags::DIRECT.bits() as i32)
+            .open(&options.path)
+            .ok();
         let page_len = platform.page_size().bytes();
-        Ok(File { file, access: options.access, platform: PhantomData, page_len })
+        Ok(File { direct, file, access: options.access, platform: PhantomData, page_len })
     }
 
     fn size(&self) -> Result<u64, Errno> {
@@ -128,6 +142,25 @@ impl<P: Platform> File<P> {
 
     fn may_write(&self) -> Result<(), Errno> {
         if self.access == Access::ReadWrite { Ok(()) } else { Err(Errno::EACCES) }
+    }
+
+    /// Fills whole pages from the file as far as it goes. What the kernel has cached is
+    /// copied; else, into memory that direct reads take, it is not cached twice.
+    fn read_pages(&self, offset: u64, into: &mut [u8]) -> Result<(), Errno> {
+        let pages = into.len() as u64 / self.page_len;
+        let aligned = into.as_ptr().addr().is_multiple_of(self.page_len as usize);
+        let mut done = 0;
+        if let Some(direct) = self.direct.as_ref().filter(|_| aligned) {
+            let cached = probe::cached_pages(self.file.as_fd(), offset, into.len() as u64);
+            if cached.is_ok_and(|cached| cached < pages) {
+                // What it leaves, at the latest at the file's end, is read as ever.
+                done = direct.read_at(into, offset).unwrap_or(0);
+            }
+        }
+        if done == into.len() {
+            return Ok(());
+        }
+        self.read_at(offset + done as u64, &mut into[done..])
     }
 
     /// Fills from the file as far as it goes.
@@ -171,8 +204,16 @@ impl<P: Platform> Device<P> for File<P> {
         if offset >= self.size()? {
             return Err(Errno::EIO);
         }
-        self.read_at(offset, page.bytes()?)?;
+        self.read_pages(offset, page.bytes()?)?;
         Ok(Supply::Filled)
+    }
+
+    fn readahead(&self, _file: &(), first_page: u64, bytes: &mut [u8]) -> Result<usize, Errno> {
+        let offset = first_page.checked_mul(self.page_len).ok_or(Errno::EIO)?;
+        let left = self.size()?.saturating_sub(offset).div_ceil(self.page_len) * self.page_len;
+        let len = bytes.len().min(usize::try_from(left).unwrap_or(usize::MAX));
+        self.read_pages(offset, &mut bytes[..len])?;
+        Ok(len)
     }
 
     fn store(&self) -> Store {

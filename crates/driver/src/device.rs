@@ -244,6 +244,22 @@ pub trait Device<P: Platform>: Send + Sync + 'static {
         Err(Errno::EIO)
     }
 
+    /// Fills pages before anybody looks for them (`address_space_operations->readahead`):
+    /// `bytes`, one or more whole pages, zeroed, stand from page `first_page` on. Answers how
+    /// many bytes from the front are filled, whole pages. Only asked where pages are looked
+    /// for in order, or by a program that says that it will need them.
+    ///
+    /// # Errors
+    /// Nobody is told: [`Device::fault`] is asked for a page when it is needed. Left out: 0.
+    fn readahead(
+        &self,
+        _file: &Self::File,
+        _first_page: u64,
+        _bytes: &mut [u8],
+    ) -> Result<usize, Errno> {
+        Ok(0)
+    }
+
     /// Whether the device has a store for what programs write to its filled pages. Must
     /// not change. Left out: the home keeps it.
     fn store(&self) -> Store {

@@ -131,7 +131,7 @@ use aarch64 as current;
 use x86_64 as current;
 
 pub use current::{ADDRESS_SPACE, AUDIT_ARCH, COMPAT, Registers, SYSCALL_INSTRUCTION_LEN, nr};
-pub(crate) use current::{copy_from_shared, copy_to_shared, guarded};
+pub(crate) use current::{PAGE_SHIFT, copy_from_shared, copy_to_shared, guarded};
 
 #[cfg(test)]
 mod tests {

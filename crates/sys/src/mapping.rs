@@ -47,6 +47,15 @@ pub enum Sharing {
     Private,
 }
 
+/// In which order pages are looked for.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Order {
+    /// In none: `MADV_RANDOM`.
+    Random,
+    /// One after the other: `MADV_SEQUENTIAL`.
+    Sequential,
+}
+
 /// A mapping of a file, unmapped on drop.
 ///
 /// Copies of 4 or 8 bytes at an offset that is a multiple of their length are
@@ -213,6 +222,19 @@ impl Mapping {
         let advice = Advice::LinuxDontNeed;
         // SAFETY: the range is this value's own (invariant), and its bytes may change at any
         // time for all who access it.
+        Ok(unsafe { madvise(self.address.as_ptr().cast(), self.len, advice) }?)
+    }
+
+    /// Tells the kernel in which order pages will be looked for (madvise(2)).
+    ///
+    /// # Errors
+    /// Those of madvise(2).
+    pub fn advise(&self, order: Order) -> io::Result<()> {
+        let advice = match order {
+            Order::Random => Advice::Random,
+            Order::Sequential => Advice::Sequential,
+        };
+        // SAFETY: the range is mapped (invariant); the advice changes no content.
         Ok(unsafe { madvise(self.address.as_ptr().cast(), self.len, advice) }?)
     }
 

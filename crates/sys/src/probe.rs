@@ -3,7 +3,7 @@
 //! What does not live here: what an answer means for devmap.
 
 use std::io;
-use std::os::fd::{FromRawFd, OwnedFd};
+use std::os::fd::{AsRawFd, BorrowedFd, FromRawFd, OwnedFd};
 use std::ptr;
 
 use crate::check;
@@ -25,6 +25,24 @@ pub fn has_wait_killable() -> bool {
         )
     });
     refused.is_err_and(|error| error.raw_os_error() == Some(libc::EFAULT))
+}
+
+/// How many pages of a range of a file are in the kernel's page cache: cachestat(2), Linux
+/// 6.5.
+///
+/// # Errors
+/// `ENOSYS` where the kernel has no such call, `EOPNOTSUPP` for what has no page cache.
+pub fn cached_pages(file: BorrowedFd<'_>, offset: u64, len: u64) -> io::Result<u64> {
+    const SYS_CACHESTAT: libc::c_long = 451;
+    let range = [offset, len];
+    // nr_cache, nr_dirty, nr_writeback, nr_evicted, nr_recently_evicted.
+    let mut counts = [0_u64; 5];
+    // SAFETY: both are the structures of the call, as arrays of their fields, and live
+    // through it.
+    check(unsafe {
+        libc::syscall(SYS_CACHESTAT, file.as_raw_fd(), range.as_ptr(), counts.as_mut_ptr(), 0)
+    })?;
+    Ok(counts[0])
 }
 
 /// A userfaultfd(2) which nothing is registered with. `user_mode_only` asks for one

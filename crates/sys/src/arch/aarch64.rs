@@ -19,6 +19,9 @@ pub const COMPAT: Compat = Compat {
     seccomp: 383,
 };
 
+/// The page size as a power of two, where all processors of the kind have the same.
+pub(crate) const PAGE_SHIFT: Option<u32> = None;
+
 /// The most bytes that one map can have: the address space of a program
 /// (`TASK_SIZE`, with addresses of 48 bits).
 pub const ADDRESS_SPACE: u64 = 1 << 48;

@@ -19,6 +19,9 @@ pub const COMPAT: Compat = Compat {
     seccomp: 354,
 };
 
+/// The page size as a power of two, where all processors of the kind have the same.
+pub(crate) const PAGE_SHIFT: Option<u32> = Some(12);
+
 /// The most bytes that one map can have: the address space of a program
 /// (`TASK_SIZE`, with four levels of page tables).
 pub const ADDRESS_SPACE: u64 = (1 << 47) - 4096;

@@ -2,11 +2,12 @@
 //! where it is there.
 
 use std::io;
+use std::num::NonZeroU32;
 use std::ops::{Deref, Range};
 use std::sync::atomic::{AtomicU32, AtomicU64, Ordering};
 
 use super::{Span, mark};
-use crate::arch::guarded;
+use crate::arch::{self, guarded};
 use crate::mapping::Protection;
 use crate::store::Frozen;
 
@@ -36,7 +37,7 @@ pub trait Word: Copy + sealed::Sealed {
     /// # Safety
     /// As the loads of `arch::guarded`.
     #[doc(hidden)]
-    unsafe fn load(from: *const Self) -> Option<Self>;
+    unsafe fn load(from: *const Self, witness: NonZeroU32) -> Option<Self>;
     /// # Safety
     /// As the stores of `arch::guarded`.
     #[doc(hidden)]
@@ -49,9 +50,9 @@ macro_rules! word {
         impl Word for $type {
             const SHIFT: u32 = size_of::<$type>().trailing_zeros();
             #[inline(always)]
-            unsafe fn load(from: *const Self) -> Option<Self> {
+            unsafe fn load(from: *const Self, witness: NonZeroU32) -> Option<Self> {
                 // SAFETY: the caller keeps the same contract.
-                unsafe { guarded::$load(from) }
+                unsafe { guarded::$load(from, witness) }
             }
             #[inline(always)]
             unsafe fn store(to: *mut Self, value: Self) -> bool {
@@ -83,11 +84,11 @@ impl Access {
     /// size, when the page is not marked [`mark::PRESENT`], or when it failed.
     #[inline(always)]
     pub fn load<T: Word>(&self, at: usize) -> Option<T> {
-        self.check::<T>(at, mark::PRESENT)?;
+        let marks = self.check::<T>(at, mark::PRESENT)?;
         // SAFETY: inside and aligned (check); mapped while `self` lives, and accessed in no
         // other ways than these (the span's invariant). Where nothing is laid nothing is
         // marked by whoever lays; an access there would end the process.
-        unsafe { T::load(self.address.add(at).cast()) }
+        unsafe { T::load(self.address.add(at).cast(), marks) }
     }
 
     /// One store at byte `at`. `None` as for a load, or when the page is not marked
@@ -101,16 +102,18 @@ impl Access {
     }
 
     /// That a word at `at` is inside, aligned, and on a page marked so. The rotation takes
-    /// the bits that must be clear to the top, so that one comparison does for both.
+    /// the bits that must be clear to the top, so that one comparison does for both. A
+    /// constant shift is much cheaper than one by a register.
     #[inline(always)]
-    fn check<T: Word>(&self, at: usize, mark: u8) -> Option<()> {
-        let page = at.rotate_right(T::SHIFT) >> (self.page_shift - T::SHIFT);
+    fn check<T: Word>(&self, at: usize, mark: u8) -> Option<NonZeroU32> {
+        let page_shift = arch::PAGE_SHIFT.unwrap_or(self.page_shift);
+        let page = at.rotate_right(T::SHIFT) >> (page_shift - T::SHIFT);
         if page >= self.pages {
             return None;
         }
         // SAFETY: there is a mark for each page (the span's invariant).
         let marks = unsafe { &*self.marks.add(page) }.load(Ordering::Relaxed);
-        if marks & mark == 0 { None } else { Some(()) }
+        NonZeroU32::new(u32::from(marks & mark))
     }
 
     /// Copies out from byte `at` on, as far as pages are marked and do not fail: how many

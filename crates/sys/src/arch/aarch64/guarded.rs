@@ -3,6 +3,7 @@
 //! go on (`__ex_table`), for the handler of SIGBUS (`crate::sigbus`).
 
 use std::arch::asm;
+use std::num::NonZeroU32;
 
 /// The instruction at label 2 may fault; then go on at label 4, out of line, which ends
 /// at label 3 with `failed` set.
@@ -33,7 +34,7 @@ macro_rules! access {
         /// `from` must be aligned, and lie in memory that is mapped, readable, and only
         /// accessed atomically or by instructions that the compiler does not see.
         #[inline(always)]
-        pub(crate) unsafe fn $load(from: *const $type) -> Option<$type> {
+        pub(crate) unsafe fn $load(from: *const $type, _witness: NonZeroU32) -> Option<$type> {
             let value: u64;
             let mut failed: u64 = 0;
             // SAFETY: one load from where the caller says that it may be made.

@@ -3,6 +3,7 @@
 //! go on (`__ex_table`), for the handler of SIGBUS (`crate::sigbus`).
 
 use std::arch::asm;
+use std::num::NonZeroU32;
 
 /// The instruction at label 2 may fault; then go on at label 4, out of line, which ends
 /// at label 3 with what `$fixup` does. The table holds distances, so that it needs no
@@ -35,7 +36,7 @@ macro_rules! load {
         /// `from` must be aligned, and lie in memory that is mapped, readable, and only
         /// accessed atomically or by instructions that the compiler does not see.
         #[inline(always)]
-        pub(crate) unsafe fn $name(from: *const $type) -> Option<$type> {
+        pub(crate) unsafe fn $name(from: *const $type, _witness: NonZeroU32) -> Option<$type> {
             let value: i64;
             // SAFETY: one load from where the caller says that it may be made.
             unsafe {
@@ -51,21 +52,22 @@ load!(load_u8, u8, "movzx {value:e}, byte ptr [{from}]");
 load!(load_u16, u16, "movzx {value:e}, word ptr [{from}]");
 load!(load_u32, u32, "mov {value:e}, dword ptr [{from}]");
 
-/// As [`load_u32`].
+/// As [`load_u32`]. A register that a fault can clear, rather than one that it sets, costs
+/// nothing where the caller has one.
 ///
 /// # Safety
 /// As [`load_u32`].
 #[inline(always)]
-pub(crate) unsafe fn load_u64(from: *const u64) -> Option<u64> {
+pub(crate) unsafe fn load_u64(from: *const u64, witness: NonZeroU32) -> Option<u64> {
     let value: u64;
-    let mut failed: u64 = 0;
+    let mut witness = witness.get();
     // SAFETY: one load from where the caller says that it may be made.
     unsafe {
-        guarded!("mov {value}, qword ptr [{from}]", "mov {failed:e}, 1", value = out(reg) value,
-                 from = in(reg) from, failed = inout(reg) failed,
+        guarded!("mov {value}, qword ptr [{from}]", "mov {witness:e}, 0", value = out(reg) value,
+                 from = in(reg) from, witness = inout(reg) witness,
                  options(nostack, readonly, preserves_flags));
     }
-    if failed != 0 { None } else { Some(value) }
+    if witness == 0 { None } else { Some(value) }
 }
 
 macro_rules! store {
