@@ -594,6 +594,23 @@ impl Area {
         self.register(at..at + 1)
     }
 
+    /// Drops one's own copies of pages that are no longer in the file.
+    pub(crate) fn drop_copies(&self, pages: Range<u64>) {
+        if self.writes != Writes::Private || self.core.uffd.is_none() {
+            return;
+        }
+        for inside in self.inside(pages) {
+            self.take_back(&inside);
+            self.set_marks(inside.clone(), mark::NOTHING);
+            let bytes = self.bytes(&inside);
+            let first = self.first_page + inside.start;
+            let offset = self.object.bytes(&(first..first + 1)).start;
+            let laid = self.span.lay_store(bytes.start, &self.object.pages, offset, bytes.len());
+            let registered = laid.is_ok().then(|| self.register(inside));
+            debug_assert!(matches!(registered, Some(Ok(()))), "{registered:?}");
+        }
+    }
+
     /// Asks for the faults of pages.
     pub(crate) fn register(&self, pages: Range<u64>) -> Result<(), Error> {
         register(&self.core, &self.span, self.bytes(&pages), self.writes)

@@ -171,8 +171,10 @@ impl Local {
     /// # Errors
     /// Those of memfd_create(2).
     pub fn add<D: Device<LocalPlatform>>(&self, name: &str, device: D) -> Result<Node, Error> {
-        let pages =
-            Store::new("devmap-cache").map_err(|error| Error::system("memfd_create", &error))?;
+        // What `/proc/PID/maps` shows, as far as a memfd's name may be long.
+        let short: String = name.chars().take(50).collect();
+        let pages = Store::new(&format!("devmap-local:{short}"))
+            .map_err(|error| Error::system("memfd_create", &error))?;
         let driver = Box::new(Typed(Arc::new(device)));
         let number = self.0.next_number.fetch_add(1, Ordering::Relaxed);
         let object = Object::new(self.0.core.clone(), name, number, driver, pages);
@@ -461,7 +463,11 @@ impl File {
         // What was stored before the new end must not be lost with the page it is on.
         self.object.sync_all()?;
         self.object.driver.truncate(size).map_err(|errno| refused("ftruncate", errno))?;
-        self.object.invalidate(self.object.core.page_size.page_of(size)..u64::MAX >> 16);
+        let page_size = self.object.core.page_size;
+        self.object.invalidate(page_size.page_of(size)..u64::MAX);
+        for area in self.object.areas() {
+            area.drop_copies(page_size.pages_for(size)..u64::MAX);
+        }
         Ok(())
     }
 }

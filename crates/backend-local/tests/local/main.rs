@@ -4,6 +4,7 @@
 mod disk;
 mod faults;
 mod file;
+mod files;
 mod fork;
 mod maps;
 mod stress;
