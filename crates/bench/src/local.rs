@@ -194,9 +194,10 @@ pub(crate) fn loads() -> io::Result<Work> {
     Ok(Box::new(move |times| {
         let started = Instant::now();
         for _ in 0..times {
-            let mut sum = 0_u64;
-            for at in (0..STEADY).step_by(8) {
+            let (mut sum, mut at) = (0_u64, 0);
+            while at < STEADY {
                 sum = sum.wrapping_add(map.load::<u64>(at)?);
+                at += size_of::<u64>();
             }
             black_box(sum);
         }
