@@ -155,7 +155,7 @@ impl Steps {
 }
 
 /// Where cargo leaves what it builds.
-fn target() -> PathBuf {
+pub fn target() -> PathBuf {
     env::var_os("CARGO_TARGET_DIR").map_or_else(|| root().join("target"), |dir| root().join(dir))
 }
 

@@ -1,7 +1,8 @@
 //! What the tests need from the system: `ci/packages.txt`, Debian's names, one a line,
-//! with the reason after `#`.
+//! with the reason after `#`; and `ci/requirements.txt`, Python packages from PyPI, which
+//! go below `target/python`.
 
-use std::fs;
+use std::{fs, path::PathBuf};
 
 use crate::{
     Result,
@@ -13,6 +14,35 @@ use crate::{
 /// # Errors
 /// When something is missing and was not installed.
 pub fn ensure() -> Result {
+    debian()?;
+    python()
+}
+
+/// Where the Python packages are, as the tests find them too.
+fn python_directory() -> PathBuf {
+    crate::kernel::target().join("python")
+}
+
+/// The Python packages, for the Python of the system.
+fn python() -> Result {
+    const LIST: &str = "ci/requirements.txt";
+    let list = fs::read_to_string(root().join(LIST))?;
+    let directory = python_directory();
+    // Written last: the list that is installed there whole.
+    let installed = directory.join("requirements.txt");
+    if fs::read_to_string(&installed).is_ok_and(|installed| installed == list) {
+        return Ok(());
+    }
+    let arguments = ["-m", "pip", "install", "--quiet", "--root-user-action=ignore", "--upgrade"];
+    let mut install = command("/usr/bin/python3", &arguments);
+    install.args(["-r", LIST, "--target"]).arg(&directory);
+    check(&mut install).map_err(|error| {
+        format!("{error}; the tests need the packages of {LIST}, from PyPI or a mirror of it")
+    })?;
+    Ok(fs::write(installed, list)?)
+}
+
+fn debian() -> Result {
     let list = fs::read_to_string(root().join("ci/packages.txt"))?;
     let missing: Vec<&str> = names(&list).filter(|name| !is_installed(name)).collect();
     if missing.is_empty() {

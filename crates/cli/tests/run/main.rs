@@ -6,6 +6,7 @@
 //! the home; the command line, in `command.rs`.
 
 mod bodies;
+mod cameras;
 mod conformance;
 mod container;
 mod debuggers;

@@ -1,0 +1,268 @@
+//! The camera in each place that a program may find it in: both modes, a container,
+//! through `devmap serve`; under programs that people use, whose pictures are compared
+//! pixel by pixel with what the camera draws; and under a program that means ill. As an
+//! ordinary user too, for so are all tests of this binary run.
+//!
+//! What does not live here: all that the camera does, once (`tests/camera.rs`).
+
+use std::{fs, io::ErrorKind, path::PathBuf, process::Command, sync::LazyLock};
+
+use tempfile::TempDir;
+
+use crate::harness::{Client, Daemon, Mode, Run, in_each_mode, python, root, wait_for};
+
+const NAMESPACE: Mode = Mode("namespace");
+const TRAPPED: Mode = Mode("trapped");
+
+/// What it shows: each pixel differs from its neighbours. Nothing depends on time, since a
+/// frame comes for each buffer.
+const CAMERA: &str = "/dev/video0=camera:size=320x240,pattern=gradient,pace=client";
+
+/// The gradient of 320x240, as RGB.
+fn gradient() -> Vec<u8> {
+    let pixels = (0..240).flat_map(|y| (0..320).map(move |x| (x, y)));
+    let colour = |(x, y): (u32, u32)| [(255 * x / 319) as u8, (255 * y / 239) as u8, 128];
+    pixels.flat_map(colour).collect()
+}
+
+/// Where `cargo xtask packages` puts the packages of ci/requirements.txt.
+fn python_packages() -> PathBuf {
+    let test = std::env::current_exe().expect("this program's path");
+    // target/PROFILE/deps/TEST
+    let packages = test.ancestors().nth(3).expect("target").join("python");
+    assert!(
+        packages.join("cv2").exists(),
+        "{} has no OpenCV: `cargo xtask packages` installs it",
+        packages.display()
+    );
+    packages
+}
+
+/// Each program that takes frames of RGB from the camera, as a shell command that leaves
+/// them in a file of its name.
+const PROGRAMS: [(&str, &str); 5] = [
+    (
+        "ffmpeg",
+        "ffmpeg -hide_banner -loglevel error -f v4l2 -input_format rgb24 -video_size 320x240 \
+         -i /dev/video0 -frames:v 3 -c:v copy -f rawvideo ffmpeg",
+    ),
+    (
+        "mmap",
+        "v4l2-ctl -d /dev/video0 --set-fmt-video=width=320,height=240,pixelformat=RGB3 \
+         --stream-mmap --stream-count=3 --stream-to=mmap > log",
+    ),
+    (
+        "user",
+        "v4l2-ctl -d /dev/video0 --set-fmt-video=width=320,height=240,pixelformat=RGB3 \
+         --stream-user --stream-poll --stream-count=3 --stream-to=user > log",
+    ),
+    (
+        "gstreamer",
+        "gst-launch-1.0 -q v4l2src device=/dev/video0 num-buffers=3 \
+         ! video/x-raw,format=RGB,width=320,height=240 ! filesink location=gstreamer",
+    ),
+    (
+        "opencv",
+        "PYTHONPATH=$PACKAGES $PYTHON -c '
+import cv2
+camera = cv2.VideoCapture(\"/dev/video0\", cv2.CAP_V4L2)
+assert camera.isOpened()
+assert camera.set(cv2.CAP_PROP_FOURCC, cv2.VideoWriter_fourcc(*\"RGB3\"))
+assert camera.set(cv2.CAP_PROP_FRAME_WIDTH, 320) and camera.set(cv2.CAP_PROP_FRAME_HEIGHT, 240)
+with open(\"opencv\", \"wb\") as out:
+    for _ in range(3):
+        good, frame = camera.read()
+        assert good
+        out.write(frame[:, :, ::-1].tobytes())
+'",
+    ),
+];
+
+/// Runs all programs in one run, and compares each pixel of each frame.
+fn all_programs(run: Run) {
+    let directory = tempfile::tempdir().expect("a directory");
+    let script = PROGRAMS.map(|(name, command)| format!("{command} || exit={name}\n")).concat();
+    let script =
+        format!("cd \"$1\"\nexit=\n{script}\ntest -z \"$exit\" || {{ echo $exit; exit 1; }}");
+    let run = run
+        .environment("PACKAGES", python_packages().to_str().expect("UTF-8"))
+        .environment("PYTHON", python())
+        // It would write what it finds to a home that is not there.
+        .environment("GST_REGISTRY", "/dev/null")
+        .environment("GST_REGISTRY_FORK", "no");
+    let path = directory.path().to_str().expect("UTF-8");
+    run.output(&["sh", "-c", &script, "sh", path]).well();
+    let wanted = gradient().repeat(3);
+    for (name, _) in PROGRAMS {
+        let frames = fs::read(directory.path().join(name)).expect(name);
+        assert_eq!(frames.len(), wanted.len(), "{name}");
+        let wrong = frames.iter().zip(&wanted).position(|(got, wanted)| got != wanted);
+        assert_eq!(wrong, None, "{name}: the first byte that is wrong");
+    }
+}
+
+#[test]
+fn all_programs_in_a_namespace() {
+    all_programs(Run::new(NAMESPACE, &[CAMERA]));
+}
+
+#[test]
+fn all_programs_trapped() {
+    all_programs(Run::new(TRAPPED, &[CAMERA]));
+}
+
+#[test]
+fn all_programs_in_a_container() {
+    let container = Client::docker();
+    all_programs(Run::new(Mode("auto"), &[CAMERA]).within(&container));
+}
+
+#[test]
+fn all_programs_that_join() {
+    let daemon = Daemon::start(&[CAMERA], &[]);
+    for mode in [NAMESPACE, TRAPPED] {
+        all_programs(Run::joining(mode, &daemon));
+    }
+    daemon.stop().well();
+}
+
+/// A client in C.
+struct Built(TempDir);
+
+impl Built {
+    fn new(source: &str) -> Built {
+        let directory = tempfile::tempdir().expect("a directory");
+        let all = std::os::unix::fs::PermissionsExt::from_mode(0o755);
+        fs::set_permissions(directory.path(), all).expect("chmod");
+        let mut cc = Command::new("cc");
+        cc.args(["-static", "-O2", "-I"]).arg(root().join("tests/conformance"));
+        cc.arg("-o").arg(directory.path().join("camera")).arg(root().join(source));
+        assert!(cc.status().expect("cc starts").success());
+        Built(directory)
+    }
+
+    fn path(&self) -> String {
+        self.0.path().join("camera").to_str().expect("UTF-8").to_owned()
+    }
+}
+
+static CONFORMANCE: LazyLock<Built> = LazyLock::new(|| Built::new("tests/conformance/camera.c"));
+static FUZZER: LazyLock<Built> = LazyLock::new(|| Built::new("tests/fuzz/camera.c"));
+
+/// What the conformance client prints, which `cargo xtask kernel` holds against vivid's.
+fn conformance(mode: Mode) -> Vec<String> {
+    let run = Run::new(mode, &["/dev/video0=camera:pace=client"]);
+    let text = run.prints(&[&CONFORMANCE.path(), "/dev/video0"]);
+    assert!(text.ends_with("ok all\n"), "{text}");
+    text.lines().map(str::to_owned).collect()
+}
+
+/// What trapped mode cannot say: COMPAT.md.
+#[test]
+fn the_modes_differ_in_poll_and_close_alone() {
+    let (namespace, trapped) = (conformance(NAMESPACE), conformance(TRAPPED));
+    assert_eq!(namespace.len(), trapped.len());
+    let name = |line: &String| line.split(' ').nth(1).expect("a name").to_owned();
+    let differ = namespace.iter().zip(&trapped).filter(|(one, other)| one != other);
+    let others: Vec<_> = differ
+        .filter(|(line, _)| {
+            let name = name(line);
+            // A read or a request right after another file's close.
+            let closes = ["reqbufs_after_", "read_with_buffers", "read_at_once"];
+            let closes = closes.iter().any(|begin| name.starts_with(begin));
+            !name.starts_with("poll_") && !name.contains("frame") && !closes
+        })
+        .collect();
+    assert!(others.is_empty(), "{others:?}");
+}
+
+/// What a process has that a client could make it lose: descriptors, threads, and maps of
+/// buffers. Those of a supervisor in trapped mode, which nobody may look into, are for root
+/// alone to see: as another user the test sees its threads.
+fn holdings(pid: i32) -> (usize, usize, usize) {
+    let is_root = rustix::process::geteuid().is_root();
+    let descriptors = match fs::read_dir(format!("/proc/{pid}/fd")) {
+        Err(error) if error.kind() == ErrorKind::PermissionDenied && !is_root => 0,
+        entries => entries.expect("descriptors").count(),
+    };
+    let threads = fs::read_dir(format!("/proc/{pid}/task")).expect("threads").count();
+    let maps = match fs::read_to_string(format!("/proc/{pid}/maps")) {
+        Err(error) if error.kind() == ErrorKind::PermissionDenied && !is_root => String::new(),
+        maps => maps.expect("maps"),
+    };
+    let buffers = maps.lines().filter(|line| line.contains("memfd:")).count();
+    (descriptors, threads, buffers)
+}
+
+/// Kibibytes.
+fn memory(pid: i32) -> u64 {
+    let status = fs::read_to_string(format!("/proc/{pid}/status")).expect("status");
+    let line = status.lines().find(|line| line.starts_with("VmRSS:")).expect("VmRSS");
+    line.split_whitespace().nth(1).and_then(|number| number.parse().ok()).expect("a number")
+}
+
+in_each_mode!(a_client_that_means_ill, clients_that_die_while_they_stream);
+
+/// How many calls each client makes, and how many clients there are.
+const CALLS: &str = "25000";
+const CLIENTS: u32 = 6;
+
+/// Clients one after the other, each of which makes calls of all kinds and dies as it
+/// stands. Afterwards devmap has what it had before, and the next client streams.
+fn a_client_that_means_ill(mode: Mode) {
+    let client = FUZZER.path();
+    let fuzz = |seeds: std::ops::Range<u32>| {
+        let each = seeds.map(|seed| format!("{client} /dev/video0 {seed} {CALLS} >&2\n"));
+        format!("{}echo done\nread answer\n", each.collect::<String>())
+    };
+    // The first is there for what devmap keeps once it has been needed, such as threads.
+    let script = format!("{}{}exec \"$0\" /dev/video0", fuzz(0..1), fuzz(1..CLIENTS));
+    let device = "/dev/video0=camera:pace=client";
+    let mut running = Run::new(mode, &[device]).start(&["sh", "-c", &script, &CONFORMANCE.path()]);
+    assert_eq!(running.hear(), "done");
+    let supervisor = running.supervisor();
+    let settled = || {
+        wait_for("the buffers of the last client to go", || {
+            let now = holdings(supervisor);
+            (now.2 == 0).then_some(now)
+        })
+    };
+    let (before, memory_before) = (settled(), memory(supervisor));
+    running.say("on");
+    assert_eq!(running.hear(), "done");
+    wait_for("all that the clients had to be given back", || {
+        let now = holdings(supervisor);
+        // A few come and go with what devmap has to do. The clients opened the camera, and
+        // started streams, some thousand times.
+        (now.0 <= before.0 + 8 && now.1 <= before.1 + 8 && now.2 == 0).then_some(())
+    });
+    // A leak of one buffer for each that was asked for would be gigabytes; what the
+    // allocator keeps for its threads is not told from a leak, and is far less.
+    let grown = memory(supervisor).saturating_sub(memory_before);
+    assert!(grown < 256 << 10, "{grown} KiB");
+    running.say("on");
+    let finished = running.finish().well();
+    assert!(finished.stdout.ends_with("ok all\n"), "{finished:?}");
+    assert!(!finished.stderr.contains("panicked"), "{finished:?}");
+}
+
+/// Killed in the middle of a stream; the next one streams.
+fn clients_that_die_while_they_stream(mode: Mode) {
+    let script = "
+for n in 1 2 3 4 5 6; do
+    v4l2-ctl -d /dev/video0 --stream-mmap --stream-to=/dev/null > \"$1/log\" 2>&1 &
+    client=$!
+    # It prints a character for each frame.
+    until grep -q '<<<' \"$1/log\"; do :; done
+    kill -9 $client
+    wait $client || true
+    : > \"$1/log\"
+done
+v4l2-ctl -d /dev/video0 --stream-mmap --stream-count=2 --stream-to=\"$1/frames\" > /dev/null 2>&1
+wc -c < \"$1/frames\"";
+    let directory = tempfile::tempdir().expect("a directory");
+    let device = "/dev/video0=camera:size=160x120,format=grey,pace=client";
+    let path = directory.path().to_str().expect("UTF-8");
+    let said = Run::new(mode, &[device]).prints(&["sh", "-ec", script, "sh", path]);
+    assert_eq!(said, "38400\n");
+}
