@@ -8,6 +8,9 @@
 //! `DEVMAP_MM_OPERATIONS` says how many operations are tried (a million unless told),
 //! `DEVMAP_MM_SEED` with which seed to begin; `cargo xtask differential` sets them.
 
+// Its other side is another process, which Miri cannot start.
+#![cfg(not(miri))]
+
 mod native;
 mod operations;
 mod simulated;
