@@ -77,7 +77,22 @@ fn parse_call(text: &str) -> Option<(u32, [u64; 6])> {
 pub(crate) fn identity(tid: u32, fd: u32) -> Option<(u64, u64)> {
     let path = format!("/proc/{tid}/fd/{fd}");
     let flags = AtFlags::STATX_DONT_SYNC;
-    let stat = rustix::fs::statx(CWD, path, flags, StatxFlags::INO).ok()?;
+    let look = || rustix::fs::statx(CWD, &path, flags, StatxFlags::INO);
+    // A want of memory passes. What is not known for a device is left to the kernel.
+    let stat = (0..10)
+        .find_map(|_| match look() {
+            Ok(stat) => Some(Ok(stat)),
+            Err(
+                gone @ (rustix::io::Errno::NOENT
+                | rustix::io::Errno::SRCH
+                | rustix::io::Errno::ACCESS),
+            ) => Some(Err(gone)),
+            Err(_) => {
+                std::thread::sleep(Duration::from_millis(1));
+                None
+            }
+        })?
+        .ok()?;
     Some((rustix::fs::makedev(stat.stx_dev_major, stat.stx_dev_minor), stat.stx_ino))
 }
 

@@ -222,6 +222,7 @@ impl Devfs {
             }
             Operation::Release { fh, .. } => {
                 core.opens.close(fh);
+                core.forget_unused();
                 channel.reply_empty(unique)
             }
             Operation::Poll { fh, kh, schedule_notify, events } => {

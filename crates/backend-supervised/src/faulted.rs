@@ -154,7 +154,29 @@ impl Faulted {
 
     /// Nobody maps pages of the device any more.
     pub(crate) fn forget(&self, device: u64) {
-        self.kept.lock().retain(|(of, _), _| *of != device);
+        let mut kept = self.kept.lock();
+        let before = kept.len();
+        kept.retain(|(of, _), _| *of != device);
+        if kept.len() < before {
+            kept.shrink_to_fit();
+            drop(kept);
+            devmap_sys::process::trim_memory();
+        }
+    }
+
+    /// Forgets pages supplied early, but of devices that are in use. Under the lock: a device
+    /// that is opened meanwhile has no page yet.
+    pub(crate) fn forget_early(&self, is_used: impl Fn(u64) -> bool) {
+        let mut early = self.early.lock();
+        if early.is_empty() {
+            return;
+        }
+        let devices: HashSet<u64> = early.keys().map(|(device, _)| *device).collect();
+        let unused: HashSet<u64> = devices.into_iter().filter(|device| !is_used(*device)).collect();
+        if !unused.is_empty() {
+            early.retain(|(device, _), _| !unused.contains(device));
+            early.shrink_to_fit();
+        }
     }
 
     fn open_backing(&self, core: &Core, file: &OpenFile) -> io::Result<OwnedFd> {

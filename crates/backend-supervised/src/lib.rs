@@ -123,6 +123,11 @@ impl Core {
         }
     }
 
+    /// Frees what was supplied early of devices that nobody has open or mapped.
+    fn forget_unused(&self) {
+        self.faulted.forget_early(|device| self.opens.has(device));
+    }
+
     fn set_mapped(&self) {
         self.mapped.store(true, Ordering::SeqCst);
     }

@@ -446,7 +446,8 @@ impl Reaper {
     }
 
     /// Releases open files as their last maps go, for ever; for a thread of its own.
-    pub(crate) fn run(&self, opens: &Opens) -> io::Result<()> {
+    /// After each look comes `then`.
+    pub(crate) fn run(&self, opens: &Opens, then: impl Fn()) -> io::Result<()> {
         let mut events = [0; 4096];
         loop {
             rustix::io::retry_on_intr(|| rustix::io::read(&self.0, &mut events))?;
@@ -458,6 +459,7 @@ impl Reaper {
                     break;
                 }
             }
+            then();
         }
     }
 }

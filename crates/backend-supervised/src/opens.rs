@@ -248,6 +248,14 @@ impl Opens {
         Ok(file)
     }
 
+    /// Whether a device is open, or mapped by an open file that is closed.
+    pub(crate) fn has(&self, device: u64) -> bool {
+        let has = |files: &HashMap<u64, Arc<OpenFile>>| {
+            files.values().any(|file| file.device.index == device)
+        };
+        has(&self.files.lock()) || has(&self.closed.lock())
+    }
+
     pub(crate) fn get(&self, id: u64) -> Option<Arc<OpenFile>> {
         self.files.lock().get(&id).cloned()
     }

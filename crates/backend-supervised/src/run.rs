@@ -2,6 +2,7 @@
 
 use std::{
     ffi::OsString,
+    io::{self, Write},
     os::{
         fd::{AsFd, BorrowedFd, OwnedFd},
         linux::fs::MetadataExt,
@@ -284,13 +285,20 @@ fn hand_over(
     directory: Option<BorrowedFd<'_>>,
 ) -> Result<(), String> {
     let filter = filter.map_err(|error| error.to_string())?;
+    // Of standard error: in trapped mode the filter asks the supervisor about that itself.
+    let errors = rustix::io::fcntl_dupfd_cloexec(std::io::stderr(), 3);
     // Root may do without, and then setuid programs work as ever.
     let listener = seccomp::install(&filter, !rustix::process::geteuid().is_root())
         .or_else(|_| seccomp::install(&filter, true))
         .map_err(|error| format!("cannot install the seccomp filter: {error}"))?;
     let fds: Vec<_> = [Some(listener.as_fd()), directory].into_iter().flatten().collect();
-    handover::send(channel, number, &fds)
-        .map_err(|error| format!("cannot reach the supervisor: {error}"))
+    handover::send(channel, number, &fds).map_err(|error| {
+        let message = format!("cannot reach the supervisor: {error}");
+        if let (None, Ok(errors)) = (directory, errors) {
+            let _ = writeln!(std::fs::File::from(errors), "devmap: {message}");
+        }
+        message
+    })
 }
 
 /// Open files of devices take descriptors here: for their maps, and in trapped mode by
@@ -451,21 +459,21 @@ fn serve_requests(core: &Arc<Core>) -> Arc<Pool> {
         let turn: Turn = Box::new(move |received| {
             let Some(devfs) = core.devfs.get() else { return false };
             let ordered = order.try_lock_for(pool::PATIENCE);
-            match devfs.receive(&mut buffer) {
-                Ok(Some(request)) => {
-                    if devfs::may_take_long(&request) {
-                        received();
+            let mut failures = Failures::default();
+            loop {
+                match devfs.receive(&mut buffer) {
+                    Ok(Some(request)) => {
+                        if devfs::may_take_long(&request) {
+                            received();
+                        }
+                        let is_release = matches!(request.operation, Operation::Release { .. });
+                        let ordered = ordered.filter(|_| is_release);
+                        devfs.serve(&core, request);
+                        drop(ordered);
+                        return true;
                     }
-                    let is_release = matches!(request.operation, Operation::Release { .. });
-                    let ordered = ordered.filter(|_| is_release);
-                    devfs.serve(&core, request);
-                    drop(ordered);
-                    true
-                }
-                Ok(None) => false,
-                Err(error) => {
-                    crate::report_once(format_args!("cannot receive FUSE requests: {error}"));
-                    false
+                    Ok(None) => return false,
+                    Err(error) => failures.one_more("FUSE requests", &error),
                 }
             }
         });
@@ -482,25 +490,46 @@ fn serve_notifications(core: &Arc<Core>, listener: OwnedFd) -> std::sync::mpsc::
     let core = core.clone();
     Pool::start("devmap-notify", 2, move || {
         let (core, listener, ended) = (core.clone(), listener.clone(), ended.clone());
-        let turn: Turn = Box::new(move |received| match listener.recv() {
-            Ok(Some(notification)) => {
-                received();
-                notify::serve(&core, &listener, &notification);
-                true
-            }
-            Ok(None) => {
-                let _ = ended.send(());
-                false
-            }
-            Err(error) => {
-                crate::report_once(format_args!("cannot receive notifications: {error}"));
-                let _ = ended.send(());
-                false
+        let turn: Turn = Box::new(move |received| {
+            let mut failures = Failures::default();
+            loop {
+                match listener.recv() {
+                    Ok(Some(notification)) => {
+                        received();
+                        notify::serve(&core, &listener, &notification);
+                        return true;
+                    }
+                    Ok(None) => {
+                        let _ = ended.send(());
+                        return false;
+                    }
+                    Err(error) => failures.one_more("system calls", &error),
+                }
             }
         });
         turn
     });
     hears
+}
+
+/// Errors of a receiver, one after the other.
+#[derive(Default)]
+struct Failures(u32);
+
+impl Failures {
+    /// After which the supervisor ends: those who wait for it would wait for ever.
+    const MOST: u32 = 100;
+
+    /// A lack of memory passes, so it is tried again in a while.
+    fn one_more(&mut self, what: &str, error: &io::Error) {
+        self.0 += 1;
+        if self.0 > Self::MOST {
+            crate::report(format_args!("cannot receive {what}: {error}; all devices end"));
+            std::process::exit(125);
+        }
+        crate::report_once(format_args!("cannot receive {what}, and tries again: {error}"));
+        std::thread::sleep(Duration::from_millis(10));
+    }
 }
 
 /// Answers `devmap maps`, from before the program can do anything.

@@ -146,6 +146,7 @@ impl Trapped {
     fn release(&self, core: &Core, descriptor: Arc<Descriptor>) {
         if let Some(file) = &descriptor.file {
             core.opens.close(file.id);
+            core.forget_unused();
         }
         self.locks.close(&descriptor);
         drop(descriptor);

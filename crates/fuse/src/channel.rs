@@ -164,9 +164,23 @@ impl Channel {
         }
     }
 
+    /// A caller whose answer cannot be written, for want of memory in the kernel, gets `EIO`:
+    /// nothing but an answer ends its wait.
+    fn send(&self, unique: u64, error: i32, parts: &[&[u8]]) -> io::Result<()> {
+        let sent = self.write(unique, error, parts);
+        let gone = [Errno::NOENT, Errno::NODEV].map(|errno| Some(errno.raw_os_error()));
+        if let Err(error) = &sent
+            && unique != 0
+            && !gone.contains(&error.raw_os_error())
+        {
+            let _ = self.write(unique, -Errno::IO.raw_os_error(), &[]);
+        }
+        sent
+    }
+
     /// One message: header and parts, in one write, as the kernel wants it. The kernel pins
     /// each part by itself, so short ones are put together first.
-    fn send(&self, unique: u64, error: i32, parts: &[&[u8]]) -> io::Result<()> {
+    fn write(&self, unique: u64, error: i32, parts: &[&[u8]]) -> io::Result<()> {
         let len = size_of::<abi::OutHeader>() + parts.iter().map(|part| part.len()).sum::<usize>();
         let len = u32::try_from(len).map_err(|_| io::Error::from(Errno::INVAL))?;
         let header = abi::OutHeader { len, error, unique };

@@ -7,6 +7,7 @@
 
 mod aarch64;
 mod differential;
+mod faults;
 mod kernel;
 mod packages;
 mod run;
@@ -38,6 +39,10 @@ enum Task {
     Kernel(kernel::KernelArgs),
     /// Compares the memory engine with the kernel, by random operations
     Differential(differential::DifferentialArgs),
+    /// Lets each system call of devmap fail in turn
+    Faults,
+    /// Has clients map, fault, write, fork and die for ten minutes, and looks at what is left
+    Soak(faults::SoakArgs),
     /// Type-checks everything for aarch64
     Aarch64,
     /// Installs what the tests need from the system, or prints how
@@ -49,6 +54,8 @@ fn main() -> ExitCode {
         Task::Test => test::run(),
         Task::Kernel(arguments) => kernel::run(&arguments),
         Task::Differential(arguments) => differential::run(&arguments),
+        Task::Faults => faults::faults(),
+        Task::Soak(arguments) => faults::soak(&arguments),
         Task::Aarch64 => aarch64::run(),
         Task::Packages => packages::ensure(),
     };

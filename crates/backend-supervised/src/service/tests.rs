@@ -139,7 +139,7 @@ impl Served {
         let daemon = Daemon::new(Box::new(nodes), trace, patience).expect("a daemon");
         let daemon = Arc::new(daemon);
         let reaping = daemon.clone();
-        std::thread::spawn(move || reaping.reaper.run(&reaping.opens));
+        std::thread::spawn(move || reaping.reaper.run(&reaping.opens, || ()));
         Served { daemon, open, queue }
     }
 

@@ -234,7 +234,13 @@ impl Running {
     /// The next line that the program prints.
     #[track_caller]
     pub fn hear(&mut self) -> String {
-        match self.lines.recv_timeout(DEADLINE) {
+        self.hear_after(Duration::ZERO)
+    }
+
+    /// The next line that the program prints, which has this long to do.
+    #[track_caller]
+    pub fn hear_after(&mut self, work: Duration) -> String {
+        match self.lines.recv_timeout(work + DEADLINE) {
             Ok(line) => line,
             Err(error) => panic!("no line came: {error}; stderr: {}", self.errors_so_far()),
         }
@@ -557,23 +563,29 @@ impl Client {
     /// Compiles `NAME.c`, without a warning.
     #[track_caller]
     pub fn compile(name: &str, linking: Linking) -> Client {
-        Client::compile_in("tests/conformance", name, linking)
+        Client::compile_linked("tests/conformance", name, linking)
     }
 
     /// The program that makes a container like Docker's and runs its arguments there.
     #[track_caller]
     pub fn docker() -> Client {
-        Client::compile_in("tests/sandbox", "docker", Linking::Dynamic)
+        Client::compile_in("tests/sandbox", "docker")
     }
 
     /// A program of tests/hostile.
     #[track_caller]
     pub fn hostile(name: &str) -> Client {
-        Client::compile_in("tests/hostile", name, Linking::Dynamic)
+        Client::compile_in("tests/hostile", name)
+    }
+
+    /// A program of another directory.
+    #[track_caller]
+    pub fn compile_in(directory: &str, name: &str) -> Client {
+        Client::compile_linked(directory, name, Linking::Dynamic)
     }
 
     #[track_caller]
-    fn compile_in(directory: &str, name: &str, linking: Linking) -> Client {
+    fn compile_linked(directory: &str, name: &str, linking: Linking) -> Client {
         let sources = root().join(directory);
         let shared = root().join("tests/conformance");
         let directory = tempfile::tempdir().expect("a directory");

@@ -140,7 +140,13 @@ impl Listener {
             Reply::Continue => (0, 0, libc::SECCOMP_USER_NOTIF_FLAG_CONTINUE as u32),
         };
         let mut raw = libc::seccomp_notif_resp { id, val, error, flags };
-        self.ioctl(libc::SECCOMP_IOCTL_NOTIF_SEND, ptr::from_mut(&mut raw).cast()).map(drop)
+        loop {
+            match self.ioctl(libc::SECCOMP_IOCTL_NOTIF_SEND, ptr::from_mut(&mut raw).cast()) {
+                // A signal for this thread.
+                Err(error) if error.raw_os_error() == Some(libc::EINTR) => {}
+                result => return result.map(drop),
+            }
+        }
     }
 
     /// Gives the caller a descriptor of the same open file as `fd`, at number

@@ -1,0 +1,37 @@
+//! `cargo xtask faults` and `cargo xtask soak`: devmap with each of its system calls failing,
+//! and under load for as long as wanted. CI runs a sample and a moment of the same.
+
+use clap::Args;
+
+use crate::{
+    Result,
+    run::{cargo, check},
+};
+
+/// How long.
+#[derive(Args)]
+pub struct SoakArgs {
+    /// Seconds in each mode
+    #[arg(long, value_name = "N", default_value_t = 600)]
+    seconds: u64,
+}
+
+/// Lets each system call of devmap fail in turn, in both modes.
+///
+/// # Errors
+/// Something hung, took zeros for data, or said nothing.
+pub fn faults() -> Result {
+    check(of_runs("faults").env("DEVMAP_ALL_FAULTS", "1"))
+}
+
+/// Has twenty clients map, fault, write, fork and die.
+///
+/// # Errors
+/// Devmap does not return to where it began.
+pub fn soak(arguments: &SoakArgs) -> Result {
+    check(of_runs("soak").env("DEVMAP_SOAK_SECONDS", arguments.seconds.to_string()))
+}
+
+fn of_runs(module: &str) -> std::process::Command {
+    cargo(&["test", "-p", "devmap-cli", "--test", "run", "--", module, "--nocapture"])
+}
