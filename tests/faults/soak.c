@@ -22,8 +22,10 @@ static volatile uint64_t *map(const char *path, off_t offset)
 	int fd = open(path, O_RDWR | O_CLOEXEC);
 	void *at = mmap(NULL, PAGES * page, PROT_READ | PROT_WRITE, MAP_SHARED, fd, offset);
 
-	if (fd < 0 || at == MAP_FAILED)
+	if (fd < 0 || at == MAP_FAILED) {
+		printf("FAIL map: %s, %d, %s\n", path, fd, strerror(errno));
 		_exit(1);
+	}
 	close(fd);
 	return at;
 }

@@ -111,7 +111,10 @@ pub(crate) fn mmap(
                 if plan.area_flags().contains(AreaFlags::RESERVED) {
                     keep_resident(file, &pieces);
                 }
-                carry_out(core, call, file, &request, &plan, &pieces)
+                let mapped = carry_out(core, call, file, &request, &plan, &pieces);
+                // Whatever came of it: the caller may have been killed, and all closed.
+                core.opens.after_map(file);
+                mapped
             });
             (mapped, Some(plan))
         }
@@ -347,7 +350,6 @@ fn carry_out(
         piece.let_go();
     }
     let _ = held.release();
-    core.opens.after_map(file);
     mapped
         .map(|address| Some(address.cast_unsigned()))
         .map_err(|error| error.raw_os_error().and_then(Errno::from_raw).unwrap_or(Errno::EIO))
