@@ -9,9 +9,9 @@ use std::{
     time::{Duration, Instant},
 };
 
-use crate::harness::{Client, DEVMAP, Finished, Mode, in_each_mode, start};
+use crate::harness::{Client, DEVMAP, Finished, Mode, Run, in_each_mode, start};
 
-in_each_mode!(each_call_fails_in_turn);
+in_each_mode!(each_call_fails_in_turn, timers_interrupt_notified_calls_alone);
 
 /// Set for all of them.
 const ALL: &str = "DEVMAP_ALL_FAULTS";
@@ -90,4 +90,21 @@ fn each_call_fails_in_turn(mode: Mode) {
         }
     }
     assert!(wrong.is_empty(), "{wrong:#?}");
+}
+
+/// Calls that a timer without `SA_RESTART` interrupts: those that are notified, and no others.
+/// How many they are, COMPAT.md says.
+fn timers_interrupt_notified_calls_alone(mode: Mode) {
+    let client = Client::compile_in("tests/faults", "timer");
+    for hertz in ["100", "1000"] {
+        let text =
+            Run::new(mode, &["/dev/m=mem"]).prints(&[&*client.path(), "/dev/m", hertz, "300"]);
+        let notes = text.lines().filter_map(|line| line.strip_prefix("note ")?.split_once(' '));
+        let interrupted: Vec<&str> =
+            notes.filter(|(_, count)| *count != "0").map(|(call, _)| call).collect();
+        let never: &[&str] =
+            if mode.is_trapped() { &["munmap"] } else { &["open", "read", "write", "munmap"] };
+        assert!(!interrupted.iter().any(|call| never.contains(call)), "{text}");
+        assert!(text.ends_with("ok all\n"), "{text}");
+    }
 }
