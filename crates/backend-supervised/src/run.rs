@@ -336,6 +336,7 @@ fn supervise_trapped(
         core.settle_trapped();
         if let Some(trapped) = &core.trapped {
             trapped.close_all();
+            trapped.clear();
         }
         core.opens.release_all();
     } else {

@@ -15,6 +15,7 @@ mod copies;
 mod descriptors;
 mod files;
 mod filter;
+mod listings;
 mod locks;
 mod paths;
 mod standins;
@@ -43,6 +44,8 @@ use parking_lot::Mutex;
 
 use self::{
     descriptors::{Descriptor, Descriptors},
+    filter::Directories,
+    listings::Listings,
     locks::Locks,
     paths::{Entry, Paths},
 };
@@ -66,6 +69,7 @@ pub(crate) struct Trapped {
     paths: Paths,
     descriptors: Descriptors,
     locks: Locks,
+    listings: Listings,
     /// The lowest descriptor that a device gets.
     first: u32,
     /// Whom the devices belong to.
@@ -97,6 +101,7 @@ impl Trapped {
             paths: Paths::new(devices)?,
             descriptors: Descriptors::new().map_err(failed)?,
             locks: Locks::new(devices.len()).map_err(failed)?,
+            listings: Listings::default(),
             first,
             owner: (rustix::process::geteuid().as_raw(), rustix::process::getegid().as_raw()),
             directories: devices.iter().map(directory).collect(),
@@ -107,7 +112,11 @@ impl Trapped {
 
     /// The filter for the program.
     pub(crate) fn filter(&self) -> Result<Filter, AssembleError> {
-        filter::filter(self.first)
+        let directories = match self.paths.are_listed() {
+            true => Directories::Listed,
+            false => Directories::Native,
+        };
+        filter::filter(self.first, directories)
     }
 
     /// The open file behind a descriptor of a client.
@@ -124,6 +133,11 @@ impl Trapped {
     /// between sockets that nobody has, is closed.
     pub(crate) fn close_all(&self) {
         self.descriptors.clear();
+    }
+
+    /// Removes what was made for the run.
+    pub(crate) fn clear(&self) {
+        self.listings.clear();
     }
 
     /// Whether all that was closed by now has been released.
@@ -272,6 +286,10 @@ pub(crate) fn serve(core: &Arc<Core>, trapped: &Trapped, call: &Call<'_>) -> boo
         nr::IOCTL => return refuse_path_only(call, of(0)),
         nr::IO_SUBMIT => {
             submit(trapped, call);
+            return true;
+        }
+        nr::GETDENTS64 => {
+            listings::serve(trapped, call);
             return true;
         }
         nr::MREMAP | nr::MADVISE | nr::REMAP_FILE_PAGES | nr::SECCOMP | nr::PRCTL => return false,

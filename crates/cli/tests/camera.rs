@@ -6,6 +6,8 @@
 
 #[path = "camera/sources.rs"]
 mod sources;
+#[path = "camera/surroundings.rs"]
+mod surroundings;
 
 use std::{
     fs,

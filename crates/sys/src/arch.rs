@@ -12,6 +12,7 @@ macro_rules! common_numbers {
         pub const CLOSE: u32 = libc::SYS_close as u32;
         pub const CLOSE_RANGE: u32 = libc::SYS_close_range as u32;
         pub const READ: u32 = libc::SYS_read as u32;
+        pub const GETDENTS64: u32 = libc::SYS_getdents64 as u32;
         pub const WRITE: u32 = libc::SYS_write as u32;
         pub const PREAD64: u32 = libc::SYS_pread64 as u32;
         pub const PWRITE64: u32 = libc::SYS_pwrite64 as u32;

@@ -12,7 +12,7 @@ use devmap_sys::{
 };
 
 use super::{
-    Trapped, changes,
+    Trapped, changes, listings,
     paths::{self, Entry, Found},
 };
 use crate::{
@@ -167,6 +167,23 @@ fn answer(
     let mut is_link = false;
     let entry = match found {
         Found::Other => return Some(Reply::Continue),
+        Found::Listed(path) => {
+            return Some(match request.what {
+                What::Open { flags, resolve: 0 } if is_reading(flags) => {
+                    listings::open(trapped, call, &path, flags)
+                }
+                _ => Reply::Continue,
+            });
+        }
+        Found::Made(path) => {
+            if let What::Open { flags, resolve: 0 } = request.what {
+                return match is_reading(flags) {
+                    true => listings::open_made(trapped, call, &path, flags),
+                    false => Some(Reply::Error(libc::EISDIR)),
+                };
+            }
+            Entry::Directory
+        }
         Found::Below => return Some(Reply::Error(libc::ENOTDIR)),
         Found::Entry(entry) => entry,
         // Devmap's own are nobody's to open.
@@ -289,6 +306,11 @@ fn permits(tid: u32, status: &FileStatus, want: u32, effective: bool) -> bool {
         0
     };
     status.mode >> shift & want == want & 7
+}
+
+/// Whether a directory is opened to be read, with O_PATH too.
+fn is_reading(flags: u32) -> bool {
+    !client::open_flags(flags).write && flags & libc::O_CREAT.cast_unsigned() == 0
 }
 
 /// The rights that an open asks for.

@@ -1,7 +1,7 @@
 //! Which system calls are notified in trapped mode.
 //!
 //! All calls that take a path, but not opens of directories, which are most of the
-//! opens of programs that walk trees; and the calls on descriptors that a FIFO would
+//! opens of programs that walk trees, unless a device has a class, by which it is listed; and the calls on descriptors that a FIFO would
 //! answer in its own way, where the number may be a device's (see `filter`).
 
 use std::collections::BTreeSet;
@@ -58,8 +58,17 @@ const ON_DESCRIPTOR: [u32; 19] = [
 const ON_TWO: [(u32, usize); 4] =
     [(nr::SPLICE, 2), (nr::SENDFILE, 1), (nr::COPY_FILE_RANGE, 2), (nr::TEE, 1)];
 
+/// Whether opens and reads of directories are notified too.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Directories {
+    /// They are the kernel's.
+    Native,
+    /// They may hold devices that have to be listed.
+    Listed,
+}
+
 /// The filter; devices have descriptors from `first` on.
-pub(super) fn filter(first: u32) -> Result<Filter, AssembleError> {
+pub(super) fn filter(first: u32, directories: Directories) -> Result<Filter, AssembleError> {
     let mut asm = Assembler::new();
     let (allow, notify, nosys) = (asm.label(), asm.label(), asm.label());
     let native = asm.label();
@@ -77,6 +86,9 @@ pub(super) fn filter(first: u32) -> Result<Filter, AssembleError> {
     let on_descriptor = asm.label();
     for nr in ON_DESCRIPTOR.into_iter().chain(nr::DUP2) {
         asm.jump_if_eq(nr, on_descriptor);
+    }
+    if directories == Directories::Listed {
+        asm.jump_if_eq(nr::GETDENTS64, on_descriptor);
     }
     let openat = at(&mut asm, nr::OPENAT);
     let open = nr::OPEN.map(|nr| at(&mut asm, nr));
@@ -107,8 +119,10 @@ pub(super) fn filter(first: u32) -> Result<Filter, AssembleError> {
     for (label, flags) in [(Some(openat), 2), (open, 1)] {
         if let Some(label) = label {
             asm.bind(label);
-            asm.load_arg_low(flags);
-            asm.jump_if_set(libc::O_DIRECTORY as u32, allow);
+            if directories == Directories::Native {
+                asm.load_arg_low(flags);
+                asm.jump_if_set(libc::O_DIRECTORY as u32, allow);
+            }
             asm.jump(notify);
         }
     }
@@ -216,7 +230,8 @@ mod tests {
     #[test]
     fn it_assembles_for_any_limit() {
         for first in [64, 960] {
-            assert!(filter(first).is_ok());
+            assert!(filter(first, Directories::Native).is_ok());
+            assert!(filter(first, Directories::Listed).is_ok());
         }
     }
 }

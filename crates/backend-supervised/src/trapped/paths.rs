@@ -16,6 +16,7 @@ use std::{
     sync::Arc,
 };
 
+use devmap_driver::Kind;
 use devmap_sys::process;
 
 use crate::{client, opens::DeviceEntry, sysfs};
@@ -41,6 +42,10 @@ pub(crate) enum Found {
     /// Nothing of devmap's.
     Other,
     Entry(Entry),
+    /// A directory that is devmap's alone.
+    Made(PathBuf),
+    /// A directory in which some entries are devmap's.
+    Listed(PathBuf),
     /// A descriptor of a client, by its link in `/proc`.
     Descriptor {
         tid: u32,
@@ -59,9 +64,11 @@ pub(crate) struct Followed {
 
 /// The paths at which something of devmap's stands.
 pub(crate) struct Paths {
-    entries: BTreeMap<PathBuf, Entry>,
+    pub(super) entries: BTreeMap<PathBuf, Entry>,
     /// Names that may belong to one of these, or to a descriptor's link in `/proc`.
     names: HashSet<OsString>,
+    /// Directories of the kernel's in which some of these stand, where they are to be listed.
+    listed: HashSet<PathBuf>,
 }
 
 impl Paths {
@@ -102,8 +109,39 @@ impl Paths {
             |path: &&PathBuf| !path.ancestors().skip(1).any(|at| entries.contains_key(at));
         let outermost = entries.keys().filter(outermost);
         let names = outermost.filter_map(|path| path.file_name()).map(OsStr::to_owned);
-        let names = names.chain(in_proc).collect();
-        Ok(Paths { entries, names })
+        let mut names: HashSet<_> = names.chain(in_proc).collect();
+        let mut listed = HashSet::new();
+        if devices.iter().any(|device| device.class.is_some()) {
+            let parents = entries.keys().filter_map(|path| path.parent());
+            listed.extend(parents.filter(|at| !entries.contains_key(*at)).map(Path::to_owned));
+            names.extend(listed.iter().filter_map(|at| at.file_name()).map(OsStr::to_owned));
+        }
+        Ok(Paths { entries, names, listed })
+    }
+
+    /// Whether directories are to be listed.
+    pub(super) fn are_listed(&self) -> bool {
+        !self.listed.is_empty()
+    }
+
+    /// What stands in a directory that the kernel does not know, with types (`DT_*`).
+    pub(super) fn in_directory(&self, directory: &Path) -> Vec<(OsString, u8)> {
+        let inside = self.entries.iter().filter(|(path, _)| path.parent() == Some(directory));
+        let unknown = inside.filter(|(path, _)| path.symlink_metadata().is_err());
+        unknown
+            .filter_map(|(path, entry)| {
+                let kind = match entry {
+                    Entry::Device(device) => match device.metadata.kind {
+                        Kind::Character(_) => libc::DT_CHR,
+                        Kind::Regular { .. } => libc::DT_REG,
+                    },
+                    Entry::Text(_) => libc::DT_REG,
+                    Entry::Link(_) => libc::DT_LNK,
+                    Entry::Directory => libc::DT_DIR,
+                };
+                Some((path.file_name()?.to_owned(), kind))
+            })
+            .collect()
     }
 
     /// What a path of a client means. `follow`: also where the path itself is a link.
@@ -184,6 +222,7 @@ impl Paths {
                     is_plain = false;
                     continue;
                 }
+                Some(Entry::Directory) => return found(Found::Made(at), is_plain),
                 Some(entry) if is_last => return found(Found::Entry(entry.clone()), is_plain),
                 Some(_) => return found(Found::Below, is_plain),
                 None => {}
@@ -212,7 +251,8 @@ impl Paths {
         }
         // With a `/` behind it, or by `..`.
         match self.entries.get(&at) {
-            Some(Entry::Directory) => found(Found::Entry(Entry::Directory), is_plain),
+            Some(Entry::Directory) => found(Found::Made(at), is_plain),
+            _ if self.listed.contains(&at) => found(Found::Listed(at), is_plain),
             _ => None,
         }
     }
@@ -276,7 +316,9 @@ mod tests {
             Found::Entry(Entry::Device(device)) => format!("device {}", device.index),
             Found::Entry(Entry::Text(text)) => text.lines().last().unwrap_or_default().to_owned(),
             Found::Entry(Entry::Link(target)) => format!("link to {}", target.display()),
-            Found::Entry(Entry::Directory) => "directory".to_owned(),
+            Found::Made(_) => "directory".to_owned(),
+            Found::Listed(at) => format!("listed {}", at.display()),
+            Found::Entry(Entry::Directory) => "no file".to_owned(),
             Found::Descriptor { tid: owner, fd } => format!("{} {fd}", owner == tid),
             Found::Below => "below".to_owned(),
         };

@@ -1,0 +1,67 @@
+//! What programs look for around a camera: its number, its class, the list of devices. The
+//! same in both modes.
+
+use super::*;
+
+/// What a shell prints with two cameras.
+#[track_caller]
+fn shell(mode: &str, script: &str) -> String {
+    let output = Command::new(env!("CARGO_BIN_EXE_devmap"))
+        .args(["run", "--mode", mode, "--device", "/dev/video0=camera"])
+        .args(["--device", "/dev/video1=camera:pattern=box", "--", "sh", "-c", script])
+        .stdin(Stdio::null())
+        .output()
+        .expect("it starts");
+    let said = String::from_utf8_lossy(&output.stderr);
+    assert!(output.status.success(), "{mode} {script}: {}\n{said}", output.status);
+    String::from_utf8(output.stdout).expect("text")
+}
+
+#[test]
+fn cameras_are_found_by_class_and_by_number() {
+    const SCRIPT: &str = "
+        set -e
+        ls -d /sys/class/net /sys/devices/virtual/mem
+        ls /sys/class/video4linux/ /sys/class/video4linux/video1/
+        readlink /sys/class/video4linux/video0 /sys/dev/char/81:1
+        cat /sys/class/video4linux/video0/name /sys/dev/char/81:1/index
+        cat /sys/devices/virtual/video4linux/video1/dev /sys/dev/char/81:0/uevent
+        readlink -f /sys/class/video4linux/video1/subsystem
+        cat /sys/dev/char/81:1/subsystem/video0/name
+        find /sys/class/video4linux/ | sort
+        cd /sys/class/net && cat lo/ifindex";
+    let expected = "\
+        /sys/class/net\n/sys/devices/virtual/mem\n\
+        /sys/class/video4linux/:\nvideo0\nvideo1\n\n\
+        /sys/class/video4linux/video1/:\ndev\nindex\nname\nsubsystem\nuevent\n\
+        ../../devices/virtual/video4linux/video0\n../../devices/virtual/video4linux/video1\n\
+        devmap camera 0\n0\n81:1\nMAJOR=81\nMINOR=0\nDEVNAME=video0\n\
+        /sys/class/video4linux\ndevmap camera 0\n\
+        /sys/class/video4linux/\n/sys/class/video4linux/video0\n/sys/class/video4linux/video1\n\
+        1\n";
+    for mode in ["auto", "trapped"] {
+        assert_eq!(shell(mode, SCRIPT), expected, "{mode}");
+    }
+}
+
+#[test]
+fn v4l2_ctl_lists_the_devices() {
+    for mode in ["auto", "trapped"] {
+        let listed = shell(mode, "v4l2-ctl --list-devices");
+        for number in 0..2 {
+            let device = format!(
+                "devmap camera {number} (platform:devmap-00{number}):\n\t/dev/video{number}\n"
+            );
+            assert!(listed.contains(&device), "{mode}: {listed}");
+        }
+        // What was there before is listed as well, once, and so are the cameras.
+        let names = shell(mode, "ls -f /dev");
+        for name in ["null", "zero", "video0", "video1"] {
+            assert_eq!(names.lines().filter(|line| *line == name).count(), 1, "{mode}: {name}");
+        }
+        let numbers = shell(mode, "ls -U /sys/dev/char");
+        for name in ["1:3", "81:0", "81:1"] {
+            assert_eq!(numbers.lines().filter(|line| *line == name).count(), 1, "{mode}: {name}");
+        }
+    }
+}
