@@ -93,6 +93,8 @@ pub enum Workload {
     MemfdScan,
     /// Load every word of a mapping of the local home, checked
     LocalLoads,
+    /// Load every word of memory that needs no check
+    PlainLoads,
     /// Read anywhere in a file by the local home
     LocalRandom,
     /// Read anywhere in a file by the kernel's map
@@ -227,6 +229,7 @@ impl ClientOptions {
             Workload::LocalScan => local::scan(),
             Workload::MemfdScan => local::scan_of_memfd(),
             Workload::LocalLoads => local::loads(),
+            Workload::PlainLoads => local::plain_loads(),
             Workload::LocalRandom => local::random(&path, self.threads),
             Workload::KernelRandom => local::random_of_kernel(&path, self.threads),
             Workload::LocalSequential => local::sequential(&path),

@@ -194,12 +194,25 @@ pub(crate) fn loads() -> io::Result<Work> {
     Ok(Box::new(move |times| {
         let started = Instant::now();
         for _ in 0..times {
-            let (mut sum, mut at) = (0_u64, 0);
+            let mut at = 0;
             while at < STEADY {
-                sum = sum.wrapping_add(map.load::<u64>(at)?);
+                black_box(map.load::<u64>(at)?);
                 at += size_of::<u64>();
             }
-            black_box(sum);
+        }
+        Ok(started.elapsed())
+    }))
+}
+
+/// The same of memory that needs no check.
+pub(crate) fn plain_loads() -> io::Result<Work> {
+    let words = vec![0x5a5a_u64; STEADY / size_of::<u64>()];
+    Ok(Box::new(move |times| {
+        let started = Instant::now();
+        for _ in 0..times {
+            for word in &words {
+                black_box(*word);
+            }
         }
         Ok(started.elapsed())
     }))

@@ -87,7 +87,7 @@ impl Bench {
             Figure::LocalFault => self.against_fuse(Workload::LocalFault),
             Figure::LocalHandler => self.against_fuse(Workload::LocalHandler),
             Figure::LocalScan => self.native(Workload::LocalScan, Workload::MemfdScan),
-            Figure::LocalLoads => self.native(Workload::LocalLoads, Workload::Loads),
+            Figure::LocalLoads => self.native(Workload::LocalLoads, Workload::PlainLoads),
             Figure::LocalRandom => self.random(1),
             Figure::LocalRandom4 => self.random(4),
             Figure::LocalSequential => self.sequential(),
@@ -145,9 +145,9 @@ impl Bench {
         })
     }
 
-    /// A file on a disk, which the kernel has written out.
-    fn file_on_disk(&self) -> io::Result<OsString> {
-        let path = self.directory.path().join("content");
+    /// A file on a disk, nothing of which is in memory.
+    fn file_on_disk(&self, name: &str) -> io::Result<OsString> {
+        let path = self.directory.path().join(name);
         if !path.exists() {
             let mut file = fs::File::create(&path)?;
             let mut block = vec![0; 1 << 20];
@@ -157,27 +157,29 @@ impl Bench {
             }
             file.sync_all()?;
         }
+        rustix::fs::fadvise(fs::File::open(&path)?, 0, None, rustix::fs::Advice::DontNeed)?;
         Ok(path.into())
     }
 
     /// Reads of more than fits, each side in a control group of the same memory.
     fn random(&self, threads: usize) -> io::Result<Vec<Round>> {
-        let path = self.file_on_disk()?;
         let groups = [Group::new("devmap")?, Group::new("peer")?];
-        let start = |workload, group: &Group| {
-            let mut arguments = vec!["--file".into(), path.clone(), "--threads".into()];
+        // Each its own file: what one has in memory is no help to the other.
+        let start = |workload, group: &Group, name| {
+            let path = self.file_on_disk(name)?;
+            let mut arguments = vec!["--file".into(), path, "--threads".into()];
             arguments.extend([threads.to_string().into(), "--group".into(), group.path().into()]);
             Side::start(None, workload, &arguments)
         };
-        let devmap = start(Workload::LocalRandom, &groups[0])?;
-        let peer = start(Workload::KernelRandom, &groups[1])?;
+        let devmap = start(Workload::LocalRandom, &groups[0], "content")?;
+        let peer = start(Workload::KernelRandom, &groups[1], "copy")?;
         let mut pair = Pair { devmap, peer, server: None };
         alternate(self.rounds, READS, |side| pair.take_turn(side, READS))
     }
 
     /// Scans of a file that is not in memory.
     fn sequential(&self) -> io::Result<Vec<Round>> {
-        let arguments = file(self.file_on_disk()?);
+        let arguments = file(self.file_on_disk("content")?);
         let devmap = Side::start(None, Workload::LocalSequential, &arguments)?;
         let peer = Side::start(None, Workload::KernelSequential, &arguments)?;
         let mut pair = Pair { devmap, peer, server: None };
@@ -187,7 +189,7 @@ impl Bench {
     /// The most bytes that are held while a file is read at random, as the kernel counts
     /// them, beside the limit.
     fn held(&self) -> io::Result<Vec<Round>> {
-        let path = self.file_on_disk()?;
+        let path = self.file_on_disk("content")?;
         let round = |_| {
             let devmap = local::held_most(path.as_ref())?;
             Ok(Round { devmap: devmap as f64, peer: local::GROUP as f64 })
