@@ -14,6 +14,25 @@
 //! # Ok::<(), devmap_backend_local::Error>(())
 //! ```
 //!
+//! A file, in no more memory than is said, and without SIGBUS where it shrinks:
+//!
+//! ```
+//! use devmap_backend_local::{Local, LocalOptions, MapOptions, OpenMode};
+//! use devmap_devices_host::file::{File, Options};
+//!
+//! # let directory = tempfile::tempdir()?;
+//! # let path = directory.path().join("data");
+//! # std::fs::write(&path, [7; 10_000])?;
+//! let home: Local = LocalOptions::new().memory_limit(64 << 20).build()?;
+//! let file = File::new(home.platform(), &Options::read_write(path))?;
+//! let map = home.add("data", file)?.open(OpenMode::ReadWrite)?.map(&MapOptions::new().writable())?;
+//! let magic: u32 = map.load(0)?;
+//! map.write_at(4096, b"into the file")?;
+//! map.sync(0..map.len())?;
+//! # assert_eq!((magic, home.stats().held), (0x0707_0707, 2));
+//! # Ok::<(), Box<dyn std::error::Error>>(())
+//! ```
+//!
 //! A *remap* extent is the driver's memory, a memfd, mapped. A *fault* extent is a memfd
 //! too, one for each device, the page cache; userfaultfd tells of pages that are not there.
 //! Who accesses a page by this library supplies it on its own thread; plain accesses are
