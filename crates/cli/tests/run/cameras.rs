@@ -84,13 +84,14 @@ fn all_programs(run: Run) {
     let script = PROGRAMS.map(|(name, command)| format!("{command} || exit={name}\n")).concat();
     let script =
         format!("cd \"$1\"\nexit=\n{script}\ntest -z \"$exit\" || {{ echo $exit; exit 1; }}");
+    let path = directory.path().to_str().expect("UTF-8");
     let run = run
         .environment("PACKAGES", python_packages().to_str().expect("UTF-8"))
         .environment("PYTHON", python())
-        // It would write what it finds to a home that is not there.
-        .environment("GST_REGISTRY", "/dev/null")
+        // GStreamer would write it to a home that is not there. It puts a new file in the
+        // place of the old one: never name a device here.
+        .environment("GST_REGISTRY", &format!("{path}/registry"))
         .environment("GST_REGISTRY_FORK", "no");
-    let path = directory.path().to_str().expect("UTF-8");
     run.output(&["sh", "-c", &script, "sh", path]).well();
     let wanted = gradient().repeat(3);
     for (name, _) in PROGRAMS {
