@@ -7,8 +7,8 @@ use std::{path::Path, process::Command};
 use crate::{
     conformance::{known_in_trapped_mode, passes_in},
     harness::{
-        DEVMAP, Daemon, Mode, Run, bad_driver, in_each_mode, is_blocked_in, is_gone, kill, python,
-        start, terminate, wait_for,
+        Client, DEVMAP, Daemon, Mode, Run, bad_driver, in_each_mode, is_blocked_in, is_gone, kill,
+        python, start, terminate, wait_for,
     },
 };
 
@@ -458,4 +458,78 @@ sys.stdin.readline()
     daemon.wait_for_calls("release", 2);
     daemon.stop().well();
     stranger.finish().well();
+}
+
+/// A container that shares the socket, and a terminal outside of it.
+#[test]
+fn a_container_joins() {
+    let container = Client::docker();
+    let daemon = Daemon::start(MEM, &[]);
+    let mut inside = Run::joining(AUTO, &daemon).within(&container).python(HOLDER, &[]);
+    assert!(inside.hear().starts_with("mapped"));
+    let mut outside = Run::joining(AUTO, &daemon).python(HOLDER, &[]);
+    outside.hear();
+    inside.say("ping");
+    assert_eq!(inside.hear(), "written");
+    outside.say("look");
+    assert_eq!(outside.hear(), "b'ping'");
+    inside.finish().well();
+    daemon.wait_for_calls("release", 1);
+    outside.finish().well();
+    daemon.wait_for_calls("release", 2);
+    daemon.stop().well();
+}
+
+/// Runs that are killed at any moment of their work leave nothing in the daemon: no open
+/// file, no descriptor, no thread.
+#[test]
+fn joiners_that_die_leave_nothing() {
+    let devices = ["/dev/m=mem:size=64K", "/dev/e=events", "/dev/p=pattern"];
+    let daemon = Daemon::start(&devices, &[]);
+    let count = |what: &str| {
+        let entries = std::fs::read_dir(format!("/proc/{}/{what}", daemon.pid())).expect("/proc");
+        entries.count()
+    };
+    let script = "
+say('begins')
+while True:
+    m, e, p = [os.open('/dev/' + name, os.O_RDWR) for name in 'mep']
+    one, two = mmap.mmap(m, PAGE), mmap.mmap(p, 4 * PAGE)
+    one[0:4], two[PAGE] = b'live', 1
+    if os.fork() == 0:
+        os.write(e, bytes(700))
+        os.read(e, 700)
+        os._exit(0)
+    os.wait()
+    one.close(), two.close()
+    for fd in m, e, p: os.close(fd)
+";
+    // One that ends in order shows what a daemon has when nobody has joined any more.
+    Run::joining(AUTO, &daemon).output(&["dd", "if=/dev/m", "count=0"]).well();
+    let idle = wait_for("an idle daemon", || {
+        let now = (count("fd"), count("task"));
+        std::thread::sleep(std::time::Duration::from_millis(20));
+        (now == (count("fd"), count("task")) && daemon.count("release") == 1).then_some(now)
+    });
+    for round in 0..4 {
+        let mut joiners: Vec<_> =
+            (0..3).map(|_| Run::joining(AUTO, &daemon).python(script, &[])).collect();
+        for joiner in &mut joiners {
+            assert_eq!(joiner.hear(), "begins");
+        }
+        let opens = daemon.count("open");
+        daemon.wait_for_calls("open", opens + 20);
+        for joiner in &joiners {
+            // The supervisor before its program, or after it.
+            let (supervisor, program) = (joiner.supervisor(), joiner.program());
+            let order = if round % 2 == 0 { [supervisor, program] } else { [program, supervisor] };
+            order.into_iter().for_each(kill);
+        }
+        drop(joiners);
+    }
+    wait_for("the daemon to be idle again", || {
+        let all = daemon.count("open") == daemon.count("release");
+        (all && (count("fd"), count("task")) <= idle).then_some(())
+    });
+    daemon.stop().well();
 }
