@@ -31,6 +31,8 @@ pub trait AnyDevice: Send + Sync {
     /// # Errors
     /// The device's.
     fn mmap(&self, file: &AnyFile, area: &NewArea) -> Result<Plan<HostMemory>, Errno>;
+    /// The run has forked: from here on there may be threads.
+    fn started(&self) {}
     /// The last descriptor is closed. The file is dropped when its last map is gone, which
     /// may be now.
     fn closed(&self, _file: &AnyFile) {}

@@ -157,6 +157,7 @@ impl Role for Supervised {
 
     fn supervise(self, channel: UnixStream, tree: SupervisorSide) -> Result<(), String> {
         let (core, prepared) = self.prepared.ok_or("supervising before prepared")?;
+        core.devices.iter().for_each(|device| device.device.started());
         let Some(Prepared { entries, supervisor, program, owner, .. }) = prepared else {
             return supervise_trapped(Arc::new(core), &channel, &tree);
         };

@@ -24,12 +24,13 @@
 //! has an end. The modules:
 //!
 //! - `wire`, `socket`: messages, and how they are sent;
-//! - `daemon`, `listener`, `connection`, `calls`: the daemon;
+//! - `daemon`, `listener`, `connection`, `calls`, `kept`: the daemon;
 //! - `link`, `remote`: the joiner.
 
 mod calls;
 mod connection;
 mod daemon;
+mod kept;
 mod link;
 mod listener;
 mod remote;

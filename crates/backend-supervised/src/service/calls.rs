@@ -18,6 +18,7 @@ use serde_json::Value;
 
 use super::{
     connection::{Connection, Lane, Poller},
+    daemon::Daemon,
     socket,
     wire::{
         Answer, CHUNK, Copies, LONGEST, Method, Request, Step, WireArea, WireErrno, WireExtent,
@@ -111,7 +112,9 @@ impl Serving<'_> {
             Method::Seek { open, to } => {
                 self.file(open).and_then(|file| self.seek(&file, to.into()))
             }
-            Method::Poll { open } => self.file(open).map(|file| self.poll(&file)),
+            Method::Poll { open, wanted } => {
+                self.file(open).map(|file| self.poll(&file, wanted.map(PollEvents::from_bits)))
+            }
             Method::Fsync { open, all } => self.file(open).and_then(|file| self.fsync(&file, all)),
             Method::WriteBack { device, offset, bytes } => self.write_back(device, offset, bytes),
             Method::Truncate { device, size } => self.truncate(device, size),
@@ -313,7 +316,14 @@ impl Serving<'_> {
         let started = Instant::now();
         let mut bytes = Vec::new();
         let page_len = self.connection.daemon.host.page_size().bytes();
-        let supplied = self.interruptible(|| faulted::ask(file, page, page_len, &mut bytes));
+        let kept = self.connection.daemon.kept.get(file.device.index, page);
+        let supplied = match kept {
+            Some(kept) => {
+                bytes.extend_from_slice(&kept);
+                Ok(Supply::Filled)
+            }
+            None => self.interruptible(|| faulted::ask(file, page, page_len, &mut bytes)),
+        };
         let supplied = supplied.and_then(|supply| match supply {
             Supply::Filled => Ok(None),
             Supply::Page { memory, page } => Ok(Some((page, self.share(file, &memory)?))),
@@ -417,11 +427,11 @@ impl Serving<'_> {
         result
     }
 
-    fn poll(&self, file: &Arc<OpenFile>) -> u64 {
+    fn poll(&self, file: &Arc<OpenFile>, wanted: Option<PollEvents>) -> u64 {
         let started = Instant::now();
         let connection = Arc::downgrade(self.connection);
         let poller = Poller { connection, file: Arc::downgrade(file), open: file.id };
-        let mut table = Pollers(Arc::new(poller));
+        let mut table = Pollers { poller: Arc::new(poller), wanted };
         let events = self.interruptible(|| {
             file.device.call("poll", |driver| Ok(driver.poll(file.state(), &mut table)))
         });
@@ -449,15 +459,21 @@ impl Serving<'_> {
         if !self.connection.may_write(device.index) {
             return Err(Errno::EBADF);
         }
-        if device.device.store() != Store::Device
-            || offset.checked_add(bytes.len() as u64).is_none()
-        {
+        if offset.checked_add(bytes.len() as u64).is_none() {
             return Err(Errno::EINVAL);
         }
         let started = Instant::now();
         let result = self.interruptible(|| {
-            device.call("write_back", |driver| driver.write_back(offset, bytes).map(|()| 0))
+            device.call("write_back", |driver| match driver.store() {
+                Store::Device => driver.write_back(offset, bytes),
+                Store::Home => {
+                    let Daemon { kept, host, .. } = &*self.connection.daemon;
+                    let page_len = host.page_size().bytes();
+                    kept.put(self.connection.id(), device.index, page_len, (offset, bytes))
+                }
+            })
         });
+        let result = result.map(|()| 0);
         self.trace(device, "write_back", started, result, || {
             vec![("offset", offset.into()), ("size", bytes.len().into())]
         });
@@ -507,11 +523,18 @@ impl Share {
 }
 
 /// Registers a joiner with the queues that a driver names.
-struct Pollers(Arc<Poller>);
+struct Pollers {
+    poller: Arc<Poller>,
+    wanted: Option<PollEvents>,
+}
 
 impl PollTable<HostWaitQueue> for Pollers {
     fn register(&mut self, queue: &HostWaitQueue) {
-        queue.register(self.0.clone() as Arc<dyn Wake>);
+        queue.register(self.poller.clone() as Arc<dyn Wake>);
+    }
+
+    fn wanted(&self) -> Option<PollEvents> {
+        self.wanted
     }
 }
 

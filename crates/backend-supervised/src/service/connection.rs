@@ -157,6 +157,10 @@ impl Connection {
         Ok(connection)
     }
 
+    pub(super) fn id(&self) -> u64 {
+        self.id
+    }
+
     pub(super) fn peer(&self) -> Peer {
         self.peer
     }
@@ -178,8 +182,7 @@ impl Connection {
         lanes.iter().for_each(|(_, lane)| lane.end());
         let files: Vec<_> = self.files.lock().drain().collect();
         for (id, file) in files {
-            drop(file);
-            self.daemon.opens.close(id);
+            self.close(id, file);
         }
     }
 
@@ -293,10 +296,16 @@ impl Connection {
     /// The joiner is done with an open file.
     pub(super) fn remove_file(&self, id: u64) {
         let file = self.files.lock().remove(&id);
-        if file.is_some() {
-            drop(file);
-            self.daemon.opens.close(id);
+        if let Some(file) = file {
+            self.close(id, file);
         }
+    }
+
+    fn close(&self, id: u64, file: Arc<OpenFile>) {
+        let device = file.device.index;
+        drop(file);
+        self.daemon.opens.close(id);
+        self.daemon.released(device);
     }
 
     /// Whether it has the device open for writing.

@@ -23,6 +23,7 @@ use rustix::process::DumpableBehavior;
 
 use super::{
     connection::Connection,
+    kept::Kept,
     listener::{Listener, Peer},
     socket,
     wire::{DeviceInfo, LONGEST, News, WireMetadata, encode},
@@ -65,6 +66,7 @@ pub(super) struct Daemon {
     pub(super) opens: Opens,
     pub(super) trace: Arc<Trace>,
     pub(super) reaper: Reaper,
+    pub(super) kept: Kept,
     /// How long a joiner may leave a driver waiting for its caller's memory, or for room to
     /// answer: then it counts as dead.
     pub(super) patience: Duration,
@@ -142,6 +144,7 @@ impl Daemon {
             opens: Opens::new(1, trace.clone()),
             trace,
             reaper: Reaper::new().map_err(|error| format!("cannot use inotify: {error}"))?,
+            kept: Kept::default(),
             patience,
             connections: Mutex::default(),
             next: AtomicU64::new(0),
@@ -164,7 +167,6 @@ impl Daemon {
             name: device.name.clone(),
             metadata: WireMetadata::new(&device.metadata, device.number),
             class: device.class.clone(),
-            stores: device.device.store() == devmap_driver::Store::Device,
         });
         News::Welcome { version, devices: devices.collect() }
     }
@@ -196,6 +198,13 @@ impl Daemon {
         match Connection::start(self, id, socket, peer) {
             Ok(connection) => drop(connections.insert(id, connection)),
             Err(error) => crate::report(format_args!("cannot serve a joiner: {error}")),
+        }
+    }
+
+    /// A joiner has released an open file of the device.
+    pub(super) fn released(&self, device: u64) {
+        if !self.opens.is_open(device) {
+            self.kept.forget(device);
         }
     }
 

@@ -35,7 +35,7 @@ pub(super) struct Link {
     control: OwnedFd,
     /// The daemon's socket, for messages.
     path: PathBuf,
-    /// The thread that hears the daemon is started with the first call: a run forks
+    /// The threads that hear the daemon are started with the first call: a run forks
     /// before that.
     hears: Once,
     dead: AtomicBool,
@@ -44,6 +44,8 @@ pub(super) struct Link {
     /// How many wakes the daemon has told of by itself.
     heard: Mutex<u64>,
     hearing: Condvar,
+    /// The run has forked, and there may be threads.
+    started: AtomicBool,
     /// What pollers of an open file wait on, by the daemon's number.
     queues: Mutex<HashMap<u64, Arc<HostWaitQueue>>>,
 }
@@ -93,6 +95,7 @@ impl Link {
             next: AtomicU32::new(0),
             heard: Mutex::new(0),
             hearing: Condvar::new(),
+            started: AtomicBool::new(false),
             queues: Mutex::default(),
         })
     }
@@ -133,6 +136,16 @@ impl Link {
 
     pub(super) fn remove_queue(&self, open: u64) {
         self.queues.lock().remove(&open);
+    }
+
+    /// The run has forked: from here on there may be threads.
+    pub(super) fn start(&self) {
+        self.started.store(true, Ordering::SeqCst);
+    }
+
+    /// Whether calls can be made: they need threads.
+    pub(super) fn may_call(&self) -> bool {
+        self.started.load(Ordering::SeqCst)
     }
 
     /// Hears what the daemon tells by itself, to its end.

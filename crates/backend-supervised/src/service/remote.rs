@@ -5,8 +5,8 @@
 use std::{os::fd::OwnedFd, path::Path, sync::Arc};
 
 use devmap_driver::{
-    Access, Direction, Errno, Fault, Fsync, Ioctl, Metadata, NewArea, NewPage, Open, OpenFlags,
-    Plan, PollEvents, PollTable, SeekFrom, Store, Supply, Transfer, UserSlice,
+    Access, Direction, Errno, Fault, Fsync, Ioctl, Kind, Metadata, NewArea, NewPage, Open,
+    OpenFlags, Plan, PollEvents, PollTable, SeekFrom, Store, Supply, Transfer, UserSlice,
 };
 
 use super::{
@@ -51,10 +51,9 @@ pub(super) fn greet(host: &Host, socket: &Path, control: OwnedFd) -> Result<Vec<
     }
     let nodes = devices.into_iter().zip(0..).map(|(info, index)| {
         let (link, host) = (link.clone(), host.clone());
-        let store = info.store();
         let metadata = info.metadata.metadata();
         let class = info.class;
-        let device = Box::new(RemoteDevice { link, host, index, metadata, class, store });
+        let device = Box::new(RemoteDevice { link, host, index, metadata, class });
         Node { path: info.path, name: info.name, device }
     });
     Ok(nodes.collect())
@@ -67,7 +66,6 @@ struct RemoteDevice {
     index: u32,
     metadata: Metadata,
     class: Option<ClassEntry>,
-    store: Store,
 }
 
 /// An open file of one.
@@ -243,13 +241,20 @@ impl AnyDevice for RemoteDevice {
         Ok(Box::new(RemoteFile { link: self.link.clone(), open, queue }))
     }
 
+    fn started(&self) {
+        self.link.start();
+    }
+
     fn closed(&self, file: &AnyFile) {
         let _ = self.call(Method::Close { open: Self::file(file).open });
     }
 
     /// Only a regular file's size can change.
     fn metadata(&self) -> Metadata {
-        let devmap_driver::Kind::Regular { .. } = self.metadata.kind else { return self.metadata };
+        let is_regular = matches!(self.metadata.kind, Kind::Regular { .. });
+        if !is_regular || !self.link.may_call() {
+            return self.metadata;
+        }
         let method = Method::Metadata { device: self.index };
         let now = self.link.call(method, &mut nothing, |step, _| match step {
             Step::Metadata { metadata } => Some(Ok(metadata.metadata())),
@@ -301,8 +306,9 @@ impl AnyDevice for RemoteDevice {
         })
     }
 
+    /// The daemon keeps what its driver does not: so all joiners have the same.
     fn store(&self) -> Store {
-        self.store
+        Store::Device
     }
 
     fn write_back(&self, offset: u64, bytes: &[u8]) -> Result<(), Errno> {
@@ -364,7 +370,8 @@ impl AnyDevice for RemoteDevice {
     fn poll(&self, file: &AnyFile, table: &mut dyn PollTable<HostWaitQueue>) -> PollEvents {
         let file = Self::file(file);
         table.register(&file.queue);
-        match self.call(Method::Poll { open: file.open }) {
+        let wanted = table.wanted().map(PollEvents::bits);
+        match self.call(Method::Poll { open: file.open, wanted }) {
             Ok(bits) => PollEvents::from_bits(bits as u32),
             // As of a device that was unplugged.
             Err(_) => PollEvents::ERR.union(PollEvents::HUP),

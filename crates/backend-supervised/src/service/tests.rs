@@ -396,7 +396,7 @@ fn what_a_joiner_has_not_opened_it_cannot_use() {
     let open = one.open(&lane);
     for id in [open, 0, u64::MAX] {
         let area = served.area();
-        assert_eq!(two.value(&other, Method::Poll { open: id }), Err(Errno::EBADF));
+        assert_eq!(two.value(&other, Method::Poll { open: id, wanted: None }), Err(Errno::EBADF));
         assert_eq!(two.value(&other, Method::Mmap { open: id, area }), Err(Errno::EBADF));
         let read = Method::Read { open: id, place: place(1), copies: Copies::Buffered };
         assert_eq!(two.value(&other, read), Err(Errno::EBADF));
@@ -408,7 +408,7 @@ fn what_a_joiner_has_not_opened_it_cannot_use() {
     assert_eq!(two.value(&other, write_back), Err(Errno::EBADF));
     let nowhere = Method::Open { device: 1, flags: READ_WRITE.into(), pid: 1 };
     assert_eq!(two.value(&other, nowhere), Err(Errno::ENODEV));
-    assert_eq!(one.value(&lane, Method::Poll { open }), Ok(4));
+    assert_eq!(one.value(&lane, Method::Poll { open, wanted: None }), Ok(4));
     assert_eq!(served.open.load(Ordering::SeqCst), 2);
     assert_eq!(one.value(&lane, Method::Release { open }), Ok(0));
     assert_eq!(one.value(&lane, Method::Release { open }), Ok(0));
@@ -459,9 +459,10 @@ fn limits_are_each_joiners_own() {
     let lanes: Vec<_> = (0..MOST_LANES).map(|_| raw.lane()).collect();
     // Served: all of them are there.
     let open = raw.open(&lanes[0]);
-    raw.value(&lanes[MOST_LANES - 1], Method::Poll { open }).expect("the last is served");
+    raw.value(&lanes[MOST_LANES - 1], Method::Poll { open, wanted: None })
+        .expect("the last is served");
     let more = raw.lane();
-    assert!(matches!(raw.ask(&more, Method::Poll { open }), Some(Step::Refused)));
+    assert!(matches!(raw.ask(&more, Method::Poll { open, wanted: None }), Some(Step::Refused)));
     for _ in 1..MOST_OPENS {
         raw.open(&lanes[0]);
     }
@@ -569,7 +570,7 @@ fn who_does_not_listen_for_wakes_blocks_nobody() {
     let opens: Vec<_> = (0..3000).map(|_| raw.open(&lane)).collect();
     for round in 0..5 {
         for open in &opens {
-            send(&lane, Method::Poll { open: *open });
+            send(&lane, Method::Poll { open: *open, wanted: None });
             // What was woken comes first.
             while let Step::Woken { .. } =
                 decode(socket::receive(&lane, &mut raw.buffer).expect("an answer")).expect("a step")
@@ -607,12 +608,12 @@ fn waits_end() {
     raw.control(&Control::Interrupt { lane: 0, call: 77 }, None);
     raw.control(&Control::Interrupt { lane: 5, call: 1 }, None);
     // The first call's number again: its interruption is still known.
-    assert_eq!(raw.value(&lane, Method::Poll { open }), Ok(4));
+    assert_eq!(raw.value(&lane, Method::Poll { open, wanted: None }), Ok(4));
     let other = raw.lane();
     raw.control(&Control::Interrupt { lane: 1, call: 1 }, None);
     // Heard when a lane that came after it is served.
     let later = raw.lane();
-    raw.value(&later, Method::Poll { open }).expect("served");
+    raw.value(&later, Method::Poll { open, wanted: None }).expect("served");
     match raw.ask(&other, wait(open)) {
         Some(Step::Waiting) => {
             let bytes = socket::receive(&other, &mut raw.buffer).expect("an answer");

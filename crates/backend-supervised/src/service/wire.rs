@@ -6,7 +6,7 @@ use std::path::PathBuf;
 
 use devmap_driver::{
     AreaFlags, Errno, Kind, Metadata, NewArea, Number, OpenFlags, PageSize, Protection, SeekFrom,
-    Sharing, Store,
+    Sharing,
 };
 use serde::{Deserialize, Serialize};
 
@@ -53,13 +53,6 @@ pub(super) struct DeviceInfo {
     pub(super) name: String,
     pub(super) metadata: WireMetadata,
     pub(super) class: Option<ClassEntry>,
-    pub(super) stores: bool,
-}
-
-impl DeviceInfo {
-    pub(super) fn store(&self) -> Store {
-        if self.stores { Store::Device } else { Store::Home }
-    }
 }
 
 /// [`Metadata`], with a number in any case.
@@ -235,6 +228,8 @@ pub(super) enum Method<'a> {
     },
     Poll {
         open: u64,
+        /// The events that are asked for, if that is known.
+        wanted: Option<u32>,
     },
     Fsync {
         open: u64,
@@ -420,7 +415,10 @@ mod tests {
     fn what_is_no_message_is_none() {
         assert!(decode::<Request<'_>>(&[]).is_none());
         let mut buffer = Vec::new();
-        let whole = encode(&Request { call: 1, method: Method::Poll { open: 300 } }, &mut buffer);
+        let whole = encode(
+            &Request { call: 1, method: Method::Poll { open: 300, wanted: None } },
+            &mut buffer,
+        );
         for len in 0..whole.len() {
             assert!(decode::<Request<'_>>(&whole[..len]).is_none(), "{len} bytes of it");
         }

@@ -497,8 +497,8 @@ while True:
     one, two = mmap.mmap(m, PAGE), mmap.mmap(p, 4 * PAGE)
     one[0:4], two[PAGE] = b'live', 1
     if os.fork() == 0:
-        os.write(e, bytes(700))
-        os.read(e, 700)
+        os.write(e, b'x')
+        os.read(e, 1)
         os._exit(0)
     os.wait()
     one.close(), two.close()
@@ -527,9 +527,69 @@ while True:
         }
         drop(joiners);
     }
-    wait_for("the daemon to be idle again", || {
-        let all = daemon.count("open") == daemon.count("release");
-        (all && (count("fd"), count("task")) <= idle).then_some(())
+    wait_for("the release of all that was open", || {
+        (daemon.count("open") == daemon.count("release")).then_some(())
     });
+    let (files, threads) = idle;
+    wait_for("the end of all threads", || (count("task") <= threads).then_some(()));
+    wait_for("the close of all descriptors", || (count("fd") <= files).then_some(()));
+    daemon.stop().well();
+}
+
+/// Maps filled pages and does as it is told: `put`, `sync`, `look`.
+const PAGES: &str = "
+fd = os.open(sys.argv[1], os.O_RDWR)
+area = mmap.mmap(fd, 4 * PAGE)
+say(area[PAGE:PAGE + 4])
+while word := hear():
+    if word == 'look': say(area[PAGE:PAGE + 4])
+    # A device without fsync says EINVAL when the pages have gone back.
+    elif word == 'sync': say(error_of(area.flush))
+    else: area[PAGE:PAGE + 4] = word.encode(); say('stored')
+";
+
+/// What one joiner stores in filled pages, and has given back by `msync`, is what others
+/// find who map them later: those of a device that leaves the keeping to its home, and of
+/// a file.
+#[test]
+fn filled_pages_are_shared() {
+    let directory = tempfile::tempdir().expect("a directory");
+    let file = directory.path().join("file");
+    std::fs::write(&file, [b'.'; 20_000]).expect("written");
+    let shown = format!("{}/shown", directory.path().display());
+    let device = format!("{shown}=file:path={},access=rw", file.display());
+    let daemon = Daemon::start(&["/dev/p=pattern", &device], &[]);
+    for (path, first) in [("/dev/p", None), (&shown[..], Some("b'....'"))] {
+        let join = || Run::joining(Mode("namespace"), &daemon).python(PAGES, &[path]);
+        let synced = if first.is_some() { "0" } else { "EINVAL" };
+        let mut one = join();
+        let begins = one.hear();
+        assert!(first.is_none_or(|first| first == begins), "{begins}");
+        let stores = |joiner: &mut crate::harness::Running, word: &str| {
+            joiner.say(word);
+            assert_eq!(joiner.hear(), "stored");
+            joiner.say("sync");
+            assert_eq!(joiner.hear(), synced);
+        };
+        stores(&mut one, "ping");
+        let mut two = join();
+        assert_eq!(two.hear(), "b'ping'");
+        stores(&mut two, "pong");
+        let mut three = join();
+        assert_eq!(three.hear(), "b'pong'");
+        // Who has the page has it as it was.
+        one.say("look");
+        assert_eq!(one.hear(), "b'ping'");
+        for joiner in [one, two, three] {
+            joiner.finish().well();
+        }
+        // Of a file they are the file's; else they are as new when nobody has them any more.
+        let opens = daemon.count("open");
+        daemon.wait_for_calls("release", opens);
+        let mut next = join();
+        assert_eq!(next.hear(), if first.is_some() { "b'pong'" } else { &begins });
+        next.finish().well();
+    }
+    assert_eq!(std::fs::read(&file).expect("the file")[4096..4100], *b"pong");
     daemon.stop().well();
 }
