@@ -166,6 +166,15 @@ impl Local {
         crate::maps::text(&self.0.core.areas())
     }
 
+    /// Has `devmap maps` show the maps of this home, for as long as what is answered is
+    /// kept. Nobody but the same user and root may ask.
+    ///
+    /// # Errors
+    /// `EADDRINUSE`: another home of this process answers already; those of its thread.
+    pub fn answer_maps(&self) -> Result<crate::maps::Answering, Error> {
+        crate::maps::Answering::start(Arc::downgrade(&self.0.core))
+    }
+
     /// Puts a device here, under a name that messages and [`Local::maps`] show.
     ///
     /// # Errors

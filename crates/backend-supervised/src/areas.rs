@@ -1,7 +1,7 @@
 //! The areas of a program as its devices know them: for `devmap maps`.
 //!
 //! The kernel says where maps are, and of which file; what of a device stands there is noted
-//! when a map is made. What does not live here: who may ask (`control`).
+//! when a map is made. What does not live here: who may ask (`devmap-inspect`).
 
 use std::{
     fs::{self, File},
@@ -11,61 +11,10 @@ use std::{
 };
 
 use devmap_driver::Platform as _;
+use devmap_inspect::{Area, Method, Wanted};
 use parking_lot::Mutex;
-use serde::{Deserialize, Serialize};
 
 use crate::{Core, host::Host};
-
-/// How the pages of an area come.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(rename_all = "lowercase")]
-pub enum Method {
-    /// All at once, when it is mapped (`remap_pfn_range`).
-    Remap,
-    /// Each at first access (`vm_ops->fault`).
-    Fault,
-}
-
-/// An area of a program, as `/proc/PID/maps` has it (`proc_pid_maps(5)`), but for what is
-/// mapped there: of a device's area these are the device's own.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
-pub struct Area {
-    /// The first address.
-    pub start: u64,
-    /// The address after the last.
-    pub end: u64,
-    /// Such as `rw-s`.
-    pub permissions: String,
-    /// Byte of the device, or of the file.
-    pub offset: u64,
-    /// Major number: of the device, or of the file's file system.
-    pub major: u32,
-    /// Minor number.
-    pub minor: u32,
-    /// Inode number.
-    pub inode: u64,
-    /// The device's path, or the last column.
-    pub name: String,
-    /// `None`: no device's area.
-    pub method: Option<Method>,
-    /// The page size in bytes.
-    pub page: u64,
-    /// Pages of it that the program's page table holds.
-    pub resident: u64,
-    /// Those of them that were written, and not written back since.
-    pub dirty: u64,
-    /// How full its equal parts are, from 0 to 255, if that was asked for.
-    pub cells: Vec<u8>,
-}
-
-/// Which areas are wanted, and how.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
-pub struct Wanted {
-    /// Not those of devices alone.
-    pub all: bool,
-    /// At most so many [`Area::cells`].
-    pub cells: u32,
-}
 
 /// Bytes of a memory, and what of a device they are.
 #[derive(PartialEq, Eq)]
@@ -221,9 +170,7 @@ fn cells(pagemap: &File, area: &Area, most: u32) -> io::Result<Vec<u8>> {
             .chunks_exact(ENTRY as usize)
             .map(|entry| entry.try_into().map_or(0, u64::from_ne_bytes));
         let present = entries.filter(|entry| entry & PRESENT != 0).count() as u64;
-        // A page of many is not nothing, and a lack of one is not full.
-        let full = present * 255 / looked_at;
-        cells.push(if present > 0 { full.max(1) as u8 } else { 0 });
+        cells.push(devmap_inspect::fullness(present, looked_at));
     }
     Ok(cells)
 }

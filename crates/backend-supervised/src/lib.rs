@@ -15,7 +15,7 @@
 //!   the same where a debugger holds it;
 //! - `host`, `call`: what drivers get: memory, wait queues that signals end;
 //! - `service`: the same devices for several runs, from a process of their own;
-//! - `areas`, `control`: what `devmap maps` shows, and the socket by which it asks;
+//! - `areas`: what `devmap maps` shows;
 //! - `opens`: devices, open files, release; `trace`: what a run tells.
 
 #![forbid(unsafe_code)]
@@ -24,7 +24,6 @@ mod areas;
 mod attach;
 mod call;
 mod client;
-mod control;
 mod devfs;
 mod erase;
 mod exchange;
@@ -60,8 +59,6 @@ use std::{
     time::{Duration, Instant},
 };
 
-pub use areas::{Area, Method, Wanted};
-pub use control::{AreasError, areas};
 pub use erase::{AnyDevice, AnyFile, erase};
 pub use host::{Host, HostLock, HostMemory, HostWaitQueue};
 use parking_lot::Mutex;

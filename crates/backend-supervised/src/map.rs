@@ -14,6 +14,7 @@ use std::{
 use devmap_driver::{
     AreaFlags, Errno, Memory, NewArea, Plan, Platform, Protection, Sharing, Source,
 };
+use devmap_inspect::Method;
 use devmap_sys::{
     arch::{ADDRESS_SPACE, nr},
     seccomp::Reply,
@@ -22,7 +23,7 @@ use serde_json::Value;
 
 use crate::{
     Core,
-    areas::{Method, Placement},
+    areas::Placement,
     attach::{self, Held, NotHeld},
     client, faulted,
     host::HostMemory,

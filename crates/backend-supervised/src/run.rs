@@ -19,8 +19,9 @@ use std::{
 
 use devmap_driver::{Kind, Number};
 use devmap_fuse::{Operation, RequestBuffer};
+use devmap_inspect::{Home, Listener, ancestors};
 use devmap_sys::{
-    seccomp::{self, AssembleError, Filter, Listener},
+    seccomp::{self, AssembleError, Filter},
     stat::FileStatus,
 };
 use parking_lot::Mutex;
@@ -29,7 +30,6 @@ use rustix::process::{DumpableBehavior, Resource, Rlimit};
 use crate::{
     Core,
     call::{WaitHook, Waiter},
-    control,
     devfs::{self, Devfs},
     erase::AnyDevice,
     filter, handover,
@@ -486,7 +486,7 @@ fn serve_requests(core: &Arc<Core>) -> Arc<Pool> {
 /// Serves notifications; the receiver hears when no process is left to send any.
 fn serve_notifications(core: &Arc<Core>, listener: OwnedFd) -> std::sync::mpsc::Receiver<()> {
     let (ended, hears) = std::sync::mpsc::channel();
-    let listener = Arc::new(Listener::from(listener));
+    let listener = Arc::new(seccomp::Listener::from(listener));
     // Only faster, and only since Linux 6.6.
     let _ = listener.set_sync_wake();
     let core = core.clone();
@@ -537,9 +537,15 @@ impl Failures {
 /// Answers `devmap maps`, from before the program can do anything.
 fn listen(core: &Arc<Core>) {
     let core = core.clone();
-    let started = control::listen().and_then(|listener| {
-        let name = "devmap-control".to_owned();
-        std::thread::Builder::new().name(name).spawn(move || control::serve(&core, &listener))
+    let answer = move |pid, wanted| {
+        if !ancestors(pid).any(|ancestor| ancestor == std::process::id()) {
+            return Err(format!("process {pid} has ended"));
+        }
+        core.areas(pid, wanted).map_err(|error| format!("cannot look at process {pid}: {error}"))
+    };
+    let started = Listener::new(Home::Supervised).and_then(|listener| {
+        let name = "devmap-maps".to_owned();
+        std::thread::Builder::new().name(name).spawn(move || listener.serve(answer))
     });
     if let Err(error) = started {
         crate::report(format_args!("devmap maps will not find this run: {error}"));

@@ -7,10 +7,8 @@ use std::{
 
 use anstyle::{Color, Style};
 use clap::Args;
-use devmap::{
-    DEVMAP_FAILED,
-    areas::{Area, Method, Wanted, areas},
-};
+use devmap::DEVMAP_FAILED;
+use devmap_inspect::{Area, Wanted, areas};
 
 use crate::style::{HEADING, NAME, QUIET};
 
@@ -22,7 +20,7 @@ use crate::style::{HEADING, NAME, QUIET};
 /// and not written back.
 #[derive(Args)]
 pub struct MapsOptions {
-    /// A process of a `devmap run`
+    /// A process of a `devmap run`, or one with a home of its own that answers
     pid: u32,
     /// Areas of other files, and of none, too
     #[arg(long)]
@@ -63,32 +61,10 @@ impl MapsOptions {
             found.iter().try_for_each(|area| picture(&mut out, area, width as usize))?;
             legend(&mut out)?;
         } else {
-            found.iter().try_for_each(|area| line(&mut out, area))?;
+            found.iter().try_for_each(|area| writeln!(out, "{area}"))?;
         }
         Ok(ExitCode::SUCCESS)
     }
-}
-
-fn line(out: &mut impl Write, area: &Area) -> io::Result<()> {
-    let Area { start, end, permissions, offset, major, minor, inode, .. } = area;
-    let place = format!(
-        "{start:08x}-{end:08x} {permissions} {offset:08x} {major:02x}:{minor:02x} {inode} "
-    );
-    // Names begin in one column, as far as the numbers leave it free.
-    write!(out, "{place:<73}")?;
-    match area.method {
-        None => writeln!(out, "{}", area.name),
-        Some(_) => writeln!(out, "{NAME}{}{NAME:#}  {}", area.name, counts(area)),
-    }
-}
-
-fn counts(area: &Area) -> String {
-    let method = match area.method {
-        Some(Method::Remap) => "remap",
-        Some(Method::Fault) => "fault",
-        None => "-",
-    };
-    format!("{method} resident={} dirty={}", area.resident, area.dirty)
 }
 
 /// A cell's look by how full it is, in eighths: a character that tells without colour, and
@@ -120,13 +96,8 @@ fn picture(out: &mut impl Write, area: &Area, width: usize) -> io::Result<()> {
     let pages = (area.end - area.start) / area.page;
     writeln!(
         out,
-        "{NAME}{}{NAME:#} {HEADING}{}{HEADING:#} +{:#x} {QUIET}{:x}-{:x}{QUIET:#} {pages} pages, {}",
-        area.name,
-        area.permissions,
-        area.offset,
-        area.start,
-        area.end,
-        counts(area)
+        "{NAME}{}{NAME:#} {HEADING}{}{HEADING:#} +{:#x} {QUIET}{:x}-{:x}{QUIET:#} {pages} pages, resident={} dirty={}",
+        area.name, area.permissions, area.offset, area.start, area.end, area.resident, area.dirty
     )?;
     for row in area.cells.chunks(width) {
         write!(out, "  ")?;

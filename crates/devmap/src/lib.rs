@@ -32,10 +32,6 @@
 
 #![forbid(unsafe_code)]
 
-/// The areas of a program of a run.
-pub mod areas {
-    pub use devmap_backend_supervised::{Area, AreasError, Method, Wanted, areas};
-}
 mod builtin;
 mod options;
 mod serve;

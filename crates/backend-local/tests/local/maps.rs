@@ -212,3 +212,27 @@ fn without_userfaultfd_pages_are_there_from_the_start() {
     private.store::<u8>(0, 1).unwrap();
     assert_eq!((byte(&private, 0), byte(&map, 0)), (1, expected(0)));
 }
+
+/// What `devmap maps` would print of this process.
+#[test]
+fn another_process_can_ask_for_the_maps() {
+    use devmap_inspect::{AreasError, Method, Wanted, areas};
+    let (own, wanted) = (std::process::id(), Wanted { all: false, cells: 4 });
+    let disk = Disk::new(64 * PAGE);
+    let home = Local::new().unwrap();
+    let map = open(&home, &disk).map(&MapOptions::new().writable()).unwrap();
+    map.store::<u8>(5 * PAGE, 1).unwrap();
+    let before = areas(own, wanted);
+    assert_eq!(before, Err(AreasError::NoHome(own)), "nobody is told what is not answered");
+    let answering = home.answer_maps().unwrap();
+    assert!(home.answer_maps().is_err(), "one home of a process answers");
+    let found = areas(own, wanted).unwrap();
+    let text: String = found.iter().map(|area| format!("{area}\n")).collect();
+    assert_eq!(text, home.maps());
+    assert_eq!((found.len(), found[0].start), (1, map.address() as u64), "{text}");
+    assert_eq!((found[0].method, found[0].name.as_str()), (Some(Method::Fault), "disk"));
+    assert!(found[0].dirty >= 1 && found[0].resident >= found[0].dirty, "{text}");
+    assert_eq!((found[0].cells.len(), found[0].cells[0] > 0), (4, true));
+    drop(answering);
+    assert_eq!(areas(own, wanted), before);
+}
