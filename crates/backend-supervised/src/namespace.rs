@@ -406,13 +406,12 @@ impl ProgramEnd {
                 &made
             }
         };
-        // Before Linux 6.15 only what is attached can be cloned. For a moment the root of the
-        // file system is mounted on /dev; nobody else is in this name space.
+        // Before Linux 6.15 only what is attached can be cloned. The root of the file system
+        // stays where it is, covered like the old /dev: to unmount it would be to wait until no
+        // processor can be looking at it (`namespace_unlock`).
         let place = Path::new("/dev");
         move_onto(mount, rustix::fs::CWD, place).during("move_mount to /dev")?;
-        let trees = self.clones(place)?;
-        rustix::mount::unmount(place, UnmountFlags::DETACH).during("umount2(\"/dev\")")?;
-        Ok(trees)
+        self.clones(place)
     }
 
     /// Those of the file system that is mounted at `root`.

@@ -10,10 +10,10 @@ use std::{
     ffi::OsString,
     fs::{self, File, OpenOptions},
     hint::black_box,
-    io::{self, BufRead, Write},
+    io::{self, BufRead, BufReader, Write},
     os::{fd::AsFd, unix::fs::FileExt},
     path::{Path, PathBuf},
-    process::{Command, ExitCode, Stdio},
+    process::{Child, ChildStdin, ChildStdout, Command, ExitCode, Stdio},
     time::{Duration, Instant},
 };
 
@@ -43,6 +43,9 @@ pub struct ClientOptions {
     /// The file to do it to; without it, a memfd
     #[arg(long)]
     file: Option<PathBuf>,
+    /// How many processes share the work, at once
+    #[arg(long, default_value_t = 1, value_parser = clap::value_parser!(u64).range(1..))]
+    clients: u64,
     /// The control group to be in, by its directory
     #[arg(long)]
     group: Option<PathBuf>,
@@ -125,7 +128,7 @@ impl ClientOptions {
             return Ok(ExitCode::SUCCESS);
         }
         let mut out = io::stdout();
-        let mut work = match self.prepare() {
+        let mut work = match self.prepare_all() {
             Ok(work) => work,
             Err(error) => {
                 writeln!(out, "error {error}")?;
@@ -144,6 +147,25 @@ impl ClientOptions {
             }
         }
         Ok(ExitCode::SUCCESS)
+    }
+
+    /// The work of this process, and of others beside it.
+    fn prepare_all(self) -> io::Result<Work> {
+        let others = (1..self.clients).map(|_| Other::start(&self));
+        let mut others = others.collect::<io::Result<Vec<_>>>()?;
+        let clients = self.clients;
+        let mut own = self.prepare()?;
+        if others.is_empty() {
+            return Ok(own);
+        }
+        Ok(Box::new(move |times| {
+            let share = times.div_ceil(clients);
+            let started = Instant::now();
+            others.iter_mut().try_for_each(|other| writeln!(other.turn, "{share}"))?;
+            own(share)?;
+            others.iter_mut().try_for_each(|other| other.hear().map(drop))?;
+            Ok(started.elapsed())
+        }))
     }
 
     fn prepare(self) -> io::Result<Work> {
@@ -248,6 +270,43 @@ impl ClientOptions {
                 Ok(memory.into())
             }
         }
+    }
+}
+
+/// Another process that does the same.
+struct Other {
+    turn: ChildStdin,
+    result: BufReader<ChildStdout>,
+    /// Ends with its input.
+    _child: Child,
+}
+
+impl Other {
+    fn start(options: &ClientOptions) -> io::Result<Other> {
+        let line = command()?;
+        let file = options.file.clone().ok_or(io::ErrorKind::InvalidInput)?;
+        let mut child = Command::new(&line[0])
+            .args(&line[1..])
+            .arg(options.workload.name())
+            .args(["--file".into(), file])
+            .stdin(Stdio::piped())
+            .stdout(Stdio::piped())
+            .spawn()?;
+        let turn = child.stdin.take().ok_or(io::ErrorKind::BrokenPipe)?;
+        let result = BufReader::new(child.stdout.take().ok_or(io::ErrorKind::BrokenPipe)?);
+        let mut other = Other { turn, result, _child: child };
+        other.hear()?;
+        Ok(other)
+    }
+
+    /// Its next line, which is no error.
+    fn hear(&mut self) -> io::Result<String> {
+        let mut line = String::new();
+        self.result.read_line(&mut line)?;
+        if line.is_empty() || line.starts_with("error ") {
+            return Err(io::Error::other(format!("another process: {}", line.trim_end())));
+        }
+        Ok(line)
     }
 }
 

@@ -18,6 +18,10 @@ pub enum Figure {
     TouchStore,
     /// An ioctl with 88 bytes in and out
     Ioctl,
+    /// The same, by two clients at once
+    Ioctl2,
+    /// The same, by eight clients at once
+    Ioctl8,
     /// A map of 64 KiB and its unmap
     Map,
     /// A system call that does nothing
@@ -44,6 +48,8 @@ pub enum Figure {
     RunGcc,
     /// `devmap run -- true`
     RunTrue,
+    /// The same, against `strace -f -o /dev/null true`
+    RunTrueStrace,
     /// A page fault of the local home, served by the thread that needs the page
     LocalFault,
     /// A page fault of the local home, served by a handler thread
@@ -71,6 +77,8 @@ impl Figure {
             Figure::TouchLoad => "first load from a page",
             Figure::TouchStore => "first store to a page",
             Figure::Ioctl => "ioctl, 88 bytes in and out",
+            Figure::Ioctl2 => "the same, two clients",
+            Figure::Ioctl8 => "the same, eight clients",
             Figure::Map => "mmap + munmap of 64 KiB",
             Figure::Getpid => "getpid",
             Figure::Read => "read 1 byte of /dev/zero",
@@ -83,7 +91,7 @@ impl Figure {
             Figure::RunFind => "devmap run -- find /usr",
             Figure::RunGit => "devmap run -- git status",
             Figure::RunGcc => "devmap run -- gcc -c",
-            Figure::RunTrue => "devmap run -- true",
+            Figure::RunTrue | Figure::RunTrueStrace => "devmap run -- true",
             Figure::LocalFault => "page fault, in thread",
             Figure::LocalHandler => "page fault, handler thread",
             Figure::LocalScan => "scan of 1 GiB, cached, a page",
@@ -102,7 +110,7 @@ impl Figure {
                 "memfd map, filled"
             }
             Figure::Map => "memfd",
-            Figure::Ioctl => "bare FUSE loop",
+            Figure::Ioctl | Figure::Ioctl2 | Figure::Ioctl8 => "bare FUSE loop",
             Figure::LocalFault | Figure::LocalHandler => "bare FUSE file",
             Figure::LocalScan => "memfd, filled",
             Figure::LocalLoads => "plain loads",
@@ -110,6 +118,7 @@ impl Figure {
             Figure::LocalSequential => "MADV_SEQUENTIAL",
             Figure::LocalHeld => "the limit",
             Figure::RunFind | Figure::RunGit | Figure::RunGcc | Figure::RunTrue => "the program",
+            Figure::RunTrueStrace => "strace -f",
             _ => "no supervisor",
         }
     }
@@ -119,7 +128,7 @@ impl Figure {
         match (self, mode) {
             (Figure::Loads | Figure::Stores, _) => Some(1.02),
             (Figure::TouchLoad | Figure::TouchStore, _) => Some(1.1),
-            (Figure::Ioctl, _) => Some(0.8),
+            (Figure::Ioctl | Figure::Ioctl2 | Figure::Ioctl8, _) => Some(0.8),
             (Figure::Map, _) => Some(8.0),
             (Figure::Getpid, _) => Some(1.3),
             (Figure::Read | Figure::Write, _) => Some(1.1),
@@ -128,6 +137,7 @@ impl Figure {
             (Figure::Find | Figure::RunFind, Mode::Namespace) => Some(1.1),
             (Figure::Git | Figure::RunGit, Mode::Namespace) => Some(1.1),
             (Figure::Gcc | Figure::RunGcc, Mode::Namespace) => Some(1.25),
+            (Figure::RunTrueStrace, _) => Some(0.5),
             (Figure::LocalFault, _) => Some(0.5),
             (Figure::LocalHandler, _) => Some(1.0),
             (Figure::LocalScan, _) => Some(1.5),

@@ -61,7 +61,9 @@ impl Bench {
             Figure::TouchLoad => self.memory(mode, Workload::TouchLoad),
             Figure::TouchStore => self.memory(mode, Workload::TouchStore),
             Figure::Map => self.memory(mode, Workload::Map),
-            Figure::Ioctl => self.ioctl(mode),
+            Figure::Ioctl => self.ioctl(mode, 1),
+            Figure::Ioctl2 => self.ioctl(mode, 2),
+            Figure::Ioctl8 => self.ioctl(mode, 8),
             Figure::Getpid => self.same(mode, Workload::Getpid, &[]),
             Figure::Read => self.same(mode, Workload::Read, &file("/dev/zero")),
             Figure::Write => self.same(mode, Workload::Write, &file("/dev/null")),
@@ -76,14 +78,17 @@ impl Bench {
             Figure::Gcc => {
                 programs::gcc(self.directory.path()).and_then(|line| self.program(mode, line))
             }
-            Figure::RunFind => self.whole_run(mode, &programs::find()),
+            Figure::RunFind => self.whole_run(mode, &programs::find(), &[]),
             Figure::RunGit => {
-                programs::git(&self.directory).and_then(|line| self.whole_run(mode, &line))
+                programs::git(&self.directory).and_then(|line| self.whole_run(mode, &line, &[]))
             }
-            Figure::RunGcc => {
-                programs::gcc(self.directory.path()).and_then(|line| self.whole_run(mode, &line))
+            Figure::RunGcc => programs::gcc(self.directory.path())
+                .and_then(|line| self.whole_run(mode, &line, &[])),
+            Figure::RunTrue => self.whole_run(mode, &["true".into()], &[]),
+            Figure::RunTrueStrace => {
+                let strace = ["strace", "-f", "-o", "/dev/null"].map(OsString::from);
+                self.whole_run(mode, &["true".into()], &strace)
             }
-            Figure::RunTrue => self.whole_run(mode, &["true".into()]),
             Figure::LocalFault => self.against_fuse(Workload::LocalFault),
             Figure::LocalHandler => self.against_fuse(Workload::LocalHandler),
             Figure::LocalScan => self.native(Workload::LocalScan, Workload::MemfdScan),
@@ -104,12 +109,14 @@ impl Bench {
         })
     }
 
-    /// A device against a file of a bare FUSE server.
-    fn ioctl(&self, mode: Mode) -> io::Result<Vec<Round>> {
+    /// A device against a file of a bare FUSE server, each with so many clients.
+    fn ioctl(&self, mode: Mode, clients: u32) -> io::Result<Vec<Round>> {
+        let clients = ["--clients".into(), clients.to_string().into()];
+        let on = |path: &str| [file(path), clients.clone()].concat();
         self.take_turns(|| {
-            let devmap = Side::start(Some(mode), Workload::Ioctl, &file(EVENTS_PATH))?;
+            let devmap = Side::start(Some(mode), Workload::Ioctl, &on(EVENTS_PATH))?;
             let server = Side::start(None, Workload::ServeFuse, &[])?;
-            let peer = Side::start(None, Workload::Ioctl, &file(server.greeting()))?;
+            let peer = Side::start(None, Workload::Ioctl, &on(server.greeting()))?;
             Ok(Pair { devmap, peer, server: Some(server) })
         })
     }
@@ -207,11 +214,16 @@ impl Bench {
         alternate(program_rounds(self.rounds), 1, |side| pair.take_turn(side, 1))
     }
 
-    /// All of `devmap run` against the program alone.
-    fn whole_run(&self, mode: Mode, line: &[OsString]) -> io::Result<Vec<Round>> {
-        let mut run = under_devmap(mode)?;
-        run.extend_from_slice(line);
-        let (mut devmap, mut peer) = (programs::quiet(&run), programs::quiet(line));
+    /// All of `devmap run` against the program under `peer`, which may be nothing.
+    fn whole_run(
+        &self,
+        mode: Mode,
+        line: &[OsString],
+        peer: &[OsString],
+    ) -> io::Result<Vec<Round>> {
+        let run = [&under_devmap(mode)?, line].concat();
+        let (mut devmap, mut peer) =
+            (programs::quiet(&run), programs::quiet(&[peer, line].concat()));
         let time = |command: &mut Command| {
             let started = Instant::now();
             programs::finish(command)?;
