@@ -25,7 +25,7 @@ use devmap_sys::{
 };
 use rustix::fs::{CWD, Mode, OFlags};
 
-use crate::local;
+use crate::{engine, local};
 
 /// The memory that is mapped, in bytes: what the device must have.
 pub(crate) const MEMORY: usize = 2 << 20;
@@ -49,6 +49,9 @@ pub struct ClientOptions {
     /// The control group to be in, by its directory
     #[arg(long)]
     group: Option<PathBuf>,
+    /// Areas that are there
+    #[arg(long, default_value_t = 10)]
+    areas: u64,
     /// Threads that read
     #[arg(long, default_value_t = 1)]
     threads: usize,
@@ -106,6 +109,14 @@ pub enum Workload {
     LocalSequential,
     /// Load from each page of a file by the kernel's map
     KernelSequential,
+    /// Map and unmap a page in the memory engine
+    EngineMap,
+    /// Map and unmap a page by system calls
+    SystemMap,
+    /// Look for an area in the memory engine
+    EngineFind,
+    /// Look for an area in a map of the standard library
+    TreeFind,
     /// Serve the FUSE file that the ioctl and faults are compared with
     ServeFuse,
 }
@@ -245,6 +256,10 @@ impl ClientOptions {
                 command.args(args).stdin(Stdio::null()).stdout(Stdio::null());
                 repeat(move || crate::programs::finish(&mut command))
             }
+            Workload::EngineMap => engine::map(self.areas),
+            Workload::SystemMap => engine::map_by_calls(self.areas),
+            Workload::EngineFind => engine::find(self.areas),
+            Workload::TreeFind => engine::find_in_tree(self.areas),
             Workload::LocalFault => local::fault(local::Served::InThread),
             Workload::LocalHandler => local::fault(local::Served::ByHandler),
             Workload::FileFault => local::fault_of_file(&path),

@@ -66,6 +66,14 @@ pub enum Figure {
     LocalSequential,
     /// What the local home holds in memory at most
     LocalHeld,
+    /// Map and unmap of a page in the memory engine, among 10 areas
+    EngineMap10,
+    /// The same among 1,000 areas
+    EngineMap1000,
+    /// The same among 60,000 areas
+    EngineMap60000,
+    /// The search for an area of the memory engine, of 60,000
+    EngineFind,
 }
 
 impl Figure {
@@ -100,6 +108,10 @@ impl Figure {
             Figure::LocalRandom4 => "random 4 KiB, 1/4 fits, 4 threads",
             Figure::LocalSequential => "sequential scan of a cold file",
             Figure::LocalHeld => "memory held at most, bytes",
+            Figure::EngineMap10 => "map + unmap among 10 areas",
+            Figure::EngineMap1000 => "map + unmap among 1,000 areas",
+            Figure::EngineMap60000 => "map + unmap among 60,000 areas",
+            Figure::EngineFind => "find_vma of 60,000 areas",
         }
     }
 
@@ -117,6 +129,10 @@ impl Figure {
             Figure::LocalRandom | Figure::LocalRandom4 => "MADV_RANDOM",
             Figure::LocalSequential => "MADV_SEQUENTIAL",
             Figure::LocalHeld => "the limit",
+            Figure::EngineMap10 | Figure::EngineMap1000 | Figure::EngineMap60000 => {
+                "the system calls"
+            }
+            Figure::EngineFind => "BTreeMap",
             Figure::RunFind | Figure::RunGit | Figure::RunGcc | Figure::RunTrue => "the program",
             Figure::RunTrueStrace => "strace -f",
             _ => "no supervisor",
@@ -145,23 +161,29 @@ impl Figure {
             // Times: at least the peer's throughput.
             (Figure::LocalRandom | Figure::LocalRandom4 | Figure::LocalSequential, _) => Some(1.0),
             (Figure::LocalHeld, _) => Some(1.05),
+            (Figure::EngineMap10 | Figure::EngineMap1000 | Figure::EngineMap60000, _) => Some(0.3),
+            (Figure::EngineFind, _) => Some(1.5),
             _ => None,
         }
     }
 
-    /// Whether it is of the local home, which has no modes.
-    pub(crate) fn is_local(self) -> bool {
-        matches!(
-            self,
+    /// The home that it is of; `None`: the supervised one, in each mode.
+    pub(crate) fn home(self) -> Option<Mode> {
+        match self {
             Figure::LocalFault
-                | Figure::LocalHandler
-                | Figure::LocalScan
-                | Figure::LocalLoads
-                | Figure::LocalRandom
-                | Figure::LocalRandom4
-                | Figure::LocalSequential
-                | Figure::LocalHeld
-        )
+            | Figure::LocalHandler
+            | Figure::LocalScan
+            | Figure::LocalLoads
+            | Figure::LocalRandom
+            | Figure::LocalRandom4
+            | Figure::LocalSequential
+            | Figure::LocalHeld => Some(Mode::Local),
+            Figure::EngineMap10
+            | Figure::EngineMap1000
+            | Figure::EngineMap60000
+            | Figure::EngineFind => Some(Mode::Simulated),
+            _ => None,
+        }
     }
 
     /// As `--only` calls it.

@@ -11,6 +11,7 @@
 #![forbid(unsafe_code)]
 
 pub mod client;
+mod engine;
 mod figures;
 mod group;
 mod local;
@@ -78,6 +79,8 @@ pub(crate) enum Mode {
     Trapped,
     /// There are none: the device is in the program itself.
     Local,
+    /// There are none: the machine is in the program itself.
+    Simulated,
 }
 
 impl Mode {
@@ -87,6 +90,7 @@ impl Mode {
             Mode::Namespace => "namespace",
             Mode::Trapped => "trapped",
             Mode::Local => "local",
+            Mode::Simulated => "simulated",
         }
     }
 }
@@ -110,9 +114,12 @@ impl BenchOptions {
 
         let shows_progress = io::stderr().is_terminal();
         let mut rows = Vec::new();
-        for mode in modes.iter().chain([&Mode::Local]) {
-            let is_local = *mode == Mode::Local;
-            for figure in figures.iter().filter(|figure| figure.is_local() == is_local) {
+        for mode in modes.iter().chain([&Mode::Local, &Mode::Simulated]) {
+            let is_here = |figure: &&Figure| match figure.home() {
+                Some(home) => home == *mode,
+                None => modes.contains(mode),
+            };
+            for figure in figures.iter().filter(is_here) {
                 if shows_progress {
                     eprint!("\r\x1b[K{} ({})", figure.about(), mode.name());
                 }

@@ -97,6 +97,10 @@ impl Bench {
             Figure::LocalRandom4 => self.random(4),
             Figure::LocalSequential => self.sequential(),
             Figure::LocalHeld => self.held(),
+            Figure::EngineMap10 => self.among(10, Workload::EngineMap, Workload::SystemMap),
+            Figure::EngineMap1000 => self.among(1000, Workload::EngineMap, Workload::SystemMap),
+            Figure::EngineMap60000 => self.among(60_000, Workload::EngineMap, Workload::SystemMap),
+            Figure::EngineFind => self.among(60_000, Workload::EngineFind, Workload::TreeFind),
         };
         measured.map_err(|error| error.to_string())
     }
@@ -149,6 +153,15 @@ impl Bench {
         self.take_turns(|| {
             let devmap = Side::start(None, devmap, &[])?;
             Ok(Pair { devmap, peer: Side::start(None, peer, &[])?, server: None })
+        })
+    }
+
+    /// The memory engine against its peer, with so many areas.
+    fn among(&self, areas: u64, devmap: Workload, peer: Workload) -> io::Result<Vec<Round>> {
+        let arguments = ["--areas".into(), areas.to_string().into()];
+        self.take_turns(|| {
+            let devmap = Side::start(None, devmap, &arguments)?;
+            Ok(Pair { devmap, peer: Side::start(None, peer, &arguments)?, server: None })
         })
     }
 
