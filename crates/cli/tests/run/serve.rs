@@ -210,12 +210,12 @@ say(os.read(fd, 9))
         "fd = os.open('/dev/e', os.O_WRONLY)\nwhile True: os.write(fd, hear().encode())",
         &[],
     );
+    assert_eq!(waiter.hear(), "polls");
     let program = waiter.program();
     let signal = || {
         let pid = rustix::process::Pid::from_raw(program).expect("a pid");
         rustix::process::kill_process(pid, rustix::process::Signal::USR1).expect("kill");
     };
-    assert_eq!(waiter.hear(), "polls");
     wait_for("the poll", || is_blocked_in(program, libc::SYS_poll).then_some(()));
     writer.say("one");
     assert_eq!(waiter.hear(), "True b'one'");
@@ -486,9 +486,10 @@ fn a_container_joins() {
 fn joiners_that_die_leave_nothing() {
     let devices = ["/dev/m=mem:size=64K", "/dev/e=events", "/dev/p=pattern"];
     let daemon = Daemon::start(&devices, &[]);
+    // The descriptors of a daemon root alone can see.
     let count = |what: &str| {
-        let entries = std::fs::read_dir(format!("/proc/{}/{what}", daemon.pid())).expect("/proc");
-        entries.count()
+        let entries = std::fs::read_dir(format!("/proc/{}/{what}", daemon.pid()));
+        entries.ok().map(Iterator::count)
     };
     let script = "
 say('begins')
