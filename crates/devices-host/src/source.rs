@@ -3,7 +3,6 @@
 
 mod convert;
 mod feed;
-mod finished;
 mod look;
 mod painted;
 mod pattern;
