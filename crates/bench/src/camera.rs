@@ -5,6 +5,7 @@
 use std::{
     ffi::OsString,
     io::{self, Read},
+    os::fd::AsFd,
     path::Path,
     process::{Child, ChildStdout, Command, Stdio},
     time::{Duration, Instant},
@@ -28,7 +29,7 @@ use rustix::time::{
 
 use crate::{
     Mode,
-    client::{self, Workload},
+    client::{self, Work, Workload},
     programs,
 };
 
@@ -38,8 +39,10 @@ pub(crate) const LARGE: (u32, u32) = (1920, 1080);
 pub(crate) const SMALL: (u32, u32) = (640, 480);
 /// Buffers of each stream.
 const BUFFERS: u32 = 4;
-/// Frames that ffmpeg records in a turn: two seconds.
-pub(crate) const RECORDED: u64 = 60;
+/// Frames by which ffmpeg's longer recording is longer.
+pub(crate) const RECORDED: u64 = 120;
+/// Frames of the shorter one.
+const SHORTER: u64 = 30;
 /// Frames of which the 99th percentile is taken.
 pub(crate) const SPREAD: u64 = 300;
 /// 30 frames a second.
@@ -54,19 +57,23 @@ pub(crate) fn start(path: &Path, size: (u32, u32)) -> io::Result<Capture> {
     Capture::start(client::open(path)?.into(), size, BUFFERS)
 }
 
+/// Takes frames as fast as they come. Each is made within the turn that takes it.
+pub(crate) fn taken(path: &Path, size: (u32, u32)) -> io::Result<Work> {
+    let mut camera = start(path, size)?;
+    Ok(Box::new(move |frames| {
+        let started = Instant::now();
+        camera.take(frames)?;
+        Ok(started.elapsed())
+    }))
+}
+
 /// Copies a frame into one of as many buffers after the other.
 pub(crate) fn memcpy() -> io::Result<impl FnMut() -> io::Result<()>> {
     let size = frame_size(LARGE);
     let frame = vec![0x5a; size];
     let memory = memfd::create("devmap-bench", u64::from(BUFFERS) * size as u64)?;
     let len = BUFFERS as usize * size;
-    let map = Mapping::new(
-        std::os::fd::AsFd::as_fd(&memory),
-        0,
-        len,
-        Protection::ReadWrite,
-        Sharing::Shared,
-    )?;
+    let map = Mapping::new(memory.as_fd(), 0, len, Protection::ReadWrite, Sharing::Shared)?;
     let mut next = 0;
     Ok(move || {
         next = (next + 1) % BUFFERS as usize;
@@ -90,8 +97,11 @@ impl Drop for Maker {
 /// Reads the frames that the camera would draw from a pipe, which another process writes.
 pub(crate) fn piped() -> io::Result<impl FnMut() -> io::Result<()>> {
     let line = maker(SMALL)?;
-    let mut child =
-        Command::new(&line[0]).args(&line[1..]).stdin(Stdio::null()).stdout(Stdio::piped()).spawn()?;
+    let mut child = Command::new(&line[0])
+        .args(&line[1..])
+        .stdin(Stdio::null())
+        .stdout(Stdio::piped())
+        .spawn()?;
     let frames = child.stdout.take().ok_or(io::ErrorKind::BrokenPipe)?;
     let mut maker = Maker { child, frames };
     let mut frame = vec![0; frame_size(SMALL)];
@@ -134,18 +144,25 @@ pub(crate) fn make(size: &Path) -> io::Result<()> {
 }
 
 /// `devmap run` of ffmpeg that records from the camera, and ffmpeg that reads the same
-/// frames from a pipe.
-pub(crate) fn recordings(mode: Mode) -> io::Result<(Command, Command)> {
+/// frames from a pipe: each a short and a long recording.
+pub(crate) fn recordings(mode: Mode) -> io::Result<[[Command; 2]; 2]> {
+    let [shorter, longer] = [SHORTER, SHORTER + RECORDED].map(|frames| recording(mode, frames));
+    let ((devmap, peer), (devmap_longer, peer_longer)) = (shorter?, longer?);
+    Ok([[devmap, devmap_longer], [peer, peer_longer]])
+}
+
+fn recording(mode: Mode, frames: u64) -> io::Result<(Command, Command)> {
     let (width, height) = LARGE;
     let size = format!("{width}x{height}");
-    let count = RECORDED.to_string();
+    let count = frames.to_string();
     let ffmpeg = ["ffmpeg", "-hide_banner", "-loglevel", "error", "-nostdin", "-threads", "1"];
     let out = ["-frames:v", &count, "-f", "null", "-"];
     let device = format!("/dev/video0=camera:size={size},fps=30,pattern=bars");
     let mut line: Vec<OsString> = vec![std::env::current_exe()?.into(), "run".into()];
     line.extend(["--mode", mode.name(), "--device", &device, "--"].map(OsString::from));
     line.extend(ffmpeg.map(OsString::from));
-    let input = ["-f", "v4l2", "-input_format", "yuyv422", "-video_size", &size, "-framerate", "30"];
+    let input =
+        ["-f", "v4l2", "-input_format", "yuyv422", "-video_size", &size, "-framerate", "30"];
     line.extend(input.map(OsString::from));
     line.extend(["-i", "/dev/video0"].map(OsString::from));
     line.extend(out.map(OsString::from));
@@ -160,15 +177,20 @@ pub(crate) fn recordings(mode: Mode) -> io::Result<(Command, Command)> {
     Ok((programs::quiet(&line), programs::quiet(&pipe)))
 }
 
+/// What the frames cost by which the second recording is longer than the first: so what
+/// starts and ends, such as the making of the buffers, takes no part.
+pub(crate) fn time_of_frames([shorter, longer]: &mut [Command; 2]) -> io::Result<u64> {
+    Ok(processor_time(longer)?.saturating_sub(processor_time(shorter)?))
+}
+
 /// Runs a command to its end and that of all that it leaves: nanoseconds of the processor.
-pub(crate) fn processor_time(command: &mut Command) -> io::Result<u64> {
+fn processor_time(command: &mut Command) -> io::Result<u64> {
     // The supervisor outlives the front for a moment, and comes to this process then.
     rustix::process::set_child_subreaper(Some(rustix::process::getpid()))?;
     let used = || {
         let usage = getrusage(UsageWho::RUSAGE_CHILDREN)?;
-        let nanoseconds = |time: nix::sys::time::TimeVal| {
-            (time.tv_sec() * 1_000_000 + time.tv_usec()) * 1000
-        };
+        let nanoseconds =
+            |time: nix::sys::time::TimeVal| (time.tv_sec() * 1_000_000 + time.tv_usec()) * 1000;
         Ok::<_, io::Error>(nanoseconds(usage.user_time()) + nanoseconds(usage.system_time()))
     };
     let before = used()?;

@@ -25,7 +25,7 @@ use devmap_sys::{
 };
 use rustix::fs::{CWD, Mode, OFlags};
 
-use crate::{engine, local};
+use crate::{camera, engine, local};
 
 /// The memory that is mapped, in bytes: what the device must have.
 pub(crate) const MEMORY: usize = 2 << 20;
@@ -119,6 +119,20 @@ pub enum Workload {
     TreeFind,
     /// Serve the FUSE file that the ioctl and faults are compared with
     ServeFuse,
+    /// Take finished frames of 1920x1080 from a camera
+    LargeFrames,
+    /// Copy as many bytes as such a frame has
+    Memcpy,
+    /// Take frames of 640x480 from a camera
+    SmallFrames,
+    /// Read the same frames from a pipe
+    PipedFrames,
+    /// How unevenly frames come
+    FrameSpread,
+    /// How unevenly a timer fires
+    TimerSpread,
+    /// Draw frames of the size in --file, and write them to the output for ever
+    MakeFrames,
 }
 
 impl Workload {
@@ -136,6 +150,10 @@ impl ClientOptions {
     pub fn run(self) -> io::Result<ExitCode> {
         if self.workload == Workload::ServeFuse {
             crate::peer_fuse::serve()?;
+            return Ok(ExitCode::SUCCESS);
+        }
+        if self.workload == Workload::MakeFrames {
+            camera::make(&self.file.unwrap_or_default())?;
             return Ok(ExitCode::SUCCESS);
         }
         let mut out = io::stdout();
@@ -271,7 +289,21 @@ impl ClientOptions {
             Workload::KernelRandom => local::random_of_kernel(&path, self.threads),
             Workload::LocalSequential => local::sequential(&path),
             Workload::KernelSequential => local::sequential_of_kernel(&path),
-            Workload::ServeFuse => Err(io::Error::other("does not take turns")),
+            Workload::LargeFrames => camera::taken(&path, camera::LARGE),
+            Workload::Memcpy => repeat(camera::memcpy()?),
+            Workload::SmallFrames => camera::taken(&path, camera::SMALL),
+            Workload::PipedFrames => repeat(camera::piped()?),
+            Workload::FrameSpread => {
+                let mut camera = camera::start(&path, camera::SMALL)?;
+                Ok(Box::new(move |frames| camera::spread(frames, || camera.next_frame())))
+            }
+            Workload::TimerSpread => {
+                let mut next = camera::timer()?;
+                Ok(Box::new(move |frames| camera::spread(frames, &mut next)))
+            }
+            Workload::ServeFuse | Workload::MakeFrames => {
+                Err(io::Error::other("does not take turns"))
+            }
         }
     }
 
@@ -361,7 +393,7 @@ fn map(memory: &impl AsFd, len: usize) -> io::Result<Mapping> {
     Mapping::new(memory.as_fd(), 0, len, Protection::ReadWrite, Sharing::Shared)
 }
 
-fn open(path: &Path) -> io::Result<File> {
+pub(crate) fn open(path: &Path) -> io::Result<File> {
     let opened = OpenOptions::new().read(true).write(true).open(path);
     opened.map_err(|error| io::Error::other(format!("cannot open {}: {error}", path.display())))
 }

@@ -74,6 +74,14 @@ pub enum Figure {
     EngineMap60000,
     /// The search for an area of the memory engine, of 60,000
     EngineFind,
+    /// A finished frame of 1920x1080 from the camera into the program's buffer
+    CameraFrame,
+    /// Frames of 640x480 from the camera, as fast as they come
+    CameraStream,
+    /// ffmpeg recording 1920x1080 at 30 frames a second: processor time
+    CameraFfmpeg,
+    /// How evenly frames come at 30 a second
+    CameraSpread,
 }
 
 impl Figure {
@@ -112,6 +120,10 @@ impl Figure {
             Figure::EngineMap1000 => "map + unmap among 1,000 areas",
             Figure::EngineMap60000 => "map + unmap among 60,000 areas",
             Figure::EngineFind => "find_vma of 60,000 areas",
+            Figure::CameraFrame => "camera: a finished 1080p frame",
+            Figure::CameraStream => "camera: a drawn 640x480 frame",
+            Figure::CameraFfmpeg => "camera: ffmpeg, 1080p, processor",
+            Figure::CameraSpread => "camera: arrival at 30/s, p99",
         }
     }
 
@@ -135,6 +147,9 @@ impl Figure {
             Figure::EngineFind => "BTreeMap",
             Figure::RunFind | Figure::RunGit | Figure::RunGcc | Figure::RunTrue => "the program",
             Figure::RunTrueStrace => "strace -f",
+            Figure::CameraFrame => "memcpy of it",
+            Figure::CameraStream | Figure::CameraFfmpeg => "the same by a pipe",
+            Figure::CameraSpread => "timerfd loop",
             _ => "no supervisor",
         }
     }
@@ -163,6 +178,10 @@ impl Figure {
             (Figure::LocalHeld, _) => Some(1.05),
             (Figure::EngineMap10 | Figure::EngineMap1000 | Figure::EngineMap60000, _) => Some(0.3),
             (Figure::EngineFind, _) => Some(1.5),
+            (Figure::CameraFrame, _) => Some(1.1),
+            (Figure::CameraStream, _) => Some(0.5),
+            (Figure::CameraFfmpeg, _) => Some(0.7),
+            (Figure::CameraSpread, _) => Some(1.5),
             _ => None,
         }
     }

@@ -10,6 +10,7 @@
 
 #![forbid(unsafe_code)]
 
+mod camera;
 pub mod client;
 mod engine;
 mod figures;

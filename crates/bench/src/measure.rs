@@ -10,11 +10,11 @@ use std::{
 use tempfile::TempDir;
 
 use crate::{
-    Figure, Mode,
+    Figure, Mode, camera,
     client::Workload,
     group::Group,
     local, programs,
-    side::{EVENTS_PATH, MEMORY_PATH, Side, under_devmap},
+    side::{CAMERA_PATH, EVENTS_PATH, MEMORY_PATH, Side, under_devmap},
 };
 
 /// How long the quicker side's turn should take: long beside the clock's and the pipe's
@@ -34,6 +34,9 @@ pub(crate) struct Round {
     pub(crate) devmap: f64,
     pub(crate) peer: f64,
 }
+
+/// Rounds of what takes seconds, at most.
+const MOST_RECORDINGS: u32 = 5;
 
 /// What all measurements share.
 pub(crate) struct Bench {
@@ -101,6 +104,10 @@ impl Bench {
             Figure::EngineMap1000 => self.among(1000, Workload::EngineMap, Workload::SystemMap),
             Figure::EngineMap60000 => self.among(60_000, Workload::EngineMap, Workload::SystemMap),
             Figure::EngineFind => self.among(60_000, Workload::EngineFind, Workload::TreeFind),
+            Figure::CameraFrame => self.camera(mode, Workload::LargeFrames, Workload::Memcpy),
+            Figure::CameraStream => self.camera(mode, Workload::SmallFrames, Workload::PipedFrames),
+            Figure::CameraFfmpeg => self.recording(mode),
+            Figure::CameraSpread => self.spread(mode),
         };
         measured.map_err(|error| error.to_string())
     }
@@ -215,6 +222,39 @@ impl Bench {
             Ok(Round { devmap: devmap as f64, peer: local::GROUP as f64 })
         };
         (0..program_rounds(self.rounds)).map(round).collect()
+    }
+
+    /// A camera against what gives the same frames otherwise.
+    fn camera(&self, mode: Mode, taken: Workload, otherwise: Workload) -> io::Result<Vec<Round>> {
+        self.take_turns(|| {
+            let devmap = Side::start(Some(mode), taken, &file(CAMERA_PATH))?;
+            Ok(Pair { devmap, peer: Side::start(None, otherwise, &[])?, server: None })
+        })
+    }
+
+    /// The processor's time for each frame that ffmpeg records, of all processes together.
+    fn recording(&self, mode: Mode) -> io::Result<Vec<Round>> {
+        let [mut devmap, mut peer] = camera::recordings(mode)?;
+        alternate(program_rounds(self.rounds).min(MOST_RECORDINGS), camera::RECORDED, |side| {
+            camera::time_of_frames(match side {
+                Turn::Devmap => &mut devmap,
+                Turn::Peer => &mut peer,
+            })
+        })
+    }
+
+    /// A camera and a timer, both at once.
+    fn spread(&self, mode: Mode) -> io::Result<Vec<Round>> {
+        let mut devmap = Side::start(Some(mode), Workload::FrameSpread, &file(CAMERA_PATH))?;
+        let mut peer = Side::start(None, Workload::TimerSpread, &[])?;
+        let rounds = program_rounds(self.rounds).min(MOST_RECORDINGS);
+        let round = |_| {
+            devmap.begin_turn(camera::SPREAD)?;
+            peer.begin_turn(camera::SPREAD)?;
+            let (devmap, peer) = (devmap.end_turn()?, peer.end_turn()?);
+            Ok(Round { devmap: devmap as f64, peer: peer as f64 })
+        };
+        (0..rounds).map(round).collect()
     }
 
     /// A program, started by a process that devmap serves already, and by one without.

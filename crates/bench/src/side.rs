@@ -39,6 +39,11 @@ impl Side {
         arguments: &[OsString],
     ) -> io::Result<Side> {
         let mut line = mode.map_or_else(|| Ok(Vec::new()), under_devmap)?;
+        if let (Some(at), Some(camera)) =
+            (line.iter().position(|word| word == "--"), camera(workload))
+        {
+            line.splice(at..at, ["--device".into(), camera]);
+        }
         line.extend(client::command()?);
         line.push(workload.name().into());
         line.extend_from_slice(arguments);
@@ -68,8 +73,18 @@ impl Side {
 
     /// Has it repeat its work so many times: the nanoseconds that took.
     pub(crate) fn take_turn(&mut self, times: u64) -> io::Result<u64> {
+        self.begin_turn(times)?;
+        self.end_turn()
+    }
+
+    /// The first half of [`Side::take_turn`].
+    pub(crate) fn begin_turn(&mut self, times: u64) -> io::Result<()> {
         let turn = self.turn.as_mut().ok_or(io::ErrorKind::BrokenPipe)?;
-        writeln!(turn, "{times}")?;
+        writeln!(turn, "{times}")
+    }
+
+    /// The second half: waits for it to be over.
+    pub(crate) fn end_turn(&mut self) -> io::Result<u64> {
         self.hear("")?.parse().map_err(io::Error::other)
     }
 
@@ -99,6 +114,21 @@ impl Drop for Side {
         self.turn = None;
         let _ = self.child.wait();
     }
+}
+
+/// Where it finds the camera, and the picture that the camera shows in place of a pattern.
+pub(crate) const CAMERA_PATH: &str = "/dev/devmap-bench-camera";
+
+/// The camera for a client, if it takes one.
+fn camera(workload: Workload) -> Option<OsString> {
+    let options = match workload {
+        // Nothing is drawn into it: it is finished.
+        Workload::LargeFrames => "size=1920x1080,pattern=gradient,text=off,pace=client",
+        Workload::SmallFrames => "pattern=bars,pace=client",
+        Workload::FrameSpread => "pattern=bars,fps=30",
+        _ => return None,
+    };
+    Some(format!("{CAMERA_PATH}=camera:{options}").into())
 }
 
 /// `devmap run` with the devices of the clients.

@@ -4,6 +4,7 @@
 //! What does not live here: which buffer that is (`queue`), and when (`stream`).
 
 use std::{
+    cell::{Ref, RefCell},
     fmt,
     sync::{Mutex, MutexGuard, PoisonError},
 };
@@ -23,6 +24,47 @@ impl<M: Memory> Place for M {
     fn put(&self, offset: u64, bytes: &[u8]) {
         // Within the buffer (see `Frame::repeat`), and that is within the memory.
         let _ = self.write(offset, bytes);
+    }
+}
+
+/// Memory of this process alone, in which frames can be made without a camera.
+#[derive(Debug)]
+pub struct Canvas {
+    bytes: RefCell<Vec<u8>>,
+    running: Running,
+}
+
+impl Canvas {
+    /// For frames of at most `capacity` bytes.
+    pub fn new(capacity: usize) -> Canvas {
+        Canvas { bytes: RefCell::new(vec![0; capacity]), running: Mutex::new(true) }
+    }
+
+    /// A frame to be made.
+    pub fn frame(&self) -> Frame<'_> {
+        let capacity = self.bytes.borrow().len();
+        Frame {
+            place: self,
+            start: 0,
+            capacity,
+            len: 0,
+            is_cut: false,
+            running: &self.running,
+            writing: None,
+        }
+    }
+
+    /// What was made last.
+    pub fn bytes(&self) -> Ref<'_, [u8]> {
+        Ref::map(self.bytes.borrow(), Vec::as_slice)
+    }
+}
+
+impl Place for Canvas {
+    fn put(&self, offset: u64, bytes: &[u8]) {
+        // Within the capacity (see `Frame::repeat`).
+        let offset = offset as usize;
+        self.bytes.borrow_mut()[offset..offset + bytes.len()].copy_from_slice(bytes);
     }
 }
 

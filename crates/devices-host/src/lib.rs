@@ -27,5 +27,5 @@ mod stream;
 pub mod trouble;
 mod uapi;
 
-pub use frame::Frame;
+pub use frame::{Canvas, Frame};
 pub use stream::Pace;

@@ -5,7 +5,6 @@
 use std::{
     io,
     os::fd::{AsFd, AsRawFd, OwnedFd},
-    time::Duration,
 };
 
 use crate::{
@@ -26,6 +25,8 @@ pub struct Capture {
     file: OwnedFd,
     #[expect(dead_code, reason = "mapped, as in each client")]
     buffers: Vec<Mapping>,
+    /// Those that the camera does not have.
+    idle: Vec<u32>,
 }
 
 /// A call of `linux/videodev2.h`, whose argument has `N` bytes.
@@ -64,7 +65,8 @@ fn buffer(index: u32) -> [u8; 88] {
 }
 
 impl Capture {
-    /// Starts a stream of `size` (width and height) with `count` buffers, all queued.
+    /// Starts a stream of `size` (width and height) with `count` buffers, of which none is
+    /// queued.
     ///
     /// # Errors
     /// Those of the calls; `EINVAL` when the camera has no YUYV of this size.
@@ -90,23 +92,52 @@ impl Capture {
             let (offset, length) = (get(&buffer, 64).into(), get(&buffer, 72) as usize);
             let (protection, sharing) = (Protection::ReadWrite, Sharing::Shared);
             buffers.push(Mapping::new(file.as_fd(), offset, length, protection, sharing)?);
-            call(&file, 15, WRITES_AND_READS, &mut buffer)?;
         }
         call(&file, 18, WRITES, &mut CAPTURE.to_ne_bytes())?;
-        Ok(Capture { file, buffers })
+        let idle = (0..buffers.len() as u32).collect();
+        Ok(Capture { file, buffers, idle })
     }
 
-    /// Waits for the next frame, and gives its buffer back at once: when it was taken, by
-    /// `CLOCK_MONOTONIC`.
+    /// Takes so many frames, each as soon as it comes, and queues no buffer for more: what
+    /// the camera does for them is over when this is.
     ///
     /// # Errors
     /// The camera's.
-    pub fn next_frame(&mut self) -> io::Result<Duration> {
+    pub fn take(&mut self, frames: u64) -> io::Result<()> {
+        let mut wanted = frames;
+        for _ in 0..frames {
+            while wanted > 0
+                && let Some(index) = self.idle.pop()
+            {
+                self.queue(index)?;
+                wanted -= 1;
+            }
+            let index = self.dequeue()?;
+            self.idle.push(index);
+        }
+        Ok(())
+    }
+
+    /// Waits for the next frame of a stream that goes on.
+    ///
+    /// # Errors
+    /// The camera's.
+    pub fn next_frame(&mut self) -> io::Result<()> {
+        while let Some(index) = self.idle.pop() {
+            self.queue(index)?;
+        }
+        let index = self.dequeue()?;
+        self.idle.push(index);
+        Ok(())
+    }
+
+    fn queue(&self, index: u32) -> io::Result<()> {
+        call(&self.file, 15, WRITES_AND_READS, &mut buffer(index))
+    }
+
+    fn dequeue(&self) -> io::Result<u32> {
         let mut taken = buffer(0);
         call(&self.file, 17, WRITES_AND_READS, &mut taken)?;
-        let (seconds, microseconds) = (get(&taken, 24), get(&taken, 32));
-        let mut queued = buffer(get(&taken, 0));
-        call(&self.file, 15, WRITES_AND_READS, &mut queued)?;
-        Ok(Duration::from_secs(seconds.into()) + Duration::from_micros(microseconds.into()))
+        Ok(get(&taken, 0))
     }
 }

@@ -6,6 +6,7 @@
 //! processes; that is the business of the crates above.
 
 pub mod arch;
+pub mod capture;
 pub mod descriptor;
 pub mod mapping;
 pub mod memfd;
