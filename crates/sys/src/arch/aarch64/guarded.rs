@@ -78,8 +78,10 @@ pub(crate) unsafe fn copy(from: *const u8, to: *mut u8, len: usize) -> usize {
     let mut done = 0;
     while done < len {
         // SAFETY: `done` is less than `len`, for which both are accessible.
-        let copied =
-            unsafe { load_u8(from.add(done)).is_some_and(|byte| store_u8(to.add(done), byte)) };
+        let copied = unsafe {
+            let byte = load_u8(from.add(done), NonZeroU32::MIN);
+            byte.is_some_and(|byte| store_u8(to.add(done), byte))
+        };
         if !copied {
             break;
         }
