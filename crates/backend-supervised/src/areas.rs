@@ -30,6 +30,21 @@ pub(crate) struct Placement {
     pub(crate) method: Method,
 }
 
+impl Placement {
+    fn is_as_far_as(&self, other: &Placement) -> bool {
+        let distance = |p: &Placement| p.offset.wrapping_sub(p.bytes.start);
+        let key = |p: &Placement| (p.memory, p.device, p.method, distance(p));
+        key(self) == key(other)
+    }
+
+    /// Widens it to the other's bytes too.
+    fn include(&mut self, other: &Placement) {
+        self.offset = self.offset.min(other.offset);
+        self.bytes.start = self.bytes.start.min(other.bytes.start);
+        self.bytes.end = self.bytes.end.max(other.bytes.end);
+    }
+}
+
 /// What of a device was mapped from which memory.
 #[derive(Default)]
 pub(crate) struct Placed(Mutex<Vec<Placement>>);
@@ -38,13 +53,15 @@ pub(crate) struct Placed(Mutex<Vec<Placement>>);
 const NOTES: usize = 256;
 
 impl Placed {
-    /// Notes that bytes of a memory, which is of `host`, stand for those of a device.
+    /// Notes that bytes of a memory, which is of `host`, stand for those of a device. Notes
+    /// of one distance between the two are one.
     pub(crate) fn note(&self, host: &Host, placement: Placement) {
         let mut placements = self.0.lock();
-        if placements.contains(&placement) {
+        if let Some(known) = placements.iter_mut().find(|known| known.is_as_far_as(&placement)) {
+            known.include(&placement);
             return;
         }
-        if placements.len() >= NOTES {
+        if placements.len() >= NOTES && placements.len().is_power_of_two() {
             placements.retain(|placement| host.has_memory(placement.memory));
         }
         placements.push(placement);
