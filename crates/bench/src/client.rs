@@ -25,7 +25,11 @@ use devmap_sys::{
 };
 use rustix::fs::{CWD, Mode, OFlags};
 
-use crate::{camera, engine, local};
+use crate::{
+    camera, engine,
+    faulted::{self, Touch},
+    local,
+};
 
 /// The memory that is mapped, in bytes: what the device must have.
 pub(crate) const MEMORY: usize = 2 << 20;
@@ -75,6 +79,14 @@ pub enum Workload {
     Ioctl,
     /// Map and unmap
     Map,
+    /// Load from a page that is not there
+    Fault,
+    /// Load from pages that are not there, in their order
+    Scan,
+    /// The same of memory that is filled before
+    ScanFilled,
+    /// Store to pages, and call msync
+    Msync,
     /// Call getpid
     Getpid,
     /// Read a byte
@@ -238,6 +250,10 @@ impl ClientOptions {
                 let memory = self.memory()?;
                 repeat(move || map(&memory, MAPPED).map(drop))
             }
+            Workload::Fault => faulted::pages(&path, Touch::Scattered),
+            Workload::Scan => faulted::pages(&path, Touch::InOrder),
+            Workload::ScanFilled => faulted::filled_before(),
+            Workload::Msync => faulted::pages(&path, Touch::Written),
             Workload::Getpid => repeat(|| {
                 black_box(rustix::process::getpid());
                 Ok(())

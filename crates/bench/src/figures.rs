@@ -24,6 +24,14 @@ pub enum Figure {
     Ioctl8,
     /// A map of 64 KiB and its unmap
     Map,
+    /// The first load from a page that is faulted
+    Fault,
+    /// Loads from faulted pages in their order
+    Scan,
+    /// The same, against memory that is filled before it is mapped
+    ScanFilled,
+    /// msync of faulted pages that were stored to, a page
+    Msync,
     /// A system call that does nothing
     Getpid,
     /// A read of a byte from another file
@@ -108,6 +116,9 @@ impl Figure {
             Figure::RunGit => "devmap run -- git status",
             Figure::RunGcc => "devmap run -- gcc -c",
             Figure::RunTrue | Figure::RunTrueStrace => "devmap run -- true",
+            Figure::Fault => "first load from a faulted page",
+            Figure::Scan | Figure::ScanFilled => "scan of faulted pages, a page",
+            Figure::Msync => "msync of faulted pages, a page",
             Figure::LocalFault => "page fault, in thread",
             Figure::LocalHandler => "page fault, handler thread",
             Figure::LocalScan => "scan of 1 GiB, cached, a page",
@@ -135,6 +146,8 @@ impl Figure {
             }
             Figure::Map => "memfd",
             Figure::Ioctl | Figure::Ioctl2 | Figure::Ioctl8 => "bare FUSE loop",
+            Figure::Fault | Figure::Scan | Figure::Msync => "bare FUSE loop",
+            Figure::ScanFilled => "filled memfd",
             Figure::LocalFault | Figure::LocalHandler => "bare FUSE file",
             Figure::LocalScan => "memfd, filled",
             Figure::LocalLoads => "plain loads",
@@ -161,6 +174,8 @@ impl Figure {
             (Figure::TouchLoad | Figure::TouchStore, _) => Some(1.1),
             (Figure::Ioctl | Figure::Ioctl2 | Figure::Ioctl8, _) => Some(0.8),
             (Figure::Map, _) => Some(8.0),
+            (Figure::Fault | Figure::Msync, Mode::Namespace) => Some(1.1),
+            (Figure::Scan, Mode::Namespace) => Some(0.8),
             (Figure::Getpid, _) => Some(1.3),
             (Figure::Read | Figure::Write, _) => Some(1.1),
             (Figure::Open, Mode::Trapped) => Some(4.5),
@@ -186,7 +201,7 @@ impl Figure {
         }
     }
 
-    /// The home that it is of; `None`: the supervised one, in each mode.
+    /// The one home, or mode, that it is of; `None`: the supervised one, in each mode.
     pub(crate) fn home(self) -> Option<Mode> {
         match self {
             Figure::LocalFault
@@ -201,6 +216,10 @@ impl Figure {
             | Figure::EngineMap1000
             | Figure::EngineMap60000
             | Figure::EngineFind => Some(Mode::Simulated),
+            // What is supplied when it is mapped is never faulted.
+            Figure::Fault | Figure::Scan | Figure::ScanFilled | Figure::Msync => {
+                Some(Mode::Namespace)
+            }
             _ => None,
         }
     }

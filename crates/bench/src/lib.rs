@@ -13,6 +13,7 @@
 mod camera;
 pub mod client;
 mod engine;
+mod faulted;
 mod figures;
 mod group;
 mod local;

@@ -14,7 +14,7 @@ use crate::{
     client::Workload,
     group::Group,
     local, programs,
-    side::{CAMERA_PATH, EVENTS_PATH, MEMORY_PATH, Side, under_devmap},
+    side::{CAMERA_PATH, EVENTS_PATH, FAULTED_PATH, MEMORY_PATH, Side, under_devmap},
 };
 
 /// How long the quicker side's turn should take: long beside the clock's and the pipe's
@@ -67,6 +67,14 @@ impl Bench {
             Figure::Ioctl => self.ioctl(mode, 1),
             Figure::Ioctl2 => self.ioctl(mode, 2),
             Figure::Ioctl8 => self.ioctl(mode, 8),
+            Figure::Fault => self.faulted(mode, Workload::Fault),
+            Figure::Scan => self.faulted(mode, Workload::Scan),
+            Figure::ScanFilled => self.take_turns(|| {
+                let devmap = Side::start(Some(mode), Workload::Scan, &file(FAULTED_PATH))?;
+                let peer = Side::start(None, Workload::ScanFilled, &[])?;
+                Ok(Pair { devmap, peer, server: None })
+            }),
+            Figure::Msync => self.faulted(mode, Workload::Msync),
             Figure::Getpid => self.same(mode, Workload::Getpid, &[]),
             Figure::Read => self.same(mode, Workload::Read, &file("/dev/zero")),
             Figure::Write => self.same(mode, Workload::Write, &file("/dev/null")),
@@ -128,6 +136,16 @@ impl Bench {
             let devmap = Side::start(Some(mode), Workload::Ioctl, &on(EVENTS_PATH))?;
             let server = Side::start(None, Workload::ServeFuse, &[])?;
             let peer = Side::start(None, Workload::Ioctl, &on(server.greeting()))?;
+            Ok(Pair { devmap, peer, server: Some(server) })
+        })
+    }
+
+    /// Faulted pages of a device against those of a file of a bare FUSE server.
+    fn faulted(&self, mode: Mode, workload: Workload) -> io::Result<Vec<Round>> {
+        self.take_turns(|| {
+            let devmap = Side::start(Some(mode), workload, &file(FAULTED_PATH))?;
+            let server = Side::start(None, Workload::ServeFuse, &[])?;
+            let peer = Side::start(None, workload, &file(server.greeting()))?;
             Ok(Pair { devmap, peer, server: Some(server) })
         })
     }

@@ -25,6 +25,8 @@ const LOOKUP: u32 = 1;
 const GETATTR: u32 = 3;
 const OPEN: u32 = 14;
 const READ: u32 = 15;
+const WRITE: u32 = 16;
+const FSYNC: u32 = 20;
 const RELEASE: u32 = 18;
 const FLUSH: u32 = 25;
 const INIT: u32 = 26;
@@ -32,10 +34,12 @@ const IOCTL: u32 = 39;
 
 const HEADER: usize = 40;
 const IOCTL_IN: usize = 32;
-/// The most that is read at once: a page, as the file is mapped.
-const READ_MOST: usize = 64 << 10;
-/// The least that the kernel wants to read to (`FUSE_MIN_READ_BUFFER`).
-const BUFFER: usize = 8192;
+/// The most that is read at once.
+const READ_MOST: usize = 128 << 10;
+/// What the kernel writes at once, with its header, fits.
+const BUFFER: usize = WRITE_MOST + 4096;
+/// The most that is written at once.
+const WRITE_MOST: usize = 128 << 10;
 
 /// Serves a file system of one file until the input ends. Says where the file is, as a
 /// path that is good while this process lives: the mount is attached to no directory.
@@ -57,7 +61,7 @@ pub(crate) fn serve() -> io::Result<()> {
         let _ = poll(&mut fds, None);
         std::process::exit(0);
     });
-    let mut request = [0; BUFFER];
+    let mut request = vec![0; BUFFER];
     loop {
         match rustix::io::read(&fuse, &mut request) {
             Ok(len) => answer(&fuse, &request[..len])?,
@@ -98,7 +102,8 @@ fn answer(fuse: &OwnedFd, request: &[u8]) -> io::Result<()> {
             // fuse_init_out: the kernel's protocol is as new or newer; max_write.
             put(&mut body, 0, 7);
             put(&mut body, 4, 31);
-            put(&mut body, 20, 4096);
+            put(&mut body, 8, READ_MOST as u32);
+            put(&mut body, 20, WRITE_MOST as u32);
             (64, 0)
         }
         // fuse_entry_out: node 2, valid for long, a regular file.
@@ -117,7 +122,12 @@ fn answer(fuse: &OwnedFd, request: &[u8]) -> io::Result<()> {
             (104, 0)
         }
         OPEN => (16, 0),
-        FLUSH | RELEASE => (0, 0),
+        FLUSH | RELEASE | FSYNC => (0, 0),
+        // fuse_write_out. What is written is not kept.
+        WRITE => {
+            put(&mut body, 0, word(request, HEADER + 16));
+            (8, 0)
+        }
         // fuse_ioctl_out, then the bytes.
         IOCTL if word(request, HEADER + 12) == INVERT => {
             let data = &request[HEADER + IOCTL_IN..];

@@ -16,6 +16,8 @@ use crate::{
 pub(crate) const MEMORY_PATH: &str = "/dev/devmap-bench-memory";
 /// Where it finds the device with the ioctl.
 pub(crate) const EVENTS_PATH: &str = "/dev/devmap-bench-events";
+/// Where it finds faulted pages, of which there are always new ones.
+pub(crate) const FAULTED_PATH: &str = "/dev/devmap-bench-faulted";
 
 /// `f_type` of FUSE, in hexadecimal, as a client tells it.
 const FUSE: &str = "65735546";
@@ -133,7 +135,11 @@ fn camera(workload: Workload) -> Option<OsString> {
 
 /// `devmap run` with the devices of the clients.
 pub(crate) fn under_devmap(mode: Mode) -> io::Result<Vec<OsString>> {
-    let devices = [format!("{MEMORY_PATH}=mem:size={MEMORY}"), format!("{EVENTS_PATH}=events")];
+    let devices = [
+        format!("{MEMORY_PATH}=mem:size={MEMORY}"),
+        format!("{EVENTS_PATH}=events"),
+        format!("{FAULTED_PATH}=pattern:size=1T"),
+    ];
     let mut line = vec![std::env::current_exe()?.into(), "run".into()];
     line.extend(["--mode", mode.name()].map(OsString::from));
     for device in devices {
