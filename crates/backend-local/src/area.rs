@@ -5,7 +5,7 @@ use std::{
     ops::Range,
     sync::{
         Arc,
-        atomic::{AtomicBool, Ordering},
+        atomic::{AtomicBool, AtomicU64, Ordering},
     },
 };
 
@@ -66,6 +66,10 @@ pub(crate) struct Area {
     reads_ahead: AtomicBool,
     /// Runs of resident pages whose faults the kernel serves by itself.
     handed: Mutex<Vec<Range<u64>>>,
+    /// Up to which page the page cache is laid: see `fallback`.
+    pub(crate) laid_to: AtomicU64,
+    /// Held by who changes that.
+    pub(crate) resizing: Mutex<()>,
 }
 
 /// What is known of an area when it is made.
@@ -79,6 +83,8 @@ pub(crate) struct NewlyMapped {
     pub(crate) on_error: OnError,
     pub(crate) faulted: Vec<Range<u64>>,
     pub(crate) memories: Vec<MappedMemory>,
+    /// Up to which page the page cache is laid.
+    pub(crate) laid_to: u64,
 }
 
 /// How a page came.
@@ -109,6 +115,8 @@ impl Area {
             order: Mutex::default(),
             reads_ahead: AtomicBool::new(true),
             handed: Mutex::default(),
+            laid_to: AtomicU64::new(new.laid_to),
+            resizing: Mutex::default(),
         });
         area.core.add_area(&area);
         area.object.add_area(&area);
@@ -131,7 +139,7 @@ impl Area {
         })
     }
 
-    fn set_marks(&self, pages: Range<u64>, marks: u8) {
+    pub(crate) fn set_marks(&self, pages: Range<u64>, marks: u8) {
         for mark in &self.span.marks()[pages.start as usize..pages.end as usize] {
             mark.store(marks, Ordering::Relaxed);
         }
@@ -208,6 +216,14 @@ impl Area {
     /// # Errors
     /// Those of the driver and of the kernel; the page is not there then.
     pub(crate) fn fault(self: &Arc<Self>, at: u64, access: Access) -> Result<(), Error> {
+        if !self.is_laid(at) {
+            self.resize()?;
+        }
+        self.supply(at, access)
+    }
+
+    /// As [`Area::fault`], of a page that may not be laid.
+    pub(crate) fn supply(self: &Arc<Self>, at: u64, access: Access) -> Result<(), Error> {
         let page = self.first_page + at;
         let bit = Pages::one(page);
         let index = page / PAGES;
@@ -356,7 +372,9 @@ impl Area {
             if self.writes == Writes::Shared {
                 state.dirty.add(Pages::one(page));
             }
-            self.set_marks(at..at + 1, self.marks(Install::AsMapped));
+            if self.is_laid(at) {
+                self.set_marks(at..at + 1, self.marks(Install::AsMapped));
+            }
             return Ok(());
         };
         if self.poisoned.lock().remove(&at) {

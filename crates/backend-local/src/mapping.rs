@@ -26,6 +26,7 @@ use crate::{
     area::{Area, NewlyMapped, Writes, register},
     core::Core,
     driver::{Opened, Typed},
+    fallback::lay_end,
     handler::Handlers,
     object::{Object, refused},
 };
@@ -385,6 +386,7 @@ impl File {
             (at.start * page) as usize..(at.end * page) as usize
         };
         let (mut faulted, mut memories) = (Vec::new(), Vec::new());
+        let mut laid_to = 0;
         for extent in plan.extents() {
             let at = extent.at..extent.at + extent.pages;
             let to = bytes(&at);
@@ -395,16 +397,18 @@ impl File {
                     let fd = std::os::fd::AsFd::as_fd(&mapped);
                     span.lay_memory(to.start, fd, offset, to.len()).map_err(system("mmap"))?;
                     memories.push(mapped);
+                    laid_to = at.end;
                 }
                 Source::Fault => {
-                    let end = self.laid_end(new.first_page(), &at);
-                    let to = bytes(&(at.start..end));
+                    laid_to = self.laid_end(new.first_page(), &at);
+                    let to = bytes(&(at.start..laid_to));
                     if !to.is_empty() {
                         let offset = core.page_size.bytes() * (new.first_page() + at.start);
                         span.lay_store(to.start, &self.object.pages, offset, to.len())
                             .map_err(system("mmap"))?;
                         register(core, &span, to, writes)?;
                     }
+                    lay_end(&span, bytes(&(laid_to..at.end)))?;
                     faulted.push(at);
                 }
             }
@@ -427,6 +431,7 @@ impl File {
             on_error: options.on_error,
             faulted,
             memories,
+            laid_to,
         });
         let page_shift = core.page_size.bytes().trailing_zeros();
         let mapping = Mapping { access, area, page_shift, _home: self.home.clone() };
@@ -436,17 +441,13 @@ impl File {
         Ok(mapping)
     }
 
-    /// Up to which page of a fault extent there is something to lay: without userfaultfd,
-    /// what lies past the end of a file is left without permissions, since it would read
-    /// as zeros.
+    /// Up to which page of a fault extent the page cache is laid: see `fallback`.
     fn laid_end(&self, first_page: u64, at: &Range<u64>) -> u64 {
-        match self.object.size().filter(|_| self.object.core.uffd.is_none()) {
-            Some(size) => {
-                let end = self.object.core.page_size.pages_for(size).saturating_sub(first_page);
-                at.end.min(end).max(at.start)
-            }
-            None => at.end,
-        }
+        let end = match self.object.core.uffd {
+            Some(_) => at.end,
+            None => self.object.end().saturating_sub(first_page),
+        };
+        end.clamp(at.start, at.end)
     }
 
     /// Writes back what was stored in shared maps, and makes it durable (`fsync(2)`).
@@ -471,11 +472,15 @@ impl File {
         }
         // What was stored before the new end must not be lost with the page it is on.
         self.object.sync_all()?;
+        let before = self.object.size().unwrap_or(size);
         self.object.driver.truncate(size).map_err(|errno| refused("ftruncate", errno))?;
         let page_size = self.object.core.page_size;
-        self.object.invalidate(page_size.page_of(size)..u64::MAX);
+        // What was stored past the old end must not show when the file grows.
+        let changed = page_size.page_of(size.min(before));
+        self.object.invalidate(changed..u64::MAX);
         for area in self.object.areas() {
             area.drop_copies(page_size.pages_for(size)..u64::MAX);
+            area.truncated(changed);
         }
         Ok(())
     }

@@ -72,6 +72,11 @@ impl Object {
         }
     }
 
+    /// The first page that lies wholly past the end of a regular file, now.
+    pub(crate) fn end(&self) -> u64 {
+        self.size().map_or(u64::MAX, |size| self.core.page_size.pages_for(size))
+    }
+
     /// That `page` does not lie wholly past the end of a regular file.
     pub(crate) fn check_end(&self, page: u64) -> Result<(), Error> {
         match self.size() {

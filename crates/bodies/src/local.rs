@@ -2,7 +2,7 @@
 
 use std::path::PathBuf;
 
-use devmap_backend_local::{Error, File, Local, MapOptions, Mapping, Node, OpenMode};
+use devmap_backend_local::{Error, File, LocalOptions, MapOptions, Mapping, Node, OpenMode};
 use devmap_devices_host::file::{self, Options};
 use tempfile::TempDir;
 
@@ -16,10 +16,10 @@ pub struct LocalHome {
 }
 
 impl LocalHome {
-    /// A home with the device `file` for a plain one.
-    pub fn fresh() -> LocalHome {
+    /// A home made so, with the device `file` for a plain one.
+    pub fn fresh(options: LocalOptions) -> LocalHome {
         let (_directory, path) = crate::fresh_file();
-        let home = Local::new().expect("a home");
+        let home = options.build().expect("a home");
         let device = file::File::new(home.platform(), &Options::read_write(&path));
         let node = home.add("/data/file", device.expect("the file")).expect("a device");
         LocalHome { node, path, _directory }

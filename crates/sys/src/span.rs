@@ -62,6 +62,23 @@ struct Part {
     _writer: Option<Writer>,
 }
 
+impl Part {
+    /// Something was laid over `bytes`: whether anything is left of this. What lies on both
+    /// sides of it counts as whole.
+    fn lies_beside(&mut self, bytes: &Range<usize>) -> bool {
+        if bytes.start <= self.bytes.start && self.bytes.start < bytes.end {
+            let covered = bytes.end - self.bytes.start;
+            self.bytes.start = bytes.end;
+            if let Some((_, offset)) = &mut self.store {
+                *offset += covered as u64;
+            }
+        } else if bytes.start < self.bytes.end && self.bytes.end <= bytes.end {
+            self.bytes.end = bytes.start;
+        }
+        self.bytes.start < self.bytes.end
+    }
+}
+
 // SAFETY: the mapping belongs to the process, not to a thread.
 unsafe impl Send for Inner {}
 // SAFETY: every access is atomic or made by instructions the compiler does not see;
@@ -177,9 +194,7 @@ impl Span {
         // SAFETY: replaces only what lies within this span, of which there are no
         // references but slices, and those were just looked for.
         unsafe { mmap(to.cast(), part.bytes.len(), protection, flags, fd, offset) }?;
-        let covered =
-            |old: &Part| part.bytes.start <= old.bytes.start && old.bytes.end <= part.bytes.end;
-        parts.retain(|old| !covered(old));
+        parts.retain_mut(|old| old.lies_beside(&part.bytes));
         parts.push(part);
         Ok(to)
     }

@@ -2,7 +2,7 @@
 
 use std::{env, process::Command, sync::atomic::Ordering, time::Duration};
 
-use devmap_backend_local::{Error, Local, MapOptions, OnError};
+use devmap_backend_local::{Error, Local, LocalOptions, MapOptions, OnError};
 use devmap_driver::Errno;
 
 use crate::{
@@ -122,6 +122,19 @@ fn a_plain_access_past_the_end_is_a_sigbus() {
     let options = MapOptions::new().len(9 * PAGE as u64);
     let map = open(&home, &disk).map(&options).unwrap();
     map.load_plain::<u8>(8 * PAGE);
+}
+
+#[test]
+fn a_plain_access_past_the_end_is_a_sigbus_without_userfaultfd() {
+    if !is_to_die() {
+        dies("faults::a_plain_access_past_the_end_is_a_sigbus_without_userfaultfd");
+        return;
+    }
+    let home = LocalOptions::new().without_userfaultfd().build().unwrap();
+    let file = open(&home, &Disk::new(8 * PAGE));
+    let map = file.map(&MapOptions::new()).unwrap();
+    file.truncate(4 * PAGE as u64).unwrap();
+    map.load_plain::<u8>(4 * PAGE);
 }
 
 #[test]

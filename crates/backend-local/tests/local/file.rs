@@ -55,11 +55,23 @@ fn stores_reach_the_file_and_never_change_its_length() {
 
 #[test]
 fn the_file_is_cut_and_grows_under_the_map() {
-    let (disk, _home, file) = opened(LocalOptions::new());
+    cut_and_grow(LocalOptions::new());
+}
+
+#[test]
+fn the_file_is_cut_and_grows_under_the_map_without_userfaultfd() {
+    cut_and_grow(LocalOptions::new().without_userfaultfd());
+}
+
+fn cut_and_grow(options: LocalOptions) {
+    let (disk, _home, file) = opened(options);
     let page = page();
     let map = file.map(&MapOptions::new().len(8 * page as u64).writable()).expect("a map");
     assert_eq!(byte(&map, 4 * page), Ok(4));
+    map.write_at(5 * page + TAIL, b"past the end").expect("a store");
     file.truncate(7 * page as u64).expect("grown");
+    assert_eq!(byte(&map, 5 * page + TAIL), Ok(0));
+    assert_eq!(map.load_plain::<u8>(6 * page), 0);
     assert_eq!(byte(&map, 6 * page), Ok(0));
     file.truncate(page as u64 + 10).expect("cut");
     assert!(matches!(byte(&map, 4 * page), Err(Error::PastEnd { .. })));
@@ -68,6 +80,12 @@ fn the_file_is_cut_and_grows_under_the_map() {
     // By somebody else.
     disk.as_file().set_len(3 * page as u64).expect("grown");
     assert_eq!(byte(&map, 2 * page), Ok(0));
+    // Further than ever, and read at random.
+    disk.as_file().set_len(8 * page as u64).expect("grown");
+    map.write_at(7 * page + 3, b"!").expect("a store");
+    assert_eq!((byte(&map, 7 * page + 3), map.load_plain(6 * page + 1)), (Ok(b'!'), 0_u8));
+    map.sync(0..8 * page).expect("msync");
+    assert_eq!(fs::read(disk.path()).expect("the file")[7 * page + 3], b'!');
 }
 
 #[test]

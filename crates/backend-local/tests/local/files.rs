@@ -10,7 +10,9 @@ use std::{
     process::{Command, Stdio},
 };
 
-use devmap_backend_local::{self as local, Error, Local, MapOptions, Mapping, OpenMode};
+use devmap_backend_local::{
+    self as local, Error, Local, LocalOptions, MapOptions, Mapping, OpenMode,
+};
 use devmap_devices_host::file;
 use devmap_sys::mapping::{self as native, Protection, Sharing};
 
@@ -146,12 +148,16 @@ impl Sequence {
 
 #[test]
 fn random_sequences_do_what_the_kernel_does() {
-    for seed in 0..12 {
+    for seed in 0..18 {
         let directory = tempfile::tempdir().unwrap();
         let paths = ["local", "native"].map(|name| directory.path().join(name));
         let content: Vec<u8> = (0..10 * PAGE as u32 + 77).map(|i| (i * 7 + seed) as u8).collect();
         paths.iter().for_each(|path| fs::write(path, &content).unwrap());
-        let home = if seed % 2 == 0 { Local::new().unwrap() } else { limited(6) };
+        let home = match seed % 3 {
+            0 => Local::new().unwrap(),
+            1 => limited(6),
+            _ => LocalOptions::new().without_userfaultfd().build().unwrap(),
+        };
         let native = File::options().read(true).write(true).open(&paths[1]).unwrap();
         let mut sequence = Sequence {
             random: Random(seed.into()),
@@ -177,12 +183,31 @@ fn a_file_that_others_shrink_is_an_error() {
     let home = Local::new().unwrap();
     let map = open(&home, &path).map(&MapOptions::new()).unwrap();
     assert_eq!(map.load::<u8>(PAGE), Ok(7));
+    assert_eq!(map.load::<u8>(6 * PAGE), Ok(7));
     File::options().write(true).open(&path).unwrap().set_len(2 * PAGE as u64).unwrap();
     let past = Error::PastEnd { page: 5, size: 2 * PAGE as u64 };
     assert_eq!(map.load::<u8>(5 * PAGE), Err(past));
     assert!(map.read_at(0, &mut vec![0; 8 * PAGE]).is_err());
     assert!(map.slice(0..8 * PAGE).is_err());
     assert_eq!(map.slice(0..2 * PAGE).unwrap()[..], [7; 2 * PAGE]);
+    // What was there before stays until it is dropped.
+    assert_eq!(map.load::<u8>(6 * PAGE), Ok(7));
+    map.evict(0..map.len()).unwrap();
+    assert_eq!(map.load::<u8>(6 * PAGE), Err(Error::PastEnd { page: 6, size: 2 * PAGE as u64 }));
+}
+
+#[test]
+fn what_others_write_is_seen_when_a_page_is_filled() {
+    let directory = tempfile::tempdir().unwrap();
+    let path = directory.path().join("file");
+    fs::write(&path, vec![7; 2 * PAGE]).unwrap();
+    let home = Local::new().unwrap();
+    let map = open(&home, &path).map(&MapOptions::new()).unwrap();
+    assert_eq!(map.load::<u8>(0), Ok(7));
+    File::options().write(true).open(&path).unwrap().write_all_at(&[8; 2 * PAGE], 0).unwrap();
+    assert_eq!((map.load::<u8>(0), map.load::<u8>(PAGE)), (Ok(7), Ok(8)));
+    map.evict(0..PAGE).unwrap();
+    assert_eq!(map.load::<u8>(0), Ok(8));
 }
 
 #[test]
