@@ -25,7 +25,7 @@ pub enum EntryKind {
     /// Anything else that can be bound: the placeholder has to be no directory and no link.
     File,
     /// The node of a device that is not bound, for that costs more than all else at the start of
-    /// a program. The file system shows it as it is; see [`Binding`] for who can open it.
+    /// a program. The file system shows it as it is; see `Binding` for who can open it.
     Node,
     /// A symbolic link and its target. Links cannot be bound, so the file system serves it.
     Symlink(PathBuf),
