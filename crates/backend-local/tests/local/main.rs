@@ -10,6 +10,11 @@ mod maps;
 mod stress;
 mod write_back;
 
+use std::{
+    thread,
+    time::{Duration, Instant},
+};
+
 use devmap_backend_local::{File, Local, LocalOptions, Mapping, OpenMode};
 
 use disk::Disk;
@@ -25,4 +30,13 @@ fn limited(pages: u64) -> Local {
 
 fn byte(map: &Mapping, at: usize) -> u8 {
     map.load::<u8>(at).unwrap()
+}
+
+/// Waits for what another thread does.
+fn eventually(is_so: impl Fn() -> bool) {
+    let started = Instant::now();
+    while !is_so() {
+        assert!(started.elapsed() < Duration::from_secs(60), "it does not come");
+        thread::yield_now();
+    }
 }

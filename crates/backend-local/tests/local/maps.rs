@@ -9,7 +9,7 @@ use devmap_driver::{Errno, Memory};
 use crate::{
     byte,
     disk::{Disk, PAGE, Paged, expected},
-    limited, open,
+    eventually, limited, open,
 };
 
 #[test]
@@ -37,6 +37,8 @@ fn both_methods_are_mapped() {
     assert_eq!(map.load_plain::<u32>(0x1500_0010), 0x1500_1010);
     assert_eq!(home.stats().filled, 2);
     assert_eq!((home.stats().faults_in_thread, home.stats().faults_by_handler), (1, 1));
+    // The handler thread lets the load go on before it notes that the page is there.
+    eventually(|| home.maps().contains("/dev/pattern  fault resident=2 dirty=0\n"));
     let text = home.maps();
     assert!(text.contains(" r--s 00001000 00:00 2"), "{text}");
     assert!(text.contains("/dev/pattern  fault resident=2 dirty=0\n"), "{text}");
