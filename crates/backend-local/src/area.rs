@@ -2,6 +2,7 @@
 
 use std::{
     collections::BTreeSet,
+    io,
     ops::Range,
     sync::{
         Arc,
@@ -10,6 +11,7 @@ use std::{
 };
 
 use devmap_driver::{Access, Errno, Fault, Memory, Sharing, Supply};
+use devmap_mm::trace::{Detail, Outcome};
 use devmap_sys::{
     span::{Span, mark},
     userfaultfd::{Install, Userfaultfd},
@@ -25,6 +27,7 @@ use crate::{
     object::Object,
     order::Order,
     platform::MappedMemory,
+    trace::{self, Details},
 };
 
 /// Pages that one fault maps when they are cached (`fault_around_bytes`).
@@ -207,7 +210,8 @@ impl Area {
         if !state.resident.has(bit) || !state.busy.and(bit).is_empty() {
             return Ok(false);
         }
-        self.install(state, page, access)?;
+        let details = [("page", Detail::Number(page)), ("access", access.into())];
+        self.step("handle_mm_fault", &details, || self.install(state, page, access))?;
         Ok(true)
     }
 
@@ -224,6 +228,37 @@ impl Area {
 
     /// As [`Area::fault`], of a page that may not be laid.
     pub(crate) fn supply(self: &Arc<Self>, at: u64, access: Access) -> Result<(), Error> {
+        let details = [("page", Detail::Number(self.first_page + at)), ("access", access.into())];
+        self.step("handle_mm_fault", &details, || self.handle_fault(at, access))
+    }
+
+    /// A step about what is mapped here.
+    pub(crate) fn step<T>(
+        &self,
+        call: &'static str,
+        details: Details<'_>,
+        run: impl FnOnce() -> Result<T, Error>,
+    ) -> Result<T, Error> {
+        self.core.step(&self.object.name, call, details, run)
+    }
+
+    /// As [`Area::step`], of a call of the kernel about pages.
+    fn told<T>(
+        &self,
+        call: &'static str,
+        pages: &Range<u64>,
+        run: impl FnOnce() -> io::Result<T>,
+    ) -> io::Result<T> {
+        let begun = self.core.begin(&self.object.name, call, &trace::pages(pages));
+        let result = run();
+        self.core.end(begun, || match &result {
+            Ok(_) => Outcome::Done(None),
+            Err(error) => Outcome::Failed(Error::system(call, error).errno()),
+        });
+        result
+    }
+
+    fn handle_fault(self: &Arc<Self>, at: u64, access: Access) -> Result<(), Error> {
         let page = self.first_page + at;
         let bit = Pages::one(page);
         let index = page / PAGES;
@@ -243,7 +278,12 @@ impl Area {
                 let failed = |errno| Error::Failed { call: "reserve", page, errno };
                 self.core.reserve(1).map_err(failed)
             });
-            let filled = reserved.and_then(|()| self.fill(at, access));
+            let call = match (self.writes, access) {
+                (Writes::Shared, Access::Write) => "do_shared_fault",
+                _ => "do_read_fault",
+            };
+            let filled = reserved
+                .and_then(|()| self.step(call, &trace::page(page), || self.fill(at, access)));
             let came = matches!(filled, Ok(Filled::Cached | Filled::Mapped));
             let mut state = block.lock();
             if came {
@@ -284,7 +324,9 @@ impl Area {
         let failed = |errno| Error::Failed { call: "fault", page, errno };
         let mut buffer = buffer::take(page_len).map_err(failed)?;
         let mut new = NewPage::new(&mut buffer, page_len);
-        let supply = self.file.fault(&Fault { page, access }, &mut new).map_err(failed)?;
+        let supply = self.step("fault", &trace::page(page), || {
+            self.file.fault(&Fault { page, access }, &mut new).map_err(failed)
+        })?;
         let filled = match supply {
             Supply::Filled => {
                 count(&self.core.counters.filled, 1);
@@ -307,7 +349,10 @@ impl Area {
         {
             let install = if access == Access::Write { Install::AsMapped } else { self.quiet() };
             let to = self.bytes(&(at..at + 1)).start;
-            match uffd.copy(&self.span, to, content, install) {
+            let copied = self.told("mfill_atomic_copy", &(page..page + 1), || {
+                uffd.copy(&self.span, to, content, install)
+            });
+            match copied {
                 Ok(_) => {
                     self.set_marks(at..at + 1, self.marks(install));
                     return Ok(Filled::Mapped);
@@ -318,8 +363,10 @@ impl Area {
             }
         }
         let offset = self.object.bytes(&(page..page + 1)).start;
-        let written = self.object.pages.write(offset, content);
-        written.map_err(|error| Error::system("pwrite", &error))?;
+        self.told("shmem_file_write_iter", &(page..page + 1), || {
+            self.object.pages.write(offset, content)
+        })
+        .map_err(|error| Error::system("pwrite", &error))?;
         Ok(Filled::Cached)
     }
 
@@ -341,9 +388,11 @@ impl Area {
         let mapped = memory.mapped();
         let bytes = self.bytes(&(at..at + 1));
         let offset = of_memory * self.core.page_size.bytes();
-        self.span
-            .lay_memory(bytes.start, std::os::fd::AsFd::as_fd(&mapped), offset, bytes.len())
-            .map_err(|error| Error::system("mmap", &error))?;
+        self.told("vmf_insert_pfn", &(of_memory..of_memory + 1), || {
+            let fd = std::os::fd::AsFd::as_fd(&mapped);
+            self.span.lay_memory(bytes.start, fd, offset, bytes.len())
+        })
+        .map_err(|error| Error::system("mmap", &error))?;
         self.memories.lock().push(mapped);
         self.laid.lock().insert(at);
         self.set_marks(at..at + 1, self.marks(Install::AsMapped));
@@ -367,6 +416,7 @@ impl Area {
         access: Access,
     ) -> Result<(), Error> {
         let at = page - self.first_page;
+        self.step("filemap_get_folio", &trace::page(page), || Ok(()))?;
         let Some(uffd) = &self.core.uffd else {
             // The kernel maps it when it is touched, and tells of no store.
             if self.writes == Writes::Shared {
@@ -388,8 +438,10 @@ impl Area {
             woken = self.map_run(uffd, at..at + 1, Install::AsMapped, Some(at))?;
             if !woken {
                 let bytes = self.bytes(&(at..at + 1));
-                uffd.write_protect(&self.span, bytes, Install::AsMapped)
-                    .map_err(|error| Error::system("UFFDIO_WRITEPROTECT", &error))?;
+                self.told("mwriteprotect_range", &(page..page + 1), || {
+                    uffd.write_protect(&self.span, bytes, Install::AsMapped)
+                })
+                .map_err(|error| Error::system("UFFDIO_WRITEPROTECT", &error))?;
                 self.set_marks(at..at + 1, mark::PRESENT | mark::WRITABLE);
                 woken = true;
             }
@@ -537,7 +589,11 @@ impl Area {
     ) -> Result<bool, Error> {
         let mut woken = false;
         while !run.is_empty() {
-            match uffd.map(&self.span, self.bytes(&run), install) {
+            let of_device = self.first_page + run.start..self.first_page + run.end;
+            let mapped = self.told("mfill_atomic_continue", &of_device, || {
+                uffd.map(&self.span, self.bytes(&run), install)
+            });
+            match mapped {
                 Ok(bytes) => {
                     let end = run.start + self.core.page_size.page_of(bytes as u64);
                     self.set_marks(run.start..end, self.marks(install));
@@ -599,7 +655,11 @@ impl Area {
             return false;
         };
         self.poisoned.lock().insert(at);
-        uffd.poison(&self.span, self.bytes(&(at..at + 1))).is_ok()
+        let page = self.first_page + at;
+        let poisoned = self.told("mfill_atomic_poison", &(page..page + 1), || {
+            uffd.poison(&self.span, self.bytes(&(at..at + 1)))
+        });
+        poisoned.is_ok()
     }
 
     /// A page that failed shall be looked for again.

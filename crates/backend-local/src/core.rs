@@ -13,7 +13,7 @@ use devmap_driver::{Errno, PageSize};
 use devmap_sys::{span::Span, userfaultfd::Userfaultfd};
 use parking_lot::{Condvar, Mutex, RwLock};
 
-use crate::{area::Area, object::Object, readahead::Readers};
+use crate::{area::Area, object::Object, readahead::Readers, trace::Trace};
 
 /// What happened in a home so far.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -88,6 +88,7 @@ pub(crate) struct Core {
     areas: RwLock<BTreeMap<usize, Weak<Area>>>,
     /// Threads that read ahead, once there is something to read.
     pub(crate) readers: OnceLock<Readers>,
+    pub(crate) trace: Trace,
 }
 
 impl Core {
@@ -110,6 +111,7 @@ impl Core {
             queue: Mutex::default(),
             areas: RwLock::default(),
             readers: OnceLock::new(),
+            trace: Trace::default(),
         }
     }
 

@@ -13,7 +13,8 @@ use std::{
     thread,
 };
 
-use devmap_driver::Access;
+use devmap_driver::{Access, Errno};
+use devmap_mm::trace::{Detail, Outcome};
 use devmap_sys::{
     sigbus,
     userfaultfd::{Cause, Install, PageFault, Userfaultfd},
@@ -24,6 +25,8 @@ use crate::{
     Error, OnError,
     area::Area,
     core::{Core, count},
+    object::refused,
+    trace::Begun,
 };
 
 /// The most threads of one home.
@@ -72,15 +75,19 @@ impl Handlers {
 
     fn run(self: Arc<Self>) {
         let Some(uffd) = &self.core.uffd else { return };
-        while let Some((area, at, access)) = self.next_uncached(uffd) {
+        while let Some((area, at, access, begun)) = self.next_uncached(uffd) {
             self.serve(&area, at, access);
+            self.core.end(begun, || Outcome::Done(None));
             self.idle.fetch_add(1, Ordering::Relaxed);
         }
     }
 
     /// Serves faults of cached pages, until one that needs a driver; `None`: the home is
     /// gone.
-    fn next_uncached(self: &Arc<Self>, uffd: &Userfaultfd) -> Option<(Arc<Area>, u64, Access)> {
+    fn next_uncached(
+        self: &Arc<Self>,
+        uffd: &Userfaultfd,
+    ) -> Option<(Arc<Area>, u64, Access, Begun)> {
         let _turn = self.turn.lock();
         self.idle.fetch_sub(1, Ordering::Relaxed);
         loop {
@@ -105,25 +112,37 @@ impl Handlers {
                 debug_assert!(answered.is_ok(), "UFFDIO_COPY: {answered:?}");
                 return None;
             }
-            let Some((area, at, access)) = self.place(&fault) else { continue };
+            let access = if fault.cause == Cause::Load { Access::Read } else { Access::Write };
+            let address = ("address", Detail::Address(fault.address as u64));
+            let details = [address, ("access", access.into())];
+            let begun = self.core.begin("", "handle_userfault", &details);
+            // An area that is gone has nobody who waits.
+            let Ok((area, at)) = self.place(&fault) else {
+                self.core.end(begun, || Outcome::Done(None));
+                continue;
+            };
             count(&self.core.counters.by_handler, 1);
             match area.fault_cached(at, access) {
                 Ok(true) => {}
                 Ok(false) => {
                     self.let_another_wait();
-                    return Some((area, at, access));
+                    return Some((area, at, access, begun));
                 }
                 Err(error) => fail(&area, at, &error),
             }
+            self.core.end(begun, || Outcome::Done(None));
         }
     }
 
-    fn place(&self, fault: &PageFault) -> Option<(Arc<Area>, u64, Access)> {
-        // An area that is gone has nobody who waits.
-        let area = self.core.find_area(fault.address)?;
+    fn place(&self, fault: &PageFault) -> Result<(Arc<Area>, u64), Error> {
+        let details = [("address", Detail::Address(fault.address as u64))];
+        let start = |area: &Arc<Area>| Some(area.span.address());
+        let area = self.core.step_to("", "find_vma", &details, start, || {
+            let area = self.core.find_area(fault.address);
+            area.ok_or_else(|| refused("find_vma", Errno::EFAULT))
+        })?;
         let at = self.core.page_size.page_of((fault.address - area.span.address()) as u64);
-        let access = if fault.cause == Cause::Load { Access::Read } else { Access::Write };
-        Some((area, at, access))
+        Ok((area, at))
     }
 
     fn let_another_wait(self: &Arc<Self>) {

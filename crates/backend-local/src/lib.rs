@@ -54,6 +54,7 @@
 //! | `handler` | the threads that serve plain accesses |
 //! | `sync` | write-back |
 //! | `fallback` | without userfaultfd |
+//! | `trace` | what ran, step by step |
 //! | [`maps`] | the text of `/proc/PID/maps` |
 //!
 //! What does not live here: any system call or memory that needs `unsafe` (`sys`).
@@ -76,6 +77,7 @@ mod order;
 mod platform;
 mod readahead;
 mod sync;
+mod trace;
 
 pub use crate::core::Stats;
 pub use access::Slice;

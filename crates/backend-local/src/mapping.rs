@@ -14,6 +14,7 @@ use devmap_driver::{
     AreaFlags, Device, Errno, Fsync, Memory, NewArea, Open, OpenFlags, PageSize, Plan, Platform,
     Protection, Sharing, Source,
 };
+use devmap_mm::trace::Detail;
 use devmap_sys::{
     mapping as map, sigbus,
     span::{Access, Span},
@@ -29,6 +30,7 @@ use crate::{
     fallback::lay_end,
     handler::Handlers,
     object::{Object, refused},
+    trace,
 };
 
 /// What a plain access gets where the device fails.
@@ -144,6 +146,10 @@ impl Local {
             handlers = Some(Handlers::start(core.clone()).map_err(failed("clone"))?);
         }
         Ok(Local(Arc::new(Owner { core, handlers, next_number: AtomicU64::new(1), bell })))
+    }
+
+    pub(crate) fn core(&self) -> &Arc<Core> {
+        &self.0.core
     }
 
     /// What drivers of this home ask of it.
@@ -298,6 +304,16 @@ impl MapOptions {
         self
     }
 
+    /// As the trace calls it.
+    fn mode(&self) -> &'static str {
+        match (self.sharing, self.protection.write) {
+            (Sharing::Shared, true) => "shared, to write",
+            (Sharing::Shared, false) => "shared",
+            (Sharing::Private, true) => "private, to write",
+            (Sharing::Private, false) => "private",
+        }
+    }
+
     /// What plain accesses get where the device fails.
     #[must_use]
     pub fn on_error(mut self, on_error: OnError) -> MapOptions {
@@ -330,14 +346,35 @@ impl File {
     /// map for writing of a file that was opened for reading; what the driver's `mmap`
     /// answers; `EIO` for a plan that breaks the rules.
     pub fn map(&self, options: &MapOptions) -> Result<Mapping, Error> {
-        let core = &self.object.core;
-        let page_size = core.page_size;
-        let refuse = |errno| refused("mmap", errno);
+        let page_size = self.object.core.page_size;
         let len = match (options.len, self.object.size()) {
             (Some(len), _) => len,
             (None, Some(size)) => size.saturating_sub(options.offset),
             (None, None) => 0,
         };
+        let details = [
+            ("pages", Detail::Number(page_size.pages_for(len))),
+            ("offset_pages", Detail::Number(page_size.page_of(options.offset))),
+            ("mode", Detail::Word(options.mode())),
+        ];
+        let address = |map: &Mapping| Some(map.address());
+        self.step_to("do_mmap", &details, address, || self.do_mmap(len, options))
+    }
+
+    /// A step about this file.
+    fn step_to<T>(
+        &self,
+        call: &'static str,
+        details: trace::Details<'_>,
+        address: impl FnOnce(&T) -> Option<usize>,
+        run: impl FnOnce() -> Result<T, Error>,
+    ) -> Result<T, Error> {
+        self.object.core.step_to(&self.object.name, call, details, address, run)
+    }
+
+    fn do_mmap(&self, len: u64, options: &MapOptions) -> Result<Mapping, Error> {
+        let page_size = self.object.core.page_size;
+        let refuse = |errno| refused("mmap", errno);
         if len == 0 || !page_size.is_aligned(options.offset) {
             return Err(refuse(Errno::EINVAL));
         }
@@ -352,7 +389,11 @@ impl File {
         let plan = match self.object.size() {
             // Its content is pages: `generic_file_mmap`.
             Some(_) => Plan::fault_all(&area),
-            None => self.opened.mmap(&area).map_err(refuse)?,
+            None => {
+                let details = [("pages", Detail::Number(pages))];
+                let call_mmap = || self.opened.mmap(&area).map_err(refuse);
+                self.step_to("call_mmap", &details, |_| None, call_mmap)?
+            }
         };
         if let Err(error) = plan.validate(&area, Memory::pages) {
             eprintln!("devmap: {}: the driver's plan {error}", self.object.name);
@@ -380,7 +421,11 @@ impl File {
         };
         let pages = usize::try_from(new.pages()).ok().and_then(NonZeroUsize::new);
         let pages = pages.ok_or_else(|| refused("mmap", Errno::ENOMEM))?;
-        let (span, access) = Span::reserve(pages, protection, sharing).map_err(system("mmap"))?;
+        let details = [("pages", Detail::Number(new.pages()))];
+        let address = |(span, _): &(Span, Access)| Some(span.address());
+        let (span, access) = self.step_to("get_unmapped_area", &details, address, || {
+            Span::reserve(pages, protection, sharing).map_err(system("mmap"))
+        })?;
         let bytes = |at: &Range<u64>| {
             let page = core.page_size.bytes();
             (at.start * page) as usize..(at.end * page) as usize
@@ -395,7 +440,14 @@ impl File {
                     let offset = first_page * core.page_size.bytes();
                     let mapped = memory.mapped();
                     let fd = std::os::fd::AsFd::as_fd(&mapped);
-                    span.lay_memory(to.start, fd, offset, to.len()).map_err(system("mmap"))?;
+                    let of_memory = *first_page..first_page + extent.pages;
+                    let details = trace::pages(&of_memory);
+                    self.step_to(
+                        "remap_pfn_range",
+                        &details,
+                        |()| None,
+                        || span.lay_memory(to.start, fd, offset, to.len()).map_err(system("mmap")),
+                    )?;
                     memories.push(mapped);
                     laid_to = at.end;
                 }
@@ -404,9 +456,26 @@ impl File {
                     let to = bytes(&(at.start..laid_to));
                     if !to.is_empty() {
                         let offset = core.page_size.bytes() * (new.first_page() + at.start);
-                        span.lay_store(to.start, &self.object.pages, offset, to.len())
-                            .map_err(system("mmap"))?;
-                        register(core, &span, to, writes)?;
+                        let of_device = new.first_page() + at.start..new.first_page() + laid_to;
+                        let details = trace::pages(&of_device);
+                        self.step_to(
+                            "mmap_region",
+                            &details,
+                            |()| None,
+                            || {
+                                let pages = &self.object.pages;
+                                span.lay_store(to.start, pages, offset, to.len())
+                                    .map_err(system("mmap"))
+                            },
+                        )?;
+                        if core.uffd.is_some() {
+                            self.step_to(
+                                "userfaultfd_register",
+                                &details,
+                                |()| None,
+                                || register(core, &span, to, writes),
+                            )?;
+                        }
                     }
                     lay_end(&span, bytes(&(laid_to..at.end)))?;
                     faulted.push(at);
@@ -436,7 +505,8 @@ impl File {
         let page_shift = core.page_size.bytes().trailing_zeros();
         let mapping = Mapping { access, area, page_shift, _home: self.home.clone() };
         if core.uffd.is_none() {
-            mapping.area.prefill()?;
+            let details = [("pages", Detail::Number(new.pages()))];
+            self.step_to("mm_populate", &details, |()| None, || mapping.area.prefill())?;
         }
         Ok(mapping)
     }

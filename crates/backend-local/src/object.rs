@@ -8,6 +8,7 @@ use std::{
 };
 
 use devmap_driver::{Errno, Kind, Store as Keeper};
+use devmap_mm::trace::Detail;
 use devmap_sys::store::Store;
 use parking_lot::{Mutex, MutexGuard, RwLock};
 
@@ -246,7 +247,11 @@ impl Object {
             .read(bytes.start, &mut content)
             .map_err(|error| Error::system("pread", &error))?;
         let failed = |errno| Error::Failed { call: "write_back", page: pages.start, errno };
-        self.driver.write_back(bytes.start, &content).map_err(failed)?;
+        let size = ("size", Detail::Number(bytes.end - bytes.start));
+        let details = [("page", Detail::Number(pages.start)), size];
+        self.core.step(&self.name, "writepages", &details, || {
+            self.driver.write_back(bytes.start, &content).map_err(failed)
+        })?;
         count(&self.core.counters.written_back, pages.end - pages.start);
         Ok(())
     }

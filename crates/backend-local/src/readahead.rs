@@ -15,7 +15,9 @@ use crate::{
     block::{Block, PAGES, Pages},
     buffer,
     core::{Core, count},
+    object::refused,
     order::WINDOW,
+    trace,
 };
 
 /// Threads of one home that read ahead.
@@ -142,7 +144,10 @@ impl Area {
         let Ok(mut buffer) = buffer::take(len) else { return 0 };
         let bytes = buffer.bytes(len);
         bytes.fill(0);
-        let filled = self.file.readahead(run.start, bytes).unwrap_or(0).min(len) / page_len;
+        let read = self.step("readahead", &trace::pages(&run), || {
+            self.file.readahead(run.start, bytes).map_err(|errno| refused("readahead", errno))
+        });
+        let filled = read.unwrap_or(0).min(len) / page_len;
         if filled == 0 {
             self.no_read_ahead();
         }

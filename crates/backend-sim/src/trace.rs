@@ -1,8 +1,7 @@
 //! The trace of a test's kernel, as text and as JSON: one line for each step, in the form of
 //! `devmap run --trace`. What is told is the engine's affair (`devmap_mm::trace`).
 
-use devmap_mm::trace::{self, Detail, Outcome, Step};
-use serde_json::{Map, Value};
+use devmap_mm::trace;
 
 use crate::MockKernel;
 
@@ -19,38 +18,8 @@ impl MockKernel {
         trace::text(&self.with_engine(|engine| engine.take_trace()))
     }
 
-    /// The same as JSON, an object a line: `step`, `pid`, `device`, `call`, `depth`, the
-    /// details by their names, and `result` or `errno` or `fatal`.
+    /// The same as JSON, an object a line: see [`trace::json`].
     pub fn trace_json(&self) -> String {
-        let steps = self.with_engine(|engine| engine.take_trace());
-        steps.iter().zip(1..).map(|(step, number)| json(step, number)).collect()
+        trace::json(&self.with_engine(|engine| engine.take_trace()))
     }
-}
-
-fn json(step: &Step, number: u64) -> String {
-    let mut object = Map::new();
-    object.insert("step".into(), number.into());
-    if let Some(space) = step.space {
-        object.insert("pid".into(), (space.0 + 1).into());
-    }
-    if let Some(device) = &step.device {
-        object.insert("device".into(), device.as_str().into());
-    }
-    object.insert("call".into(), step.call.into());
-    object.insert("depth".into(), step.depth.into());
-    for (name, detail) in &step.details {
-        let value = match detail {
-            Detail::Number(number) => Value::from(*number),
-            // Numbers of JSON lose digits of addresses in some readers.
-            Detail::Address(_) | Detail::Word(_) => Value::from(detail.to_string()),
-        };
-        object.insert((*name).into(), value);
-    }
-    match step.outcome {
-        Outcome::Done(address) => object.insert("result".into(), address.unwrap_or(0).into()),
-        Outcome::Failed(errno) => object.insert("errno".into(), errno.name().into()),
-        Outcome::Fatal(fatal) => object.insert("fatal".into(), fatal.to_string().into()),
-        Outcome::Running => None,
-    };
-    format!("{}\n", Value::Object(object))
 }

@@ -4,7 +4,10 @@
 //! The form of a line is that of `devmap run --trace`; in the place of the time stands the
 //! number of the step, since nothing here knows a clock.
 
-use alloc::{string::String, vec::Vec};
+use alloc::{
+    string::{String, ToString},
+    vec::Vec,
+};
 use core::fmt::{self, Write};
 
 use devmap_driver::{Access, Errno};
@@ -123,6 +126,64 @@ pub fn text(steps: &[Step]) -> String {
         let _ = writeln!(text, "{} {step}", number + 1);
     }
     text
+}
+
+/// The same as JSON, an object a line: `step`, `pid`, `device`, `call`, `depth`, the details
+/// by their names, and `result` or `errno` or `fatal`.
+pub fn json(steps: &[Step]) -> String {
+    let mut text = String::new();
+    for (number, step) in steps.iter().enumerate() {
+        let _ = writeln!(text, "{{\"step\":{}{}}}", number + 1, Members(step));
+    }
+    text
+}
+
+/// The members of a step's object, each after a comma.
+struct Members<'a>(&'a Step);
+
+impl fmt::Display for Members<'_> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let step = self.0;
+        if let Some(space) = step.space {
+            write!(f, ",\"pid\":{}", space.0 + 1)?;
+        }
+        if let Some(device) = &step.device {
+            write!(f, ",\"device\":{}", Quoted(device))?;
+        }
+        write!(f, ",\"call\":{},\"depth\":{}", Quoted(step.call), step.depth)?;
+        for (name, detail) in &step.details {
+            match detail {
+                Detail::Number(number) => write!(f, ",{}:{number}", Quoted(name))?,
+                // Numbers of JSON lose digits of addresses in some readers.
+                Detail::Address(_) | Detail::Word(_) => {
+                    write!(f, ",{}:{}", Quoted(name), Quoted(&detail.to_string()))?;
+                }
+            }
+        }
+        match step.outcome {
+            Outcome::Done(address) => write!(f, ",\"result\":{}", address.unwrap_or(0)),
+            Outcome::Failed(errno) => write!(f, ",\"errno\":{}", Quoted(errno.name())),
+            Outcome::Fatal(fatal) => write!(f, ",\"fatal\":{}", Quoted(&fatal.to_string())),
+            Outcome::Running => Ok(()),
+        }
+    }
+}
+
+/// A string of JSON.
+struct Quoted<'a>(&'a str);
+
+impl fmt::Display for Quoted<'_> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_char('"')?;
+        for character in self.0.chars() {
+            match character {
+                '"' | '\\' => write!(f, "\\{character}")?,
+                '\0'..'\x20' => write!(f, "\\u{:04x}", u32::from(character))?,
+                _ => f.write_char(character)?,
+            }
+        }
+        f.write_char('"')
+    }
 }
 
 /// The steps of an engine that tells.

@@ -8,6 +8,7 @@ mod files;
 mod fork;
 mod maps;
 mod stress;
+mod trace;
 mod write_back;
 
 use std::{
