@@ -12,6 +12,9 @@
 //! that sort is asked for all pages of it when it is mapped. So is every driver in
 //! trapped mode, which has no FUSE: that is what [`LIMIT`] limits.
 
+mod buffer;
+mod kept;
+
 use std::{
     collections::{HashMap, HashSet},
     io,
@@ -25,6 +28,8 @@ use devmap_driver::{Access, Errno, Fault, Memory, NewArea, NewPage, Platform, St
 use parking_lot::Mutex;
 use rustix::fs::{Mode, OFlags};
 
+pub(crate) use self::buffer::Buffer;
+use self::kept::{Kept, Part};
 use crate::{
     Core,
     host::HostMemory,
@@ -35,17 +40,15 @@ use crate::{
 /// The most bytes of fault extents in one map that are supplied before it is handed out.
 const LIMIT: u64 = 256 << 20;
 
-/// Something for each page: keys are the device's index and the page of the device.
-type PerPage<T> = Mutex<HashMap<(u64, u64), T>>;
-
 /// What is known of faulted pages.
 #[derive(Default)]
 pub(crate) struct Faulted {
-    /// Pages supplied early, and where they are.
-    early: PerPage<(HostMemory, u64)>,
+    /// Pages supplied early, and where they are: by the device's index and the page of the
+    /// device.
+    early: Mutex<HashMap<(u64, u64), (HostMemory, u64)>>,
     /// Pages that programs have changed and the kernel has given back; and the first
-    /// pages of extents, until they are asked for.
-    kept: PerPage<Box<[u8]>>,
+    /// pages of extents, until they are asked for. By the device's index.
+    kept: Mutex<HashMap<u64, Kept>>,
     /// Devices whose pages are filled.
     fills: Mutex<HashSet<u64>>,
     /// The directory with the backing files' one.
@@ -68,17 +71,16 @@ pub(crate) enum Extent {
     Now(Vec<Run>),
 }
 
-/// The home's page, given to the driver to fill.
+/// The home's page, given to the driver to fill: it is a part of the answer.
 struct Page<'a> {
-    bytes: &'a mut Vec<u8>,
-    len: usize,
+    bytes: &'a mut [u8],
+    taken: bool,
 }
 
 impl NewPage for Page<'_> {
     fn bytes(&mut self) -> Result<&mut [u8], Errno> {
-        self.bytes.clear();
-        self.bytes.try_reserve(self.len).map_err(|_| Errno::ENOMEM)?;
-        self.bytes.resize(self.len, 0);
+        self.taken = true;
+        self.bytes.fill(0);
         Ok(self.bytes)
     }
 }
@@ -97,36 +99,46 @@ impl Faulted {
         file: &OpenFile,
         offset: u64,
         size: u32,
-    ) -> Result<Vec<u8>, Errno> {
-        let mut bytes = Vec::new();
-        bytes.try_reserve(size as usize).map_err(|_| Errno::ENOMEM)?;
-        let mut buffer = Vec::new();
-        for page in offset / page_len..(offset + u64::from(size)).div_ceil(page_len) {
-            let key = (file.device.index, page);
-            let kept = match file.device.device.store() {
-                Store::Home => self.kept.lock().get(&key).cloned(),
-                // The first page of an extent, which the driver was asked for already.
-                Store::Device => self.kept.lock().remove(&key),
+    ) -> Result<Buffer, Errno> {
+        let device = file.device.index;
+        let first = offset / page_len;
+        let end = (offset + u64::from(size)).div_ceil(page_len);
+        let mut bytes = Buffer::new(((end - first) * page_len) as usize)?;
+        let mut at = 0;
+        while at < bytes.len() {
+            let page = first + at as u64 / page_len;
+            let rest = &mut bytes[at..];
+            let part = match self.kept.lock().get_mut(&device) {
+                Some(kept) => kept.read(page_len, page, rest),
+                None => Part::Missing(rest.len()),
             };
-            if let Some(kept) = kept {
-                bytes.extend_from_slice(&kept);
-                continue;
-            }
-            match ask(file, page, page_len, &mut buffer)? {
-                Supply::Filled => bytes.extend_from_slice(&buffer),
-                Supply::Page { .. } => {
-                    crate::report_once(format_args!(
-                        "{}: driver {:?} answered a fault with a page of its memory in an extent \
-                         whose first page it filled; the program gets SIGBUS",
-                        file.device.path.display(),
-                        file.device.name
-                    ));
-                    return Err(Errno::EIO);
+            at += match part {
+                Part::Kept(len) => len,
+                Part::Missing(len) => {
+                    fill_pages(
+                        file,
+                        page,
+                        page_len,
+                        &mut rest[..len],
+                        "with a page of its memory in an extent whose first page it filled; the \
+                         program gets SIGBUS",
+                    )?;
+                    len
                 }
-            }
+            };
         }
-        bytes.truncate(size as usize);
-        Ok(bytes)
+        if file.device.device.store() == Store::Device {
+            // The first page of an extent, which the driver was asked for already.
+            self.remove(device, &(first..end));
+        }
+        Ok(bytes.part(0..size as usize))
+    }
+
+    /// Keeps these pages no longer, of a device with a store: what is kept are single pages.
+    fn remove(&self, device: u64, pages: &Range<u64>) {
+        if let Some(kept) = self.kept.lock().get_mut(&device) {
+            kept.remove(pages);
+        }
     }
 
     /// Takes back what a program has stored. The kernel writes whole pages.
@@ -139,26 +151,21 @@ impl Faulted {
     ) -> Result<(), Errno> {
         if device.device.store() == Store::Device {
             let pages = offset / page_len..(offset + data.len() as u64).div_ceil(page_len);
-            self.kept.lock().retain(|(of, page), _| *of != device.index || !pages.contains(page));
+            self.remove(device.index, &pages);
             return device.call("write_back", |driver| driver.write_back(offset, data));
         }
         if !offset.is_multiple_of(page_len) || !(data.len() as u64).is_multiple_of(page_len) {
             return Err(Errno::EIO);
         }
         let mut kept = self.kept.lock();
-        for (bytes, page) in data.chunks(page_len as usize).zip(offset / page_len..) {
-            kept.insert((device.index, page), bytes.into());
-        }
+        kept.entry(device.index).or_default().write(page_len, offset / page_len, data);
         Ok(())
     }
 
     /// Nobody maps pages of the device any more.
     pub(crate) fn forget(&self, device: u64) {
-        let mut kept = self.kept.lock();
-        let before = kept.len();
-        kept.retain(|(of, _), _| *of != device);
-        if kept.len() < before {
-            kept.shrink_to_fit();
+        let kept = self.kept.lock().remove(&device);
+        if kept.is_some() {
             drop(kept);
             devmap_sys::process::trim_memory();
         }
@@ -197,28 +204,42 @@ pub(crate) fn fill(
     page_len: u64,
     offset: u64,
     size: u64,
-) -> Result<Vec<u8>, Errno> {
-    let end = file.device.size()?.min(offset.saturating_add(size));
-    let mut bytes = Vec::new();
-    bytes.try_reserve(end.saturating_sub(offset) as usize).map_err(|_| Errno::ENOMEM)?;
-    let mut buffer = Vec::new();
-    let mut at = offset;
-    while at < end {
-        if let Supply::Page { .. } = ask(file, at / page_len, page_len, &mut buffer)? {
+) -> Result<Buffer, Errno> {
+    let end = file.device.size()?.min(offset.saturating_add(size)).max(offset);
+    let first = offset / page_len;
+    let mut bytes = Buffer::new(((end.div_ceil(page_len) - first) * page_len) as usize)?;
+    fill_pages(
+        file,
+        first,
+        page_len,
+        &mut bytes,
+        "of a regular file with a page of its memory, where a filled one is wanted; the program \
+         gets EIO or SIGBUS",
+    )?;
+    let start = first * page_len;
+    Ok(bytes.part((offset - start) as usize..(end - start) as usize))
+}
+
+/// Asks the driver for pages from `first` on, which it has to fill: `else_report` says what is
+/// wrong with a fault answered otherwise.
+fn fill_pages(
+    file: &OpenFile,
+    first: u64,
+    page_len: u64,
+    bytes: &mut [u8],
+    else_report: &str,
+) -> Result<(), Errno> {
+    for (bytes, page) in bytes.chunks_mut(page_len as usize).zip(first..) {
+        if let Supply::Page { .. } = ask(file, page, bytes)? {
             crate::report_once(format_args!(
-                "{}: driver {:?} answered a fault of a regular file with a page of its memory, \
-                 where a filled one is wanted; the program gets EIO or SIGBUS",
+                "{}: driver {:?} answered a fault {else_report}",
                 file.device.path.display(),
                 file.device.name
             ));
             return Err(Errno::EIO);
         }
-        let start = at % page_len;
-        let len = (page_len - start).min(end - at);
-        bytes.extend_from_slice(&buffer[start as usize..(start + len) as usize]);
-        at += len;
     }
-    Ok(bytes)
+    Ok(())
 }
 
 /// How the pages `at` of the area come.
@@ -235,12 +256,16 @@ pub(crate) fn supply(
     let fills = core.faulted.fills.lock().contains(&device);
     if !fills {
         let page = area.first_page() + at.start;
-        let mut buffer = Vec::new();
-        match ask(file, page, area.page_size().bytes(), &mut buffer)? {
+        let page_len = area.page_size().bytes();
+        let mut buffer = Buffer::new(page_len as usize)?;
+        match ask(file, page, &mut buffer)? {
             Supply::Page { .. } => return supply_now(core, file, area, at).map(Extent::Now),
             Supply::Filled => {
-                core.faulted.kept.lock().insert((device, page), buffer.into());
-                core.faulted.fills.lock().insert(device);
+                // The first: another's page may have been stored to already.
+                if core.faulted.fills.lock().insert(device) {
+                    let mut kept = core.faulted.kept.lock();
+                    kept.entry(device).or_default().write(page_len, page, &buffer);
+                }
             }
         }
     }
@@ -255,16 +280,14 @@ pub(crate) fn supply(
     Ok(Extent::Later(backing))
 }
 
-/// Asks the driver for one page of the device.
+/// Asks the driver for one page of the device, which may be written to `bytes`.
 pub(crate) fn ask(
     file: &OpenFile,
     page: u64,
-    page_len: u64,
-    buffer: &mut Vec<u8>,
+    bytes: &mut [u8],
 ) -> Result<Supply<HostMemory>, Errno> {
     let fault = Fault { page, access: Access::Read };
-    buffer.clear();
-    let mut new = Page { bytes: buffer, len: page_len as usize };
+    let mut new = Page { bytes, taken: false };
     let supplied =
         file.device.call("fault", |driver| driver.fault(file.state(), &fault, &mut new))?;
     match &supplied {
@@ -278,8 +301,8 @@ pub(crate) fn ask(
             Err(Errno::EIO)
         }
         // Filled with nothing is a page of zeros.
-        Supply::Filled if buffer.is_empty() => {
-            buffer.resize(page_len as usize, 0);
+        Supply::Filled if !new.taken => {
+            new.bytes.fill(0);
             Ok(supplied)
         }
         _ => Ok(supplied),
@@ -305,7 +328,7 @@ fn supply_now(
     }
     let mut runs: Vec<Run> = Vec::new();
     let mut fresh: Option<(HostMemory, u64)> = None;
-    let mut buffer = Vec::new();
+    let mut buffer = Buffer::new(page_len as usize)?;
     for page in at.clone() {
         let of_device = area.first_page() + page;
         let key = (file.device.index, of_device);
@@ -313,7 +336,7 @@ fn supply_now(
         let (memory, of_memory) = if let Some(known) = known {
             known
         } else {
-            match ask(file, of_device, page_len, &mut buffer)? {
+            match ask(file, of_device, &mut buffer)? {
                 Supply::Page { memory, page } => (memory, page),
                 Supply::Filled => {
                     // One memory for the rest of the extent, taken page by page.

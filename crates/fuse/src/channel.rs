@@ -17,13 +17,22 @@ const ARGUMENTS: usize = 8192;
 const MAX_BACKGROUND: u16 = 64;
 
 /// Memory for one request at a time; each receiving thread owns one.
-pub struct RequestBuffer(Vec<u8>);
+pub struct RequestBuffer {
+    memory: Vec<u8>,
+    /// Where a request begins: such that the data of a write begins a page. The kernel looks up
+    /// each page that it copies to, and copies from whole ones.
+    start: usize,
+}
 
 impl RequestBuffer {
     /// A buffer for any request of this protocol: [`crate::MAX_WRITE`] and a few KiB, of which
     /// only touched pages take memory.
     pub fn new() -> RequestBuffer {
-        RequestBuffer(vec![0; crate::MAX_WRITE + ARGUMENTS])
+        let page = rustix::param::page_size();
+        let memory = vec![0; crate::MAX_WRITE + ARGUMENTS + 2 * page];
+        let before_data = size_of::<abi::InHeader>() + size_of::<abi::WriteIn>();
+        let start = memory.as_ptr().align_offset(page) + page - before_data;
+        RequestBuffer { memory, start }
     }
 }
 
@@ -87,8 +96,9 @@ impl Channel {
     pub fn receive<'a>(&self, buffer: &'a mut RequestBuffer) -> io::Result<Option<Request<'a>>> {
         // The request borrows the buffer, so the loop that decides whether to show it must not:
         // it finds the length first, and the message is decoded once more after it.
+        let memory = &mut buffer.memory[buffer.start..];
         let len = loop {
-            let len = match rustix::io::read(&self.fd, &mut buffer.0[..]) {
+            let len = match rustix::io::read(&self.fd, &mut *memory) {
                 Ok(len) => len,
                 // CONNABORTED: it ended in the moment in which a request was being read.
                 Err(Errno::NODEV | Errno::CONNABORTED) => return Ok(None),
@@ -100,7 +110,7 @@ impl Channel {
                 }
                 Err(error) => return Err(error.into()),
             };
-            let (header, body) = match request::split(&buffer.0[..len]) {
+            let (header, body) = match request::split(&memory[..len]) {
                 Ok(parts) => parts,
                 Err(_) => return Err(io::ErrorKind::InvalidData.into()),
             };
@@ -114,7 +124,7 @@ impl Channel {
                 Err(Malformed::Header) => return Err(io::ErrorKind::InvalidData.into()),
             }
         };
-        let decoded = request::split(&buffer.0[..len])
+        let decoded = request::split(&memory[..len])
             .and_then(|(header, body)| request::decode(&header, body));
         Ok(decoded.ok())
     }

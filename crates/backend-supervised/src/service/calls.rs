@@ -314,15 +314,17 @@ impl Serving<'_> {
 
     fn fault(&self, file: &Arc<OpenFile>, page: u64, out: &mut Vec<u8>) -> Result<(), Broken> {
         let started = Instant::now();
-        let mut bytes = Vec::new();
         let page_len = self.connection.daemon.host.page_size().bytes();
+        let Ok(mut bytes) = faulted::Buffer::new(page_len as usize) else {
+            return self.done(Err(Errno::ENOMEM), out);
+        };
         let kept = self.connection.daemon.kept.get(file.device.index, page);
         let supplied = match kept {
             Some(kept) => {
-                bytes.extend_from_slice(&kept);
+                bytes.copy_from_slice(&kept);
                 Ok(Supply::Filled)
             }
-            None => self.interruptible(|| faulted::ask(file, page, page_len, &mut bytes)),
+            None => self.interruptible(|| faulted::ask(file, page, &mut bytes)),
         };
         let supplied = supplied.and_then(|supply| match supply {
             Supply::Filled => Ok(None),
