@@ -18,8 +18,8 @@ use rustix::io::Errno;
 
 use crate::client::{MEMORY, Work};
 
-/// Bytes of a device that are written to.
-const WRITTEN: u64 = 64 << 20;
+/// Bytes of a device, or of a file, that are written to.
+pub(crate) const WRITTEN: u64 = 64 << 20;
 
 /// What is done to pages.
 #[derive(Clone, Copy, PartialEq, Eq)]
@@ -32,26 +32,21 @@ pub(crate) enum Touch {
     Written,
 }
 
-/// Pages that are not there when they are touched: each turn has new ones of a device, which
-/// has enough of them, and those of a file are dropped before.
+/// Pages that are not there when they are touched: each turn has new ones of a device, or of a
+/// file as large.
 pub(crate) fn pages(path: &Path, what: Touch) -> io::Result<Work> {
     let file = OpenOptions::new().read(true).write(true).open(path)?;
-    let is_device = path.starts_with("/dev");
     let mut next = 0;
     Ok(Box::new(move |mut times| {
         let mut took = Duration::ZERO;
         while times > 0 {
-            let map = if is_device {
-                next += MEMORY as u64;
-                if what == Touch::Written {
-                    // What is written is kept, so there must be an end to it.
-                    next %= WRITTEN;
-                }
-                Mapping::new(file.as_fd(), next, MEMORY, Protection::ReadWrite, Sharing::Shared)?
-            } else {
-                rustix::fs::fadvise(&file, 0, None, rustix::fs::Advice::DontNeed)?;
-                Mapping::new(file.as_fd(), 0, MEMORY, Protection::ReadWrite, Sharing::Shared)?
-            };
+            next += MEMORY as u64;
+            if what == Touch::Written {
+                // What is written is kept, so there must be an end to it.
+                next %= WRITTEN;
+            }
+            let map =
+                Mapping::new(file.as_fd(), next, MEMORY, Protection::ReadWrite, Sharing::Shared)?;
             let page = rustix::param::page_size();
             let pages = times.min((MEMORY / page) as u64);
             took += touch(&map, pages as usize, page, what)?;

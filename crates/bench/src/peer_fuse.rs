@@ -18,7 +18,7 @@ use rustix::{
     },
 };
 
-use crate::client::MEMORY;
+use crate::faulted::WRITTEN;
 
 /// Operations, from linux/fuse.h.
 const LOOKUP: u32 = 1;
@@ -34,8 +34,13 @@ const IOCTL: u32 = 39;
 
 const HEADER: usize = 40;
 const IOCTL_IN: usize = 32;
+const WRITE_IN: usize = 40;
 /// The most that is read at once.
 const READ_MOST: usize = 128 << 10;
+/// Bytes of a page.
+const PAGE: usize = 4096;
+/// As large as the device beside it, so that there are always new pages.
+const SIZE: u64 = 1 << 40;
 /// What the kernel writes at once, with its header, fits.
 const BUFFER: usize = WRITE_MOST + 4096;
 /// The most that is written at once.
@@ -62,9 +67,10 @@ pub(crate) fn serve() -> io::Result<()> {
         std::process::exit(0);
     });
     let mut request = vec![0; BUFFER];
+    let mut kept = Kept { bytes: vec![0; WRITTEN as usize], pages: vec![false; PAGES] };
     loop {
         match rustix::io::read(&fuse, &mut request) {
-            Ok(len) => answer(&fuse, &request[..len])?,
+            Ok(len) => answer(&fuse, &mut kept, &request[..len])?,
             Err(Errno::INTR | Errno::NOENT) => {}
             Err(Errno::NODEV) => return Ok(()),
             Err(error) => return Err(error.into()),
@@ -92,9 +98,38 @@ fn word(bytes: &[u8], at: usize) -> u32 {
     bytes[at..at + 4].try_into().map_or(0, u32::from_ne_bytes)
 }
 
-fn answer(fuse: &OwnedFd, request: &[u8]) -> io::Result<()> {
+/// What is written to the file, which is all before [`WRITTEN`].
+struct Kept {
+    bytes: Vec<u8>,
+    /// Which pages there are.
+    pages: Vec<bool>,
+}
+
+const PAGES: usize = WRITTEN as usize / PAGE;
+
+impl Kept {
+    fn write(&mut self, at: usize, data: &[u8]) {
+        self.bytes[at..at + data.len()].copy_from_slice(data);
+        self.pages[at / PAGE..(at + data.len()).div_ceil(PAGE)].fill(true);
+    }
+
+    /// Whole pages.
+    fn read(&self, at: usize, into: &mut [u8]) {
+        for (page, into) in (at / PAGE..PAGES).zip(into.chunks_mut(PAGE)) {
+            if self.pages[page] {
+                into.copy_from_slice(&self.bytes[page * PAGE..][..into.len()]);
+            }
+        }
+    }
+}
+
+fn long(bytes: &[u8], at: usize) -> usize {
+    bytes[at..at + 8].try_into().map_or(0, usize::from_ne_bytes)
+}
+
+fn answer(fuse: &OwnedFd, kept: &mut Kept, request: &[u8]) -> io::Result<()> {
     if word(request, 4) == READ {
-        return answer_read(fuse, request);
+        return answer_read(fuse, kept, request);
     }
     let mut body = [0; 256];
     let (len, errno) = match word(request, 4) {
@@ -123,8 +158,11 @@ fn answer(fuse: &OwnedFd, request: &[u8]) -> io::Result<()> {
         }
         OPEN => (16, 0),
         FLUSH | RELEASE | FSYNC => (0, 0),
-        // fuse_write_out. What is written is not kept.
+        // fuse_write_out.
         WRITE => {
+            let data = HEADER + WRITE_IN;
+            let len = word(request, HEADER + 16) as usize;
+            kept.write(long(request, HEADER + 8), &request[data..data + len]);
             put(&mut body, 0, word(request, HEADER + 16));
             (8, 0)
         }
@@ -153,13 +191,14 @@ fn answer(fuse: &OwnedFd, request: &[u8]) -> io::Result<()> {
 }
 
 /// The content is at hand.
-fn answer_read(fuse: &OwnedFd, request: &[u8]) -> io::Result<()> {
+fn answer_read(fuse: &OwnedFd, kept: &Kept, request: &[u8]) -> io::Result<()> {
     static CONTENT: [u8; READ_MOST] = [0x5a; READ_MOST];
     let mut message = [0; 16 + READ_MOST];
     let len = (word(request, HEADER + 16) as usize).min(READ_MOST);
     put(&mut message, 0, 16 + len as u32);
     message[8..16].copy_from_slice(&request[8..16]);
     message[16..16 + len].copy_from_slice(&CONTENT[..len]);
+    kept.read(long(request, HEADER + 8), &mut message[16..16 + len]);
     match rustix::io::write(fuse, &message[..16 + len]) {
         Ok(_) | Err(Errno::NOENT) => Ok(()),
         Err(error) => Err(error.into()),
@@ -173,7 +212,7 @@ fn put(bytes: &mut [u8], at: usize, value: u32) {
 /// `fuse_attr`: number, size, mode, one link.
 fn attributes(attr: &mut [u8], node: u32, mode: u32) {
     put(attr, 0, node);
-    put(attr, 8, MEMORY as u32);
+    attr[8..16].copy_from_slice(&SIZE.to_ne_bytes());
     put(attr, 60, mode);
     put(attr, 64, 1);
 }
