@@ -21,4 +21,5 @@ mod maps;
 mod serve;
 mod soak;
 mod supervisor;
+mod supplied;
 mod tools;

@@ -1,0 +1,82 @@
+//! Pages that a driver supplies at first access, beside a remapped one in the same map: who
+//! sees what of whom, and when.
+
+use crate::harness::{Mode, Run, in_each_mode};
+
+in_each_mode!(@ namespace "namespace" [
+    a_page_of_the_driver_is_one_for_all
+    a_filled_page_is_the_homes_until_it_comes_back
+]);
+in_each_mode!(@ trapped "trapped" [a_page_of_the_driver_is_one_for_all]);
+
+/// What both begin with: two maps of a device, which overlap.
+const MAPS: &str = "
+def begin(path):
+    global fd, area, part, numbers
+    fd = os.open(path, os.O_RDWR)
+    area, part = mmap.mmap(fd, 8 * PAGE), mmap.mmap(fd, 4 * PAGE, offset=4 * PAGE)
+    numbers = range(8)
+    assert [area[n * PAGE] for n in numbers] == list(numbers)
+    assert [part[n * PAGE] for n in range(4)] == [4, 5, 6, 7]
+def driver_writes(word):
+    for n in numbers: assert os.pwrite(fd, word + b'%d' % n, n * PAGE + 8) == 6
+def driver_sees(word):
+    return [n for n in numbers if os.pread(fd, 6, n * PAGE + 16) == word + b'%d' % n]
+def program_sees(word):
+    return [n for n in numbers if area[n * PAGE + 8:n * PAGE + 14] == word + b'%d' % n]
+def program_stores(word):
+    for n in numbers: area[n * PAGE + 16:n * PAGE + 22] = word + b'%d' % n
+";
+
+/// After a `Page` answer the driver's later writes are seen by the program, and the program's
+/// by the driver: at once, in each map, and in a child.
+fn a_page_of_the_driver_is_one_for_all(mode: Mode) {
+    let script = format!(
+        "{MAPS}
+begin('/dev/shared')
+for word in b'first', b'later':
+    driver_writes(word)
+    assert program_sees(word) == list(numbers), program_sees(word)
+    assert part[PAGE + 8:PAGE + 14] == word + b'5'
+    program_stores(word)
+    assert driver_sees(word) == list(numbers), driver_sees(word)
+    assert part[PAGE + 16:PAGE + 22] == word + b'5'
+if os.fork() == 0:
+    driver_writes(b'other')
+    program_stores(b'child')
+    os._exit(program_sees(b'other') != list(numbers))
+assert os.wait()[1] == 0
+assert program_sees(b'other') == driver_sees(b'child') == list(numbers)
+say('ok')
+"
+    );
+    let finished = Run::server("supplied", mode).python(&script, &[]).finish().well();
+    assert_eq!(finished.stdout, "ok\n", "{finished:?}");
+}
+
+/// A `Filled` page is one for all maps, and the driver has what was stored in it after `msync`
+/// at the latest. What a driver writes to its own memory is seen in the remapped page at once.
+fn a_filled_page_is_the_homes_until_it_comes_back(mode: Mode) {
+    let script = format!(
+        "{MAPS}
+begin('/dev/filled')
+driver_writes(b'later')
+assert 0 in program_sees(b'later')
+for word in b'first', b'again':
+    program_stores(word)
+    assert part[PAGE + 16:PAGE + 22] == word + b'5'
+    area.flush()
+    assert driver_sees(word) == list(numbers), driver_sees(word)
+# Stores of a program that is killed are not lost.
+if os.fork() == 0:
+    program_stores(b'child')
+    os.kill(os.getpid(), signal.SIGKILL)
+assert os.wait()[1] == signal.SIGKILL
+area.flush()
+assert driver_sees(b'child') == list(numbers), driver_sees(b'child')
+say('ok')
+"
+    );
+    let finished = Run::server("supplied", mode).python(&script, &[]).finish().well();
+    assert_eq!(finished.stdout, "ok\n", "{finished:?}");
+}
