@@ -7,6 +7,8 @@ mod file;
 mod files;
 mod fork;
 mod maps;
+#[cfg(target_arch = "x86_64")]
+mod sandbox;
 mod stress;
 mod trace;
 mod write_back;
