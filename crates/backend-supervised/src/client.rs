@@ -43,17 +43,36 @@ pub(crate) fn is_killed(tid: u32) -> bool {
     own.is_some_and(|own| own & SIGKILL != 0)
 }
 
-/// The system call in which a thread waits for this process, see [`blocked_in`].
-pub(crate) fn waits_in(tid: u32) -> Option<(u32, [u64; 6])> {
+/// The system call in which a thread waits for this process, see [`blocked_in`]. For want
+/// of a descriptor or of memory here: `ENFILE` or `ENOMEM`, which says nothing of the thread.
+pub(crate) fn waits_in(tid: u32) -> Result<Option<(u32, [u64; 6])>, Errno> {
     // A signal wakes it for a moment, after which it waits on.
     for _ in 0..1000 {
-        let text = fs::read_to_string(format!("/proc/{tid}/syscall")).ok()?;
+        let text = match fs::read_to_string(format!("/proc/{tid}/syscall")) {
+            Ok(text) => text,
+            Err(error) => return want(&error).map_or(Ok(None), Err),
+        };
         if text.trim_end() != "running" {
-            return parse_call(&text);
+            return Ok(parse_call(&text));
         }
         std::thread::sleep(Duration::from_micros(100));
     }
-    None
+    Ok(None)
+}
+
+/// What a caller is told if this process wants for something, and not the caller.
+fn want(error: &io::Error) -> Option<Errno> {
+    match error.raw_os_error() {
+        Some(libc::EMFILE | libc::ENFILE) => {
+            crate::report_once(format_args!(
+                "no descriptor is left here, so opens of devices fail with ENFILE; raise the \
+                 limit (ulimit -Hn)"
+            ));
+            Some(Errno::ENFILE)
+        }
+        Some(libc::ENOMEM) => Some(Errno::ENOMEM),
+        _ => None,
+    }
 }
 
 /// The system call that a thread is blocked in: its number and first arguments.

@@ -37,7 +37,7 @@ use parking_lot::Mutex;
 
 use self::{
     callers::{IoctlCaller, Poller, Pollers, ReadBuffer, WriteBuffer},
-    opening::{is_open, move_up, opens},
+    opening::{is_open, opens},
 };
 use crate::{
     Core,
@@ -278,7 +278,10 @@ impl Devfs {
             Some(Content::Device(index)) if core.devices[*index].is_regular() => (node, FOR_EVER),
             Some(Content::Device(index)) => {
                 let device = *index;
-                let call = client::waits_in(header.pid);
+                let call = match client::waits_in(header.pid) {
+                    Ok(call) => call,
+                    Err(errno) => return self.channel.reply_error(header.unique, errno.raw()),
+                };
                 let node = if call.is_some_and(|call| opens(header.pid, &call)) {
                     let id = core.opens.reserve();
                     self.nodes.add_open(id, device);
@@ -496,6 +499,12 @@ impl Devfs {
         };
         let device = &core.devices[device];
         let started = Instant::now();
+        // Calls are made in the place of a native open alone: not of a 32-bit one, nor of
+        // one that io_uring makes.
+        let is_native = match is_open(header.pid) {
+            Ok(is_native) => is_native,
+            Err(errno) => return self.channel.reply_error(unique, errno.raw()),
+        };
         // The first open of a node carries its number; /proc/self/fd/N opens it again.
         let first = self.nodes.opened(header.nodeid);
         let id = if first { header.nodeid } else { core.opens.reserve() };
@@ -527,16 +536,7 @@ impl Devfs {
             }
             replied
         };
-        // Calls are made in the place of a native open alone: not of a 32-bit one, nor of
-        // one that io_uring makes.
-        if !is_open(header.pid) {
-            return reply();
-        }
-        match attach::hold(header.pid, reply) {
-            Ok(held) => move_up(held, header.pid),
-            Err(NotHeld::Refused) => reply(),
-            Err(NotHeld::Gone) => Ok(()),
-        }
+        opening::answer(header.pid, is_native, reply)
     }
 
     fn read(

@@ -47,6 +47,8 @@ pub(crate) struct Pool {
     watching: AtomicBool,
     /// How many were received when the monitor last looked.
     seen: AtomicU64,
+    /// How often in turn no thread could be started while there was none.
+    failed: AtomicUsize,
 }
 
 /// Sees to it that each pool has a receiver. Sleeps while nothing happens.
@@ -62,6 +64,10 @@ static MONITOR: Monitor =
 
 /// More threads than this are not kept when there is nothing to do.
 const KEEP: usize = 2;
+
+/// Times of [`PATIENCE`] that a source may be without any thread. Then the supervisor ends, for
+/// those who wait for it would wait for ever.
+const MOST: usize = 100;
 
 #[derive(Default)]
 struct Kept {
@@ -94,7 +100,7 @@ impl Pool {
         name: &'static str,
         receivers: usize,
         make: impl Fn() -> Turn + Send + Sync + 'static,
-    ) -> Arc<Pool> {
+    ) -> Result<Arc<Pool>, String> {
         let pool = Arc::new(Pool {
             name,
             make: Box::new(make),
@@ -107,12 +113,14 @@ impl Pool {
             over: AtomicBool::new(false),
             watching: AtomicBool::new(false),
             seen: AtomicU64::new(0),
+            failed: AtomicUsize::new(0),
         });
-        if !pool.add_receiver() {
-            // The monitor starts another.
-            MONITOR.watch(&pool);
+        // Else the monitor starts another.
+        if pool.add_receiver() || MONITOR.watch(&pool) {
+            Ok(pool)
+        } else {
+            Err(format!("no thread can be started for {name}"))
         }
-        pool
     }
 
     /// Whether all threads but `waiting` ones wait for a request. A thread that has just
@@ -214,20 +222,28 @@ impl Pool {
                 self.watching.store(missed, Ordering::SeqCst);
                 return missed;
             }
-            self.add_receiver();
+            if self.add_receiver() || !self.threads.lock().is_empty() {
+                self.failed.store(0, Ordering::SeqCst);
+            } else if self.failed.fetch_add(1, Ordering::SeqCst) >= MOST {
+                let name = self.name;
+                crate::report(format_args!("no thread can be started for {name}; all devices end"));
+                std::process::exit(125);
+            }
         }
         true
     }
 }
 
 impl Monitor {
-    fn watch(&'static self, pool: &Arc<Pool>) {
+    /// Whether it does.
+    fn watch(&'static self, pool: &Arc<Pool>) -> bool {
         let mut pools = self.pools.lock();
         let runs = self.thread.start("devmap-watch", || self.run());
         if runs && !pool.watching.swap(true, Ordering::SeqCst) {
             pools.push(pool.clone());
             self.work.notify_one();
         }
+        runs
     }
 
     fn run(&self) {

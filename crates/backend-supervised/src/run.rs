@@ -13,6 +13,7 @@ use std::{
     sync::{
         Arc, OnceLock,
         atomic::{AtomicBool, AtomicUsize, Ordering},
+        mpsc::{Receiver, channel},
     },
     time::{Duration, Instant, SystemTime},
 };
@@ -187,7 +188,7 @@ fn supervise_namespace(
         return Ok(());
     };
     let _ = core.devfs.set(Devfs::new(core, fuse, entries, owner));
-    let requests = serve_requests(core);
+    let requests = serve_requests(core)?;
     let entered = supervisor.wait();
     let listener = handover::receive(channel)
         .map_err(|error| format!("cannot receive the seccomp listener: {error}"))?;
@@ -200,7 +201,7 @@ fn supervise_namespace(
     };
     let _ = core.mount_device.set(device);
     let _ = core.faulted.set_directory(dev);
-    let ended = serve_notifications(core, listener);
+    let ended = serve_notifications(core, listener)?;
     wait_for_program(core, &requests, tree);
     tree.settled();
     // Others of its processes may live on.
@@ -327,7 +328,7 @@ fn supervise_trapped(
         .map_err(|error| format!("cannot receive the seccomp listener: {error}"))?;
     if let Some(listener) = listener.and_then(|(_, mut fds)| fds.pop()) {
         raise_descriptor_limit();
-        let ended = serve_notifications(&core, listener);
+        let ended = serve_notifications(&core, listener)?;
         wait_for_end(tree);
         core.settle_trapped();
         finish(&core);
@@ -452,7 +453,7 @@ impl WaitHook for Waits {
 /// is received: `close` does not wait for it, and the program's next call shall find the
 /// file gone, as it does in the kernel. A driver whose release takes long is not waited
 /// for.
-fn serve_requests(core: &Arc<Core>) -> Arc<Pool> {
+fn serve_requests(core: &Arc<Core>) -> Result<Arc<Pool>, String> {
     let core = core.clone();
     let order = Arc::new(Mutex::new(()));
     Pool::start("devmap-fuse", 1, move || {
@@ -484,8 +485,8 @@ fn serve_requests(core: &Arc<Core>) -> Arc<Pool> {
 }
 
 /// Serves notifications; the receiver hears when no process is left to send any.
-fn serve_notifications(core: &Arc<Core>, listener: OwnedFd) -> std::sync::mpsc::Receiver<()> {
-    let (ended, hears) = std::sync::mpsc::channel();
+fn serve_notifications(core: &Arc<Core>, listener: OwnedFd) -> Result<Receiver<()>, String> {
+    let (ended, hears) = channel();
     let listener = Arc::new(seccomp::Listener::from(listener));
     // Only faster, and only since Linux 6.6.
     let _ = listener.set_sync_wake();
@@ -510,8 +511,8 @@ fn serve_notifications(core: &Arc<Core>, listener: OwnedFd) -> std::sync::mpsc::
             }
         });
         turn
-    });
-    hears
+    })?;
+    Ok(hears)
 }
 
 /// Errors of a receiver, one after the other.

@@ -79,8 +79,8 @@ pub(crate) struct Trapped {
     /// Held while a number for a descriptor is chosen and taken: the last one beyond the first
     /// few.
     placing: Mutex<u32>,
-    /// Its threads run.
-    started: AtomicBool,
+    /// Which of its threads run.
+    started: [AtomicBool; 2],
 }
 
 impl Trapped {
@@ -106,7 +106,7 @@ impl Trapped {
             owner: (rustix::process::geteuid().as_raw(), rustix::process::getegid().as_raw()),
             directories: devices.iter().map(directory).collect(),
             placing: Mutex::default(),
-            started: AtomicBool::new(false),
+            started: Default::default(),
         })
     }
 
@@ -189,7 +189,11 @@ impl Trapped {
         file: Option<Arc<OpenFile>>,
         flags: u32,
     ) -> bool {
-        start(core, self);
+        if let Err(error) = start(core, self) {
+            crate::report_once(format_args!("{}: cannot open: {error}", device.path.display()));
+            notify::answer(call, Err(Errno::ENOMEM));
+            return false;
+        }
         let tid = call.notification.tid;
         let client = match self.descriptors.add(device, file, flags) {
             Ok(client) => client,
@@ -229,22 +233,25 @@ impl Trapped {
 
 /// Starts the threads of trapped mode, once. A driver may block in any of its methods, so
 /// each may need another one.
-fn start(core: &Arc<Core>, trapped: &Trapped) {
-    if trapped.started.swap(true, Ordering::SeqCst) {
-        return;
-    }
-    let pool = |name, serve: fn(&Core, &Trapped, &dyn Fn()) -> bool| {
+fn start(core: &Arc<Core>, trapped: &Trapped) -> Result<(), String> {
+    let [closes, wakes] = &trapped.started;
+    let pool = |started: &AtomicBool, name, serve: fn(&Core, &Trapped, &dyn Fn()) -> bool| {
+        if started.swap(true, Ordering::SeqCst) {
+            return Ok(());
+        }
         let core = core.clone();
-        Pool::start(name, 2, move || {
+        let pool = Pool::start(name, 2, move || {
             let core = core.clone();
             let turn: Turn = Box::new(move |received| {
                 core.trapped.as_ref().is_some_and(|trapped| serve(&core, trapped, received))
             });
             turn
         });
+        // The next open tries again.
+        pool.map(drop).inspect_err(|_| started.store(false, Ordering::SeqCst))
     };
-    pool("devmap-closes", |core, trapped, received| trapped.release_next(core, received));
-    pool("devmap-wakes", |_, trapped, received| trapped.descriptors.tell_next(received));
+    pool(closes, "devmap-closes", |core, trapped, received| trapped.release_next(core, received))?;
+    pool(wakes, "devmap-wakes", |_, trapped, received| trapped.descriptors.tell_next(received))
 }
 
 /// A number from `first` on at which a client has no descriptor, if its limit allows it: the

@@ -4,14 +4,19 @@
 
 use std::io;
 
+use devmap_driver::Errno;
 use devmap_sys::{arch::nr, process};
 
-use crate::{attach, client, filter::FIRST_DESCRIPTOR};
+use crate::{
+    attach::{self, NotHeld},
+    client,
+    filter::FIRST_DESCRIPTOR,
+};
 
-/// Whether a thread stands in a system call that opens a file for use. Where it
-/// cannot be looked at, it gets the character device, which does not open.
-pub(super) fn is_open(tid: u32) -> bool {
-    client::waits_in(tid).is_some_and(|call| opens(tid, &call))
+/// Whether a thread stands in a system call that opens a file for use. Where it may not
+/// be looked at, it gets the character device, which does not open.
+pub(super) fn is_open(tid: u32) -> Result<bool, Errno> {
+    Ok(client::waits_in(tid)?.is_some_and(|call| opens(tid, &call)))
 }
 
 /// Whether a call of the thread opens a file for use.
@@ -29,9 +34,25 @@ pub(super) fn opens(tid: u32, (call, args): &(u32, [u64; 6])) -> bool {
     }
 }
 
+/// Answers an open of a thread; the descriptor of a native one then moves.
+pub(super) fn answer(
+    tid: u32,
+    is_native: bool,
+    reply: impl Fn() -> io::Result<()>,
+) -> io::Result<()> {
+    if !is_native {
+        return reply();
+    }
+    match attach::hold(tid, &reply) {
+        Ok(held) => move_up(held, tid),
+        Err(NotHeld::Refused) => reply(),
+        Err(NotHeld::Gone) => Ok(()),
+    }
+}
+
 /// Moves the descriptor that an open has just made to the range that the filter
 /// looks at. Where it cannot be moved it stays: then `fstat` shows a regular file.
-pub(super) fn move_up(mut held: attach::Held, tid: u32) -> io::Result<()> {
+fn move_up(mut held: attach::Held, tid: u32) -> io::Result<()> {
     let descriptor = held.result();
     let movable = (3..i64::from(FIRST_DESCRIPTOR)).contains(&descriptor) && has_room(tid);
     let moved = if movable { copy_up(&mut held, descriptor as u64) } else { Ok(descriptor) };
@@ -59,7 +80,8 @@ fn copy_up(held: &mut attach::Held, low: u64) -> io::Result<i64> {
     Ok(high)
 }
 
-/// Whether the soft limit of descriptors allows the range.
+/// Whether the soft limit of descriptors allows the range. The kernel finds out where it is
+/// not known.
 fn has_room(tid: u32) -> bool {
-    client::descriptor_limit(tid).is_some_and(|limit| limit > u64::from(FIRST_DESCRIPTOR))
+    client::descriptor_limit(tid).is_none_or(|limit| limit > u64::from(FIRST_DESCRIPTOR))
 }

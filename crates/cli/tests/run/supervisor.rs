@@ -14,7 +14,7 @@ in_each_mode!(
 );
 
 /// Every process below the front.
-fn all_below(running: &Running) -> Vec<i32> {
+pub(crate) fn all_below(running: &Running) -> Vec<i32> {
     let mut all = children(running.front());
     let mut at = 0;
     while at < all.len() {

@@ -1,6 +1,6 @@
 //! Shell tools, Python and Rust on devices.
 
-use crate::harness::{DEVMAP, Mode, PRELUDE, Run, in_each_mode, python};
+use crate::harness::{Client, DEVMAP, Mode, PRELUDE, Run, in_each_mode, python};
 
 in_each_mode!(
     shell_tools_read,
@@ -17,6 +17,8 @@ in_each_mode!(
     a_reopened_descriptor_is_an_open_of_its_own,
     reads_reach_the_driver_in_pieces,
     an_ordinary_user_sees_one_user,
+    setuid_programs,
+    a_recorder_sees_each_call,
     a_second_listener_is_refused,
 );
 
@@ -308,6 +310,49 @@ say(os.getuid(), os.stat('/etc/passwd').st_uid, *privileges)
     let owner = if mode.is_trapped() { 0 } else { 65534 };
     let seen = if uid.is_root() { "0 0 0\n".to_owned() } else { format!("{uid} {owner} 1\n") };
     assert_eq!(finished.stdout, seen);
+}
+
+/// A copy of `id` that belongs to root, and runs as root. An ordinary user gains nothing by it
+/// under devmap; what root runs may use it, as ever.
+fn setuid_programs(mode: Mode) {
+    if !rustix::process::geteuid().is_root() {
+        // Nobody else can make one; `an_ordinary_user_sees_one_user` looks at the cause.
+        return;
+    }
+    let directory = tempfile::tempdir().expect("a directory");
+    let place = |source: &str, name: &str, mode: u32| {
+        let path = directory.path().join(name);
+        std::fs::copy(source, &path).expect("a copy");
+        let mode = std::os::unix::fs::PermissionsExt::from_mode(mode);
+        std::fs::set_permissions(&path, mode).expect("chmod");
+        path
+    };
+    let all = std::os::unix::fs::PermissionsExt::from_mode(0o755);
+    std::fs::set_permissions(directory.path(), all).expect("chmod");
+    // Which the user may not reach where it was built.
+    let devmap = place(DEVMAP, "devmap", 0o755);
+    let id = place("/usr/bin/id", "id", 0o4755);
+    let id = id.to_str().expect("UTF-8");
+    let user = ["setpriv", "--reuid", "65534", "--regid", "65534", "--clear-groups", "--"];
+    let run = || Run::of(&devmap, mode).options(&["-d", "/dev/h=hello"]);
+    let as_user = start_by(&user, id);
+    assert_eq!(as_user, "0\n", "{} permits no setuid programs", directory.path().display());
+    assert_eq!(run().by(&user).prints(&[id, "-u"]), "65534\n");
+    assert_eq!(run().prints(&[&user[..], &[id, "-u"]].concat()), "0\n");
+}
+
+/// What `id -u` by another command prints without devmap.
+fn start_by(before: &[&str], id: &str) -> String {
+    let mut command = std::process::Command::new(before[0]);
+    command.args(&before[1..]).args([id, "-u"]);
+    crate::harness::start(command).finish().well().stdout
+}
+
+/// A program that has each system call of its child stop twice, as recorders do.
+fn a_recorder_sees_each_call(mode: Mode) {
+    let client = Client::hostile("recorder");
+    let text = Run::new(mode, &["/dev/m=mem"]).prints(&[&*client.path(), "/dev/m"]);
+    assert!(text.ends_with("ok all\n") && !text.contains("FAIL"), "{text}");
 }
 
 fn a_second_listener_is_refused(mode: Mode) {
