@@ -144,9 +144,9 @@ impl<P: Platform> File<P> {
         if self.access == Access::ReadWrite { Ok(()) } else { Err(Errno::EACCES) }
     }
 
-    /// Fills whole pages from the file as far as it goes. What the kernel has cached is
-    /// copied; else, into memory that direct reads take, it is not cached twice.
-    fn read_pages(&self, offset: u64, into: &mut [u8]) -> Result<(), Errno> {
+    /// Fills whole pages from the file as far as it goes: how many bytes. What the kernel has
+    /// cached is copied; else, into memory that direct reads take, it is not cached twice.
+    fn read_pages(&self, offset: u64, into: &mut [u8]) -> Result<usize, Errno> {
         let pages = into.len() as u64 / self.page_len;
         let aligned = into.as_ptr().addr().is_multiple_of(self.page_len as usize);
         let mut done = 0;
@@ -157,26 +157,15 @@ impl<P: Platform> File<P> {
                 done = direct.read_at(into, offset).unwrap_or(0);
             }
         }
-        if done == into.len() {
-            return Ok(());
-        }
-        self.read_at(offset + done as u64, &mut into[done..])
-    }
-
-    /// Fills from the file as far as it goes.
-    fn read_at(&self, mut offset: u64, mut into: &mut [u8]) -> Result<(), Errno> {
-        while !into.is_empty() {
-            match self.file.read_at(into, offset) {
-                Ok(0) => return Ok(()),
-                Ok(count) => {
-                    into = &mut into[count..];
-                    offset += count as u64;
-                }
+        while done < into.len() {
+            match self.file.read_at(&mut into[done..], offset + done as u64) {
+                Ok(0) => break,
+                Ok(count) => done += count,
                 Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
                 Err(error) => return Err(errno(error)),
             }
         }
-        Ok(())
+        Ok(done)
     }
 }
 
@@ -201,19 +190,18 @@ impl<P: Platform> Device<P> for File<P> {
         page: &mut dyn NewPage,
     ) -> Result<Supply<P::Memory>, Errno> {
         let offset = fault.page.checked_mul(self.page_len).ok_or(Errno::EIO)?;
-        if offset >= self.size()? {
-            return Err(Errno::EIO);
+        // The read itself says where the file ends.
+        match self.read_pages(offset, page.bytes()?)? {
+            0 => Err(Errno::EIO),
+            _ => Ok(Supply::Filled),
         }
-        self.read_pages(offset, page.bytes()?)?;
-        Ok(Supply::Filled)
     }
 
     fn readahead(&self, _file: &(), first_page: u64, bytes: &mut [u8]) -> Result<usize, Errno> {
         let offset = first_page.checked_mul(self.page_len).ok_or(Errno::EIO)?;
-        let left = self.size()?.saturating_sub(offset).div_ceil(self.page_len) * self.page_len;
-        let len = bytes.len().min(usize::try_from(left).unwrap_or(usize::MAX));
-        self.read_pages(offset, &mut bytes[..len])?;
-        Ok(len)
+        let read = self.read_pages(offset, bytes)?;
+        // What is left of the last page is zeros.
+        Ok(read.next_multiple_of(self.page_len as usize).min(bytes.len()))
     }
 
     fn store(&self) -> Store {
