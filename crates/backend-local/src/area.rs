@@ -454,13 +454,15 @@ impl Area {
         } else {
             pages = pages.and(Pages::in_block(page / PAGES, &(first..first + AROUND)));
         }
+        // What was woken above is mapped.
+        let wanted = (!woken).then_some(at);
         let mut end = at + 1;
         for run in pages.runs(page / PAGES) {
             for inside in self.inside(run) {
                 if inside.contains(&at) {
                     end = inside.end;
                 }
-                woken |= self.map_unmarked(uffd, inside, quiet, at)?;
+                woken |= self.map_unmarked(uffd, inside, quiet, wanted)?;
             }
         }
         drop(state);
@@ -562,17 +564,18 @@ impl Area {
         uffd: &Userfaultfd,
         run: Range<u64>,
         install: Install,
-        wanted: u64,
+        wanted: Option<u64>,
     ) -> Result<bool, Error> {
         let marks = self.span.marks();
-        let is_mapped =
-            |at: u64| at != wanted && marks[at as usize].load(Ordering::Relaxed) != mark::NOTHING;
+        let is_mapped = |at: u64| {
+            Some(at) != wanted && marks[at as usize].load(Ordering::Relaxed) != mark::NOTHING
+        };
         let mut woken = false;
         let mut at = run.start;
         while at < run.end {
             let start = (at..run.end).find(|at| !is_mapped(*at)).unwrap_or(run.end);
             let end = (start..run.end).find(|at| is_mapped(*at)).unwrap_or(run.end);
-            woken |= self.map_run(uffd, start..end, install, Some(wanted))?;
+            woken |= self.map_run(uffd, start..end, install, wanted)?;
             at = end;
         }
         Ok(woken)
