@@ -96,7 +96,7 @@ impl Drop for Maker {
 
 /// Reads the frames that the camera would draw from a pipe, which another process writes.
 pub(crate) fn piped() -> io::Result<impl FnMut() -> io::Result<()>> {
-    let line = maker(SMALL)?;
+    let line = maker(SMALL, "")?;
     let mut child = Command::new(&line[0])
         .args(&line[1..])
         .stdin(Stdio::null())
@@ -108,17 +108,23 @@ pub(crate) fn piped() -> io::Result<impl FnMut() -> io::Result<()>> {
     Ok(move || maker.frames.read_exact(&mut frame))
 }
 
-/// The command that draws frames of this size.
-fn maker((width, height): (u32, u32)) -> io::Result<Vec<OsString>> {
+/// The command that draws frames of this size, as fast as they are read, or in the `pace` of
+/// the camera.
+fn maker((width, height): (u32, u32), pace: &str) -> io::Result<Vec<OsString>> {
     let mut line = client::command()?;
     line.push(Workload::MakeFrames.name().into());
-    line.extend(["--file".into(), OsString::from(format!("{width}x{height}"))]);
+    line.extend(["--file".into(), OsString::from(format!("{width}x{height}{pace}"))]);
     Ok(line)
 }
 
+/// What follows the size of frames that come as a camera's do.
+const PACED: &str = "@30";
+
 /// Draws what `pattern=bars` shows and writes it, until nobody reads.
 pub(crate) fn make(size: &Path) -> io::Result<()> {
-    let size = size.to_str().and_then(|size| size.split_once('x'));
+    let size = size.to_str().unwrap_or_default();
+    let (size, is_paced) = size.strip_suffix(PACED).map_or((size, false), |size| (size, true));
+    let size = size.split_once('x');
     let size = size.and_then(|(width, height)| Some((width.parse().ok()?, height.parse().ok()?)));
     let (width, height) = size.ok_or_else(|| io::Error::other("no size"))?;
     let format = Format { pixels: PixelFormat::Yuyv, size: Size::new(width, height) };
@@ -127,6 +133,10 @@ pub(crate) fn make(size: &Path) -> io::Result<()> {
     let canvas = Canvas::new(format.size_image() as usize);
     let started = Instant::now();
     for sequence in 0.. {
+        if is_paced {
+            // Those that the reader is too slow for come late, and none is lost.
+            std::thread::sleep((INTERVAL * sequence).saturating_sub(started.elapsed()));
+        }
         let (time, patience) = (started.elapsed(), Duration::ZERO);
         let tick = Tick { sequence, time, patience, look: Look::PLAIN };
         source.draw(&tick, &mut canvas.frame()).map_err(io::Error::other)?;
@@ -173,7 +183,7 @@ fn recording(mode: Mode, frames: u64) -> io::Result<(Command, Command)> {
         out.join(" ")
     );
     let mut pipe: Vec<OsString> = ["sh", "-c", &script, "sh"].map(OsString::from).into();
-    pipe.extend(maker(LARGE)?);
+    pipe.extend(maker(LARGE, PACED)?);
     Ok((programs::quiet(&line), programs::quiet(&pipe)))
 }
 

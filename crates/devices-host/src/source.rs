@@ -3,6 +3,7 @@
 
 mod convert;
 mod feed;
+mod finished;
 mod look;
 mod painted;
 mod pattern;

@@ -8,7 +8,7 @@ use crate::{
     frame::Frame,
 };
 
-use super::{Drawn, Look, Source, Tick, convert, look::Adjuster};
+use super::{Drawn, Look, Source, Tick, convert, finished::Finished, look::Adjuster};
 
 /// Part of a picture, in pixels: `left..right`, `top..bottom`.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -135,9 +135,8 @@ pub struct Painted<P> {
     adjuster: Adjuster,
     /// The picture as it looks, if not plain.
     adjusted: Vec<u8>,
-    /// The frame in the format of the stream. It is kept whole and written at once: processors
-    /// copy megabytes in one piece faster than line by line.
-    finished: Vec<u8>,
+    /// The frame in the format of the stream.
+    finished: Finished,
 }
 
 impl<P: Painter> Painted<P> {
@@ -150,7 +149,7 @@ impl<P: Painter> Painted<P> {
             picture: Picture::new(format.size),
             adjuster: Adjuster::new(Look::PLAIN),
             adjusted: Vec::new(),
-            finished: Vec::new(),
+            finished: Finished::new(format),
         }
     }
 }
@@ -177,8 +176,7 @@ impl<P: Painter> Source for Painted<P> {
     fn start(&mut self, format: Format) -> Result<(), String> {
         self.format = format;
         self.picture = Picture::new(format.size);
-        let len = if format.pixels.is_compressed() { 0 } else { format.size_image() };
-        self.finished = vec![0; len as usize];
+        self.finished = Finished::new(format);
         self.adjusted = Vec::new();
         self.painter.start(&mut self.picture)?;
         // Here, where no frame is late by it.
@@ -188,7 +186,7 @@ impl<P: Painter> Source for Painted<P> {
     fn draw(&mut self, tick: &Tick, frame: &mut Frame<'_>) -> Result<Drawn, String> {
         let painted = self.painter.paint(tick, &mut self.picture)?;
         self.finish(tick.look, painted)?;
-        frame.write(0, &self.finished);
+        self.finished.write(frame);
         Ok(Drawn::Frame)
     }
 }
@@ -217,10 +215,16 @@ impl<P: Painter> Painted<P> {
             rgb = &self.adjusted;
         }
         if pixels == PixelFormat::Mjpeg {
-            return encode(rgb, size, &mut self.finished);
+            return encode(rgb, size, self.finished.bytes_mut());
         }
         for area in areas {
-            convert::convert(rgb, size, area.widened(size), pixels, &mut self.finished);
+            let area = area.widened(size);
+            convert::convert(rgb, size, area, pixels, self.finished.bytes_mut());
+            if area == self.picture.all() {
+                self.finished.changed_all();
+            } else {
+                self.finished.changed(area);
+            }
         }
         Ok(())
     }
