@@ -4,6 +4,8 @@
 //! Nothing here depends on how fast anything is: where frames are counted, the camera
 //! makes one for each buffer that is queued (`pace=client`).
 
+#[path = "camera/formats.rs"]
+mod formats;
 #[path = "camera/sources.rs"]
 mod sources;
 #[path = "camera/surroundings.rs"]

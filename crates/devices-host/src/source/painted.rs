@@ -239,7 +239,7 @@ mod tests {
 
     #[test]
     fn what_is_brought_up_to_date_is_what_is_painted_anew() {
-        let size = Size::new(320, 240);
+        let size = Size::new(640, 480);
         let source = |format| {
             let mut source = Painted::new(Patterns::new(Pattern::Box, [0; 3], true, 0));
             source.start(format).expect("it starts");
