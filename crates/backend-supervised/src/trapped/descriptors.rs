@@ -4,7 +4,7 @@
 //! The FIFO tells three things. Its inode says which open file a descriptor is of. That
 //! the supervisor has become alone with it says that the last descriptor is gone. And
 //! how full it is shows `poll`, `select` and `epoll` whether the device is ready: the
-//! FIFO has [`SLOTS`] slots, each holding one packet of one byte.
+//! FIFO has up to [`SLOTS`] slots, each holding one packet of one byte.
 //!
 //! | the driver's mask, as `select` sees it | packets |
 //! |---|---|
@@ -42,7 +42,8 @@ use crate::{
     opens::{DeviceEntry, OpenFile},
 };
 
-/// How many packets fill a FIFO.
+/// How many packets fill a FIFO, where the kernel gives as many. To an ordinary user who
+/// has many pipes it gives two (`fs.pipe-user-pages-soft`).
 const SLOTS: usize = 4;
 
 /// Status flags of an open that its FIFO keeps for `F_GETFL`.
@@ -61,6 +62,8 @@ pub(crate) struct Descriptor {
     /// The supervisor's end of the FIFO: for reading, unless the client can only read.
     held: OwnedFd,
     access: OpenFlags,
+    /// How many packets fill the FIFO: two at least.
+    slots: usize,
     /// How many packets are in the FIFO.
     shown: Mutex<usize>,
     /// What `flock` locks.
@@ -129,13 +132,14 @@ impl Descriptors {
             // For ioctl alone; no FIFO can be opened so.
             kept -= OFlags::RWMODE;
         }
-        let (client, held) = fifo(access, kept)?;
+        let (client, held, slots) = fifo(access, kept)?;
         let descriptor = Arc::new(Descriptor {
             device: device.clone(),
             file,
             position: AtomicU64::new(0),
             held,
             access,
+            slots,
             shown: Mutex::new(0),
             locker: Locker::default(),
             woken: Arc::default(),
@@ -283,7 +287,8 @@ impl Descriptors {
             id: file.id,
         }));
         let mask = file.device.call("poll", |driver| Ok(driver.poll(file.state(), &mut table)));
-        let packets = packets(mask.unwrap_or(PollEvents::ERR), descriptor.access);
+        let mask = mask.unwrap_or(PollEvents::ERR);
+        let packets = packets(mask, descriptor.access, descriptor.slots);
         if let Err(error) = descriptor.show(&mut shown, packets, woken) {
             crate::report_once(format_args!(
                 "{}: cannot show poll whether it is ready: {error}",
@@ -307,7 +312,7 @@ impl Descriptor {
         match packets {
             0 => Ok(()),
             _ if !woken => Ok(()),
-            SLOTS => {
+            full if full == self.slots => {
                 self.take(1)?;
                 self.put(1)
             }
@@ -362,10 +367,10 @@ impl Descriptor {
     }
 }
 
-/// How many packets show a mask to a client with this access. The groups are those of
+/// How many packets show a mask to a client with this access, in so many slots. The groups are those of
 /// `select` (`POLLIN_SET`, `POLLOUT_SET` in fs/select.c): whoever waits for a read or a
 /// write is woken by an error too.
-fn packets(mask: PollEvents, access: OpenFlags) -> usize {
+fn packets(mask: PollEvents, access: OpenFlags, slots: usize) -> usize {
     let has = |events: &[PollEvents]| events.iter().any(|event| mask.contains(*event));
     let error = has(&[PollEvents::ERR]);
     let reads =
@@ -377,26 +382,30 @@ fn packets(mask: PollEvents, access: OpenFlags) -> usize {
             if writes {
                 0
             } else {
-                SLOTS
+                slots
             }
         }
         (true, true) => match (reads, writes) {
             (true, true) => 1,
-            (true, false) => SLOTS,
+            (true, false) => slots,
             (false, _) => 0,
         },
     }
 }
 
-/// A new FIFO: the client's end and the supervisor's. The supervisor's is for reading
-/// where the client can write, and for writing where it can only read, so that alone it
-/// is hung up.
-fn fifo(access: OpenFlags, flags: OFlags) -> io::Result<(OwnedFd, OwnedFd)> {
+/// A new FIFO: the client's end, the supervisor's, and its slots. The supervisor's is for
+/// reading where the client can write, and for writing where it can only read, so that
+/// alone it is hung up.
+fn fifo(access: OpenFlags, flags: OFlags) -> io::Result<(OwnedFd, OwnedFd, usize)> {
     let (reader, writer) =
         rustix::pipe::pipe_with(PipeFlags::CLOEXEC | PipeFlags::NONBLOCK | PipeFlags::DIRECT)?;
-    rustix::pipe::fcntl_setpipe_size(&reader, SLOTS * rustix::param::page_size())?;
+    let page = rustix::param::page_size();
+    let bytes = match rustix::pipe::fcntl_setpipe_size(&reader, SLOTS * page) {
+        Err(Errno::PERM) => rustix::pipe::fcntl_getpipe_size(&reader)?,
+        set => set?,
+    };
     let client = reopen(&reader, flags)?;
-    Ok((client, if access.write { reader } else { writer }))
+    Ok((client, if access.write { reader } else { writer }, bytes / page))
 }
 
 fn reopen(end: &OwnedFd, flags: OFlags) -> io::Result<OwnedFd> {
