@@ -9,7 +9,8 @@
 //!
 //! A page of a driver's own memory (`Supply::Page`) is not copied: a program and the
 //! driver must see each other's stores. A driver whose first page of an extent is of
-//! that sort is asked for all pages of it when it is mapped. So is every driver in
+//! that sort is asked for all pages of it when it is mapped; each extent by itself, so that a
+//! device may have some of either sort. So is every driver in
 //! trapped mode, which has no FUSE: that is what [`LIMIT`] limits.
 
 mod buffer;
@@ -49,8 +50,8 @@ pub(crate) struct Faulted {
     /// Pages that programs have changed and the kernel has given back; and the first
     /// pages of extents, until they are asked for. By the device's index.
     kept: Mutex<HashMap<u64, Kept>>,
-    /// Devices whose pages are filled.
-    fills: Mutex<HashSet<u64>>,
+    /// First pages of extents that are filled, by the device's index.
+    fills: Mutex<HashMap<u64, HashSet<u64>>>,
     /// The directory with the backing files' one.
     directory: OnceLock<OwnedFd>,
 }
@@ -164,6 +165,7 @@ impl Faulted {
 
     /// Nobody maps pages of the device any more.
     pub(crate) fn forget(&self, device: u64) {
+        self.fills.lock().remove(&device);
         let kept = self.kept.lock().remove(&device);
         if kept.is_some() {
             drop(kept);
@@ -253,19 +255,25 @@ pub(crate) fn supply(
     if core.devfs.get().is_none() {
         return supply_now(core, file, area, at).map(Extent::Now);
     }
-    let fills = core.faulted.fills.lock().contains(&device);
-    if !fills {
-        let page = area.first_page() + at.start;
+    let page = area.first_page() + at.start;
+    let is_known = |fills: &HashMap<_, HashSet<_>>| {
+        fills.get(&device).is_some_and(|pages| pages.contains(&page))
+    };
+    if !is_known(&core.faulted.fills.lock()) {
         let page_len = area.page_size().bytes();
         let mut buffer = Buffer::new(page_len as usize)?;
         match ask(file, page, &mut buffer)? {
             Supply::Page { .. } => return supply_now(core, file, area, at).map(Extent::Now),
             Supply::Filled => {
-                // The first: another's page may have been stored to already.
-                if core.faulted.fills.lock().insert(device) {
+                let mut fills = core.faulted.fills.lock();
+                let pages = fills.entry(device).or_default();
+                // Of the very first extent alone: else the page may have been stored to, and
+                // is asked for again if it is not there.
+                if pages.is_empty() {
                     let mut kept = core.faulted.kept.lock();
                     kept.entry(device).or_default().write(page_len, page, &buffer);
                 }
+                pages.insert(page);
             }
         }
     }

@@ -5,6 +5,7 @@ use std::{
     fs::{File, OpenOptions},
     hint::black_box,
     io,
+    ops::Range,
     os::fd::AsFd,
     path::Path,
     time::{Duration, Instant},
@@ -17,6 +18,9 @@ use devmap_sys::{
 use rustix::io::Errno;
 
 use crate::client::{MEMORY, Work};
+
+/// Bytes of a map that is scanned.
+const SCANNED: usize = 256 << 20;
 
 /// Bytes of a device, or of a file, that are written to.
 pub(crate) const WRITTEN: u64 = 64 << 20;
@@ -32,36 +36,47 @@ pub(crate) enum Touch {
     Written,
 }
 
-/// Pages that are not there when they are touched: each turn has new ones of a device, or of a
-/// file as large.
+/// Pages that are not there when they are touched, of a device or of a file as large: each turn
+/// has new ones. A scan goes on in its map where it was.
 pub(crate) fn pages(path: &Path, what: Touch) -> io::Result<Work> {
     let file = OpenOptions::new().read(true).write(true).open(path)?;
+    let page = rustix::param::page_size();
+    let len = if what == Touch::InOrder { SCANNED } else { MEMORY };
     let mut next = 0;
+    let mut scanned = None;
     Ok(Box::new(move |mut times| {
         let mut took = Duration::ZERO;
         while times > 0 {
-            next += MEMORY as u64;
-            if what == Touch::Written {
-                // What is written is kept, so there must be an end to it.
-                next %= WRITTEN;
-            }
-            let map =
-                Mapping::new(file.as_fd(), next, MEMORY, Protection::ReadWrite, Sharing::Shared)?;
-            let page = rustix::param::page_size();
-            let pages = times.min((MEMORY / page) as u64);
-            took += touch(&map, pages as usize, page, what)?;
+            let (map, at) = match scanned.take() {
+                Some(scanned) => scanned,
+                None => {
+                    next += len as u64;
+                    if what == Touch::Written {
+                        // What is written is kept, so there must be an end to it.
+                        next %= WRITTEN;
+                    }
+                    let (protection, sharing) = (Protection::ReadWrite, Sharing::Shared);
+                    (Mapping::new(file.as_fd(), next, len, protection, sharing)?, 0)
+                }
+            };
+            let pages = times.min((len / page - at) as u64);
+            let end = at + pages as usize;
+            took += touch(&map, at..end, page, what)?;
             times -= pages;
+            if what == Touch::InOrder && end < len / page {
+                scanned = Some((map, end));
+            }
         }
         Ok(took)
     }))
 }
 
-fn touch(map: &Mapping, pages: usize, page: usize, what: Touch) -> io::Result<Duration> {
+fn touch(map: &Mapping, pages: Range<usize>, page: usize, what: Touch) -> io::Result<Duration> {
     if what == Touch::Scattered {
         map.advise(Order::Random)?;
     }
     let mut started = Instant::now();
-    for at in 0..pages {
+    for at in pages {
         let at = if what == Touch::Scattered { at * 197 % (MEMORY / page) } else { at };
         if what == Touch::Written {
             map.write(at * page, &[1; 8])?;
@@ -97,7 +112,7 @@ pub(crate) fn filled_before() -> io::Result<Work> {
             }
             let map =
                 Mapping::new(memory.as_fd(), 0, MEMORY, Protection::ReadWrite, Sharing::Shared)?;
-            touch(&map, pages as usize, page, Touch::InOrder)?;
+            touch(&map, 0..pages as usize, page, Touch::InOrder)?;
             took += started.elapsed();
             times -= pages;
         }

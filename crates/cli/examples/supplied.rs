@@ -1,11 +1,11 @@
 //! A server whose driver supplies pages at first access, beside one that is remapped, for the
 //! tests: who sees what of whom.
 //!
-//! `supplied [OPTIONS] PROGRAM [ARG]...` serves two devices of eight pages. Of a map of either
+//! `supplied [OPTIONS] PROGRAM [ARG]...` serves three devices of eight pages. Of a map of any
 //! the first page is remapped and the others are faulted: those of `/dev/shared` are pages of
 //! the driver's memory, in which they lie in reverse; those of `/dev/filled` are copies of
-//! them, and what a program stores is written to the memory when it comes back. Each page
-//! begins with its number. `read` and `write`, within a page, are of the driver's memory.
+//! them, and what a program stores is written to the memory when it comes back; of
+//! `/dev/mixed` the first half is filled and the other shared. Each page begins with its number. `read` and `write`, within a page, are of the driver's memory.
 
 #![forbid(unsafe_code)]
 
@@ -26,6 +26,8 @@ const PAGES: u64 = 8;
 enum How {
     Shared,
     Filled,
+    /// Filled in the first half.
+    Mixed,
 }
 
 struct Supplied<P: Platform> {
@@ -69,7 +71,15 @@ impl<P: Platform> Device<P> for Supplied<P> {
             return Err(Errno::EINVAL);
         }
         let first = self.place(area.offset())? / self.page_len;
-        Ok(Plan::new().remap(0..1, &self.memory, first).fault(1..area.pages()))
+        let plan = Plan::new().remap(0..1, &self.memory, first);
+        // An extent for each sort.
+        let half = (PAGES / 2).saturating_sub(area.first_page());
+        Ok(match self.how {
+            How::Mixed if (2..area.pages()).contains(&half) => {
+                plan.fault(1..half).fault(half..area.pages())
+            }
+            _ => plan.fault(1..area.pages()),
+        })
     }
 
     fn fault(
@@ -79,7 +89,12 @@ impl<P: Platform> Device<P> for Supplied<P> {
         page: &mut dyn NewPage,
     ) -> Result<Supply<P::Memory>, Errno> {
         let place = self.place(fault.page * self.page_len)?;
-        if self.how == How::Shared {
+        let is_shared = match self.how {
+            How::Shared => true,
+            How::Filled => false,
+            How::Mixed => fault.page >= PAGES / 2,
+        };
+        if is_shared {
             let memory = self.memory.clone();
             return Ok(Supply::Page { memory, page: place / self.page_len });
         }
@@ -120,5 +135,6 @@ fn main() -> ExitCode {
     Server::new("supplied")
         .device("/dev/shared", |host| Supplied::new(host, How::Shared))
         .device("/dev/filled", |host| Supplied::new(host, How::Filled))
+        .device("/dev/mixed", |host| Supplied::new(host, How::Mixed))
         .main()
 }

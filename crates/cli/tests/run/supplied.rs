@@ -6,8 +6,12 @@ use crate::harness::{Mode, Run, in_each_mode};
 in_each_mode!(@ namespace "namespace" [
     a_page_of_the_driver_is_one_for_all
     a_filled_page_is_the_homes_until_it_comes_back
+    one_map_has_pages_of_each_sort
 ]);
-in_each_mode!(@ trapped "trapped" [a_page_of_the_driver_is_one_for_all]);
+in_each_mode!(@ trapped "trapped" [
+    a_page_of_the_driver_is_one_for_all
+    one_map_has_pages_of_each_sort
+]);
 
 /// What both begin with: two maps of a device, which overlap.
 const MAPS: &str = "
@@ -78,5 +82,27 @@ say('ok')
 "
     );
     let finished = Run::server("supplied", mode).python(&script, &[]).finish().well();
+    assert_eq!(finished.stdout, "ok\n", "{finished:?}");
+}
+
+/// Extents of filled pages and of the driver's own in one map, the filled ones first.
+fn one_map_has_pages_of_each_sort(mode: Mode) {
+    let script = format!(
+        "{MAPS}
+begin('/dev/mixed')
+own = {{0, 4, 5, 6, 7}}
+for word in b'first', b'later':
+    driver_writes(word)
+    assert own <= set(program_sees(word)), program_sees(word)
+    program_stores(word)
+    assert own <= set(driver_sees(word)), driver_sees(word)
+    assert area[PAGE + 16:PAGE + 22] == word + b'1'
+if sys.argv[1] == 'namespace':
+    area.flush()
+    assert driver_sees(b'later') == list(numbers), driver_sees(b'later')
+say('ok')
+"
+    );
+    let finished = Run::server("supplied", mode).python(&script, &[mode.0]).finish().well();
     assert_eq!(finished.stdout, "ok\n", "{finished:?}");
 }
