@@ -12,10 +12,10 @@ use std::{
     panic::{AssertUnwindSafe, catch_unwind},
     path::PathBuf,
     sync::{
-        Arc,
+        Arc, Weak,
         atomic::{AtomicU64, Ordering},
     },
-    time::Duration,
+    time::{Duration, Instant},
 };
 
 use devmap_driver::{Errno, Kind, Metadata, Open, OpenFlags};
@@ -24,6 +24,7 @@ use parking_lot::Mutex;
 use crate::{
     erase::{AnyDevice, AnyFile},
     host::HostMemory,
+    pool,
     sysfs::ClassEntry,
     trace::{Event, Trace},
 };
@@ -301,6 +302,23 @@ impl Opens {
         });
         drop(file);
         self.sweep();
+    }
+
+    /// Waits for the release of a closed file: who has answered a call on it a moment ago may
+    /// still hold it. One that is mapped is not waited for; a call that goes on, for a second.
+    pub(crate) fn await_release(&self, file: &Weak<OpenFile>) {
+        let is_mapped =
+            || file.upgrade().is_some_and(|file| self.closed.lock().contains_key(&file.id));
+        pool::patiently(|| {
+            let deadline = Instant::now() + pool::PATIENCE;
+            while file.strong_count() > 0 && !is_mapped() {
+                if Instant::now() > deadline {
+                    return Err(true);
+                }
+                std::thread::yield_now();
+            }
+            Ok(())
+        });
     }
 
     /// A map through `file` has been made: had the file been closed meanwhile, its

@@ -79,6 +79,26 @@ struct Kept {
 /// How long a source may be without a receiver.
 pub(crate) const PATIENCE: Duration = Duration::from_millis(10);
 
+/// This thread's number.
+pub(crate) fn own_thread() -> u32 {
+    rustix::thread::gettid().as_raw_nonzero().get().cast_unsigned()
+}
+
+/// Whether a thread of this process is not blocked: it will go on by itself, however long it
+/// waits for a processor.
+pub(crate) fn is_runnable(tid: u32) -> bool {
+    client::blocked_in(tid).is_none()
+}
+
+/// Tries what itself waits for [`PATIENCE`], again as long as those that it waits for are
+/// runnable (`Err(true)`), for a second.
+pub(crate) fn patiently<T>(mut attempt: impl FnMut() -> Result<T, bool>) -> Option<T> {
+    (0..MOST).find_map(|_| match attempt() {
+        Ok(done) => Some(Some(done)),
+        Err(runnable) => (!runnable).then_some(None),
+    })?
+}
+
 thread_local! {
     /// The pool that this thread is of.
     static OWN: RefCell<Option<Arc<Pool>>> = const { RefCell::new(None) };
@@ -156,7 +176,7 @@ impl Pool {
     }
 
     fn run(self: &Arc<Pool>) {
-        let tid = rustix::thread::gettid().as_raw_nonzero().get().cast_unsigned();
+        let tid = own_thread();
         self.threads.lock().push(tid);
         OWN.set(Some(self.clone()));
         let mut turn = (self.make)();

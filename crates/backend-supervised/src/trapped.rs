@@ -163,20 +163,30 @@ impl Trapped {
             core.forget_unused();
         }
         self.locks.close(&descriptor);
+        let file = descriptor.file.as_ref().map(Arc::downgrade);
         drop(descriptor);
+        if let Some(file) = file {
+            core.opens.await_release(&file);
+        }
         self.descriptors.released();
     }
 
     /// Releases what was closed until now: so that who opens a device finds it as the last
-    /// one left it. A driver whose release takes long is not waited for.
+    /// one left it. A driver that blocks in its release is not waited for.
     fn release_closed(&self, core: &Core) {
         while let Ok(Some(descriptor)) = self.descriptors.closed() {
             self.release(core, descriptor);
         }
-        let deadline = Instant::now() + pool::PATIENCE;
-        while !self.descriptors.is_settled() && Instant::now() < deadline {
-            std::thread::yield_now();
-        }
+        pool::patiently(|| {
+            let deadline = Instant::now() + pool::PATIENCE;
+            while Instant::now() < deadline {
+                if self.descriptors.is_settled() {
+                    return Ok(());
+                }
+                std::thread::yield_now();
+            }
+            Err(self.descriptors.is_being_released())
+        });
     }
 
     /// Gives the caller the descriptor of a new open file as the result of its call. False

@@ -40,6 +40,7 @@ use crate::{
     client,
     host::{HostWaitQueue, Wake},
     opens::{DeviceEntry, OpenFile},
+    pool,
 };
 
 /// How many packets fill a FIFO, where the kernel gives as many. To an ordinary user who
@@ -91,8 +92,8 @@ struct Live {
     /// The supervisor's ends: of FIFOs and of stand-ins.
     ends: HashMap<u64, End>,
     next_key: u64,
-    /// How many were closed and are not released yet.
-    releasing: usize,
+    /// The threads that release what was closed.
+    releasing: Vec<u32>,
 }
 
 struct End {
@@ -214,7 +215,7 @@ impl Descriptors {
                 epoll::delete(&self.closes, &descriptor.held)?;
             }
             if !live.files.values().any(|other| Arc::ptr_eq(other, &descriptor)) {
-                live.releasing += 1;
+                live.releasing.push(pool::own_thread());
                 return Ok(Some(descriptor));
             }
         }
@@ -232,7 +233,11 @@ impl Descriptors {
 
     /// What [`Descriptors::next_closed`] gave has been released.
     pub(crate) fn released(&self) {
-        self.live.lock().releasing -= 1;
+        let tid = pool::own_thread();
+        let mut live = self.live.lock();
+        if let Some(place) = live.releasing.iter().position(|other| *other == tid) {
+            live.releasing.swap_remove(place);
+        }
     }
 
     /// Nobody has any of them any more, whatever the kernel has told.
@@ -248,7 +253,12 @@ impl Descriptors {
     /// Whether nothing was closed that has not been released.
     pub(crate) fn is_settled(&self) -> bool {
         let live = self.live.lock();
-        live.releasing == 0 && self.hung_up().is_ok_and(|key| key.is_none())
+        live.releasing.is_empty() && self.hung_up().is_ok_and(|key| key.is_none())
+    }
+
+    /// Whether a thread that releases something is not blocked in that.
+    pub(crate) fn is_being_released(&self) -> bool {
+        self.live.lock().releasing.iter().any(|tid| pool::is_runnable(*tid))
     }
 
     /// Shows what a device's driver says now to everybody who has it open.

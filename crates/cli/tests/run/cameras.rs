@@ -202,7 +202,7 @@ fn memory(pid: i32) -> u64 {
     line.split_whitespace().nth(1).and_then(|number| number.parse().ok()).expect("a number")
 }
 
-in_each_mode!(a_client_that_means_ill, clients_that_die_while_they_stream,);
+in_each_mode!(a_client_that_means_ill, clients_that_die_while_they_stream);
 
 /// How many calls each client makes, and how many clients there are.
 const CALLS: &str = "25000";
@@ -266,4 +266,41 @@ wc -c < \"$1/frames\"";
     let path = directory.path().to_str().expect("UTF-8");
     let said = Run::new(mode, &[device]).prints(&["sh", "-ec", script, "sh", path]);
     assert_eq!(said, "38400\n");
+}
+
+/// The buffers belong to one open file. Processes in turn open the camera, ask for buffers and
+/// close: each finds that the one before has given them up.
+#[test]
+fn buffers_pass_from_file_to_file_trapped() {
+    let script = "
+
+REQBUFS = 0xc0145608
+def turn():
+    fd = os.open('/dev/video0', os.O_RDWR)
+    fcntl.ioctl(fd, REQBUFS, struct.pack('IIIII', 2, 1, 1, 0, 0))
+    os.close(fd)
+def work(hears, tells):
+    while os.read(hears, 1):
+        outcome = error_of(turn)
+        if outcome != '0': say(outcome)
+        os.write(tells, b'x')
+pairs = []
+for _ in range(3):
+    (hears, tell), (hear_back, tells) = os.pipe(), os.pipe()
+    if os.fork() == 0:
+        os.close(tell)
+        for other, _ in pairs: os.close(other)
+        work(hears, tells)
+        os._exit(0)
+    pairs.append((tell, hear_back))
+for i in range(200):
+    tell, hear_back = pairs[i % 3]
+    os.write(tell, b'x')
+    os.read(hear_back, 1)
+    outcome = error_of(turn)
+    if outcome != '0': say('here', outcome)
+say('done')
+";
+    let run = Run::new(TRAPPED, &["/dev/video0=camera:pace=client"]);
+    assert_eq!(run.python(script, &[]).finish().well().stdout, "done\n");
 }
