@@ -117,8 +117,9 @@ for name in 'console', 'full', 'kmsg', 'loop-control', 'mem', 'null', 'port', 't
     path = '/dev/' + name
     if os.path.exists(path):
         node = os.lstat(path)
-        ours = node.st_uid == os.getuid() and node.st_gid == os.getgid()
-        say(name, oct(node.st_mode), os.major(node.st_rdev), os.minor(node.st_rdev), ours)
+        # To an ordinary user, others are 65534 in a namespace: see COMPAT.md.
+        owner = (node.st_uid, node.st_gid) if os.getuid() == 0 else ''
+        say(name, oct(node.st_mode), os.major(node.st_rdev), os.minor(node.st_rdev), owner)
 for name in 'kmsg', 'full':
     try:
         os.close(os.open('/dev/' + name, os.O_RDONLY | os.O_NONBLOCK))
