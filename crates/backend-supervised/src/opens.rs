@@ -141,8 +141,9 @@ impl OpenFile {
     }
 
     /// Whether it has, or had, a file of faulted pages that is not released.
+    /// So it does while it is being opened: who asks may be whom that opening waits for.
     pub(crate) fn has_backing(&self) -> bool {
-        !matches!(*self.backing.lock(), Backing::None)
+        self.backing.try_lock().is_none_or(|backing| !matches!(*backing, Backing::None))
     }
 
     /// The driver's state.
