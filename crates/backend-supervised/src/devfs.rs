@@ -221,7 +221,7 @@ impl Devfs {
                 self.write(core, &request.header, fh, offset, flags, data)
             }
             Operation::Release { fh, .. } => {
-                core.opens.close(fh);
+                core.opens.close_whole(fh);
                 core.forget_unused();
                 channel.reply_empty(unique)
             }

@@ -36,6 +36,7 @@ pub mod namespace;
 mod nodes;
 mod notify;
 mod opens;
+mod order;
 mod places;
 mod pool;
 pub mod probe;

@@ -305,6 +305,15 @@ impl Opens {
         self.sweep();
     }
 
+    /// [`Opens::close`], and waits for the release as [`Opens::await_release`] does.
+    pub(crate) fn close_whole(&self, id: u64) {
+        let file = self.get(id).map(|file| Arc::downgrade(&file));
+        self.close(id);
+        if let Some(file) = file {
+            self.await_release(&file);
+        }
+    }
+
     /// Waits for the release of a closed file: who has answered a call on it a moment ago may
     /// still hold it. One that is mapped is not waited for; a call that goes on, for a second.
     pub(crate) fn await_release(&self, file: &Weak<OpenFile>) {

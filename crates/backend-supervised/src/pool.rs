@@ -90,13 +90,25 @@ pub(crate) fn is_runnable(tid: u32) -> bool {
     client::blocked_in(tid).is_none()
 }
 
+/// Times of [`PATIENCE`] in turn that a thread must be found blocked before it counts as one
+/// that will not go on: it may wait for a lock, or for memory.
+pub(crate) const BLOCKED: usize = 10;
+
 /// Tries what itself waits for [`PATIENCE`], again as long as those that it waits for are
-/// runnable (`Err(true)`), for a second.
+/// runnable (`Err(true)`) now and then, for a second.
 pub(crate) fn patiently<T>(mut attempt: impl FnMut() -> Result<T, bool>) -> Option<T> {
-    (0..MOST).find_map(|_| match attempt() {
-        Ok(done) => Some(Some(done)),
-        Err(runnable) => (!runnable).then_some(None),
-    })?
+    let mut blocked = 0;
+    for _ in 0..MOST {
+        match attempt() {
+            Ok(done) => return Some(done),
+            Err(true) => blocked = 0,
+            Err(false) => blocked += 1,
+        }
+        if blocked == BLOCKED {
+            break;
+        }
+    }
+    None
 }
 
 thread_local! {

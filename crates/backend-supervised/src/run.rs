@@ -25,7 +25,6 @@ use devmap_sys::{
     seccomp::{self, AssembleError, Filter},
     stat::FileStatus,
 };
-use parking_lot::Mutex;
 use rustix::process::{DumpableBehavior, Resource, Rlimit};
 
 use crate::{
@@ -39,8 +38,9 @@ use crate::{
     nodes::FIRST_OPEN,
     notify::{self, Reaper, Watcher, is_readable},
     opens::{DeviceEntry, Opens},
+    order::Order,
     places::Place,
-    pool::{self, Pool, Turn},
+    pool::{Pool, Turn},
     probe,
     sysfs::{self, ClassEntry},
     trace::{Trace, TraceFormat},
@@ -188,7 +188,8 @@ fn supervise_namespace(
         return Ok(());
     };
     let _ = core.devfs.set(Devfs::new(core, fuse, entries, owner));
-    let requests = serve_requests(core)?;
+    let order = Arc::new(Order::default());
+    let requests = serve_requests(core, &order)?;
     let entered = supervisor.wait();
     let listener = handover::receive(channel)
         .map_err(|error| format!("cannot receive the seccomp listener: {error}"))?;
@@ -202,7 +203,7 @@ fn supervise_namespace(
     let _ = core.mount_device.set(device);
     let _ = core.faulted.set_directory(dev);
     let ended = serve_notifications(core, listener)?;
-    wait_for_program(core, &requests, tree);
+    wait_for_program(core, (&requests, &order), tree);
     tree.settled();
     // Others of its processes may live on.
     let _ = ended.recv();
@@ -449,19 +450,15 @@ impl WaitHook for Waits {
     }
 }
 
-/// Serves requests of FUSE. The end of an open file is served before what comes after it
-/// is received: `close` does not wait for it, and the program's next call shall find the
-/// file gone, as it does in the kernel. A driver whose release takes long is not waited
-/// for.
-fn serve_requests(core: &Arc<Core>) -> Result<Arc<Pool>, String> {
-    let core = core.clone();
-    let order = Arc::new(Mutex::new(()));
+/// Serves requests of FUSE.
+fn serve_requests(core: &Arc<Core>, order: &Arc<Order>) -> Result<Arc<Pool>, String> {
+    let (core, order) = (core.clone(), order.clone());
     Pool::start("devmap-fuse", 1, move || {
         let (core, order) = (core.clone(), order.clone());
         let mut buffer = RequestBuffer::new();
         let turn: Turn = Box::new(move |received| {
             let Some(devfs) = core.devfs.get() else { return false };
-            let ordered = order.try_lock_for(pool::PATIENCE);
+            let entered = order.enter();
             let mut failures = Failures::default();
             loop {
                 match devfs.receive(&mut buffer) {
@@ -469,10 +466,12 @@ fn serve_requests(core: &Arc<Core>) -> Result<Arc<Pool>, String> {
                         if devfs::may_take_long(&request) {
                             received();
                         }
-                        let is_release = matches!(request.operation, Operation::Release { .. });
-                        let ordered = ordered.filter(|_| is_release);
-                        devfs.serve(&core, request);
-                        drop(ordered);
+                        if matches!(request.operation, Operation::Release { .. }) {
+                            order.release(entered, || devfs.serve(&core, request));
+                        } else {
+                            drop(entered);
+                            devfs.serve(&core, request);
+                        }
                         return true;
                     }
                     Ok(None) => return false,
@@ -554,7 +553,7 @@ fn listen(core: &Arc<Core>) {
 }
 
 /// Waits for the program's end, and until all that it did is accounted for.
-fn wait_for_program(core: &Core, requests: &Pool, tree: &SupervisorSide) {
+fn wait_for_program(core: &Core, requests: (&Pool, &Order), tree: &SupervisorSide) {
     wait_for_end(tree);
     settle(core, requests);
     finish(core);
@@ -576,11 +575,11 @@ fn finish(core: &Core) {
 /// The kernel queues the closes of a process before its parent can reap it, so what is
 /// left is to serve the queue. A driver that blocks without telling its home is not
 /// waited for beyond a while.
-fn settle(core: &Core, requests: &Pool) {
+fn settle(core: &Core, (requests, order): (&Pool, &Order)) {
     let deadline = Instant::now() + Duration::from_secs(2);
     let quiet = || {
         let queue = core.devfs.get().is_some_and(|devfs| is_readable(devfs.channel().as_fd()));
-        !queue && requests.is_quiet(core.fuse_hook.waiting())
+        !queue && requests.is_quiet(core.fuse_hook.waiting() + order.queued())
     };
     while !quiet() && Instant::now() < deadline {
         std::thread::sleep(Duration::from_micros(200));

@@ -202,7 +202,11 @@ fn memory(pid: i32) -> u64 {
     line.split_whitespace().nth(1).and_then(|number| number.parse().ok()).expect("a number")
 }
 
-in_each_mode!(a_client_that_means_ill, clients_that_die_while_they_stream);
+in_each_mode!(
+    a_client_that_means_ill,
+    buffers_pass_from_file_to_file,
+    clients_that_die_while_they_stream,
+);
 
 /// How many calls each client makes, and how many clients there are.
 const CALLS: &str = "25000";
@@ -270,8 +274,7 @@ wc -c < \"$1/frames\"";
 
 /// The buffers belong to one open file. Processes in turn open the camera, ask for buffers and
 /// close: each finds that the one before has given them up.
-#[test]
-fn buffers_pass_from_file_to_file_trapped() {
+fn buffers_pass_from_file_to_file(mode: Mode) {
     let script = "
 
 REQBUFS = 0xc0145608
@@ -301,6 +304,6 @@ for i in range(200):
     if outcome != '0': say('here', outcome)
 say('done')
 ";
-    let run = Run::new(TRAPPED, &["/dev/video0=camera:pace=client"]);
+    let run = Run::new(mode, &["/dev/video0=camera:pace=client"]);
     assert_eq!(run.python(script, &[]).finish().well().stdout, "done\n");
 }
