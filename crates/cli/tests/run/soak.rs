@@ -19,8 +19,8 @@ const SECONDS: &str = "DEVMAP_SOAK_SECONDS";
 /// Kilobytes that may be left: of the allocator's, and of the kernel's counts.
 const SLACK: usize = 16 << 10;
 
-/// Threads that may be more: those that are made when they are first needed, and the one
-/// that each pool keeps for the next time. Hundreds of clients have lived meanwhile.
+/// Threads that may be more: the two that each pool keeps for the next time, and those that
+/// are made when they are first needed. Hundreds of clients have lived meanwhile.
 const IDLE: usize = 12;
 
 /// What a process has.
