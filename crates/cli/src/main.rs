@@ -67,13 +67,11 @@ enum Command {
     #[command(hide = true)]
     BenchClient(devmap_bench::ClientOptions),
     /// Prints the manual page, or that of a subcommand
-    #[command(hide = true)]
     Man {
         /// The subcommand
         subcommand: Option<String>,
     },
     /// Prints the completions of a shell
-    #[command(hide = true)]
     Completions {
         /// The shell
         shell: clap_complete::Shell,
