@@ -104,6 +104,10 @@ impl Core {
         let found = if self.mount_device.get() == Some(&file.0) {
             let device = self.devfs.get().and_then(|devfs| devfs.mapped_device(area.inode));
             device.map(|index| (index, area.offset, Method::Fault))
+        } else if let Some(index) =
+            self.trapped.as_ref().and_then(|trapped| trapped.regular_file(file))
+        {
+            Some((index, area.offset, Method::Fault))
         } else {
             self.placed.find(file, area.offset)
         };

@@ -75,6 +75,14 @@ fn want(error: &io::Error) -> Option<Errno> {
     }
 }
 
+/// Whether a thread runs, or waits for what comes by itself, such as a disk.
+pub(crate) fn goes_on(tid: u32) -> bool {
+    let text = fs::read_to_string(format!("/proc/{tid}/stat")).unwrap_or_default();
+    // Behind its name, which may be anything.
+    let state = text.rsplit_once(") ").and_then(|(_, rest)| rest.chars().next());
+    matches!(state, Some('R' | 'D'))
+}
+
 /// The system call that a thread is blocked in: its number and first arguments.
 /// `None` while it runs, or where it may not be looked at.
 pub(crate) fn blocked_in(tid: u32) -> Option<(u32, [u64; 6])> {
@@ -201,6 +209,15 @@ pub(crate) fn may_hold(tid: u32, fd: u32, file: (u64, u64)) -> bool {
     }
 }
 
+/// A file that is mapped.
+pub(crate) struct Mapped {
+    /// Its device and inode number.
+    pub(crate) file: (u64, u64),
+    pub(crate) is_shared: bool,
+    /// Which of its bytes.
+    pub(crate) bytes: Range<u64>,
+}
+
 /// Whether any file for which `is_one` holds, of this device and inode number, is mapped in a
 /// range of the client's addresses.
 ///
@@ -211,21 +228,32 @@ pub(crate) fn maps_one(
     range: Range<u64>,
     is_one: impl Fn((u64, u64)) -> bool,
 ) -> io::Result<bool> {
+    Ok(maps_in(tid, range)?.into_iter().any(|mapped| is_one(mapped.file)))
+}
+
+/// The files that are mapped in a range of the client's addresses.
+///
+/// # Errors
+/// Its maps cannot be looked at.
+pub(crate) fn maps_in(tid: u32, range: Range<u64>) -> io::Result<Vec<Mapped>> {
     let maps = fs::read(format!("/proc/{tid}/maps"))?;
     // The names of files may be anything.
     let maps = String::from_utf8_lossy(&maps);
     let files = maps.lines().filter_map(|line| {
         let mut fields = line.split_ascii_whitespace();
+        let number = |text| u64::from_str_radix(text, 16).ok();
         let (start, end) = fields.next()?.split_once('-')?;
-        let start = u64::from_str_radix(start, 16).ok()?;
-        let end = u64::from_str_radix(end, 16).ok()?;
+        let (start, end) = (number(start)?, number(end)?);
         if start >= range.end || end <= range.start {
             return None;
         }
-        let (major, minor) = fields.nth(2)?.split_once(':')?;
-        let major = u32::from_str_radix(major, 16).ok()?;
-        let minor = u32::from_str_radix(minor, 16).ok()?;
-        Some((rustix::fs::makedev(major, minor), fields.next()?.parse().ok()?))
+        let is_shared = fields.next()?.ends_with('s');
+        let offset = number(fields.next()?)?;
+        let (major, minor) = fields.next()?.split_once(':')?;
+        let device = rustix::fs::makedev(number(major)? as u32, number(minor)? as u32);
+        let (from, to) = (start.max(range.start), end.min(range.end));
+        let bytes = offset + (from - start)..offset + (to - start);
+        Some(Mapped { file: (device, fields.next()?.parse().ok()?), is_shared, bytes })
     });
-    Ok(files.into_iter().any(is_one))
+    Ok(files.collect())
 }

@@ -14,6 +14,8 @@ mod old;
 mod opening;
 mod regular;
 
+pub(crate) use self::regular::{fault_event, write_back_event};
+
 use std::{
     borrow::Cow,
     cell::RefCell,

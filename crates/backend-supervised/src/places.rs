@@ -66,7 +66,7 @@ impl Place {
 }
 
 /// The path without links; its last part need not be there.
-fn resolve(path: &Path) -> io::Result<PathBuf> {
+pub(crate) fn resolve(path: &Path) -> io::Result<PathBuf> {
     if path.is_symlink() {
         return path.canonicalize();
     }

@@ -160,11 +160,13 @@ impl Role for Supervised {
         let (core, prepared) = self.prepared.ok_or("supervising before prepared")?;
         core.devices.iter().for_each(|device| device.device.started());
         let Some(Prepared { entries, supervisor, program, owner, .. }) = prepared else {
-            return supervise_trapped(Arc::new(core), &channel, &tree);
+            let served = supervise_trapped(Arc::new(core), &channel, &tree);
+            self.places.into_iter().for_each(Place::leave);
+            return served;
         };
         // The program's process has its own copy.
         drop(program);
-        raise_descriptor_limit();
+        loosen_limits();
         let core = Arc::new(core);
         let served = supervise_namespace(&core, supervisor, &entries, owner, &channel, &tree);
         self.places.into_iter().for_each(Place::leave);
@@ -217,14 +219,9 @@ fn choose(
     devices: &[Arc<DeviceEntry>],
     places: &mut Vec<Place>,
 ) -> Result<Option<Prepared>, String> {
-    let trapped = || match devices.iter().find(|device| device.is_regular()) {
-        None => Ok(None),
-        Some(device) => {
-            Err(format!("{}: a regular file needs namespace mode", device.path.display()))
-        }
-    };
     if mode == Mode::Trapped {
-        return trapped();
+        show(devices, places);
+        return Ok(None);
     }
     let why = match prepare_namespace(devices, places) {
         Ok(prepared) => return Ok(Some(prepared)),
@@ -234,12 +231,20 @@ fn choose(
     if mode == Mode::Namespace {
         return Err(format!("cannot make a private /dev: {why}; see `devmap doctor`"));
     }
-    let chosen = trapped().map_err(|error| format!("{error}, and there can be none: {why}"))?;
+    show(devices, places);
     crate::report(format_args!(
         "trapped mode, for there can be no private /dev ({why}): opening and looking at any \
          file takes longer, and poll says less of a device; see `devmap doctor`"
     ));
-    Ok(chosen)
+    Ok(None)
+}
+
+/// In trapped mode nothing is mounted; but where a file can be made, programs that list the
+/// directory see it.
+fn show(devices: &[Arc<DeviceEntry>], places: &mut Vec<Place>) {
+    let shown =
+        devices.iter().filter(|device| device.is_regular() && !device.path.starts_with("/dev"));
+    places.extend(shown.filter_map(|device| Place::new(&device.path).ok()));
 }
 
 /// Mounts what can be mounted beforehand, and finds the places for all else.
@@ -305,13 +310,17 @@ fn hand_over(
 }
 
 /// Open files of devices take descriptors here: for their maps, and in trapped mode by
-/// themselves.
-pub(crate) fn raise_descriptor_limit() {
-    let limit = rustix::process::getrlimit(Resource::Nofile);
-    let _ = rustix::process::setrlimit(
-        Resource::Nofile,
-        Rlimit { current: limit.maximum, maximum: limit.maximum },
-    );
+/// themselves. What a driver writes is as long as its caller may make it, or not at all.
+pub(crate) fn loosen_limits() {
+    for resource in [Resource::Nofile, Resource::Fsize] {
+        let limit = rustix::process::getrlimit(resource);
+        let _ = rustix::process::setrlimit(
+            resource,
+            Rlimit { current: limit.maximum, maximum: limit.maximum },
+        );
+    }
+    // Past the limit of files' sizes it would end this process, and all devices.
+    let _ = devmap_sys::process::set_ignored(&[libc::SIGXFSZ]);
 }
 
 /// Serves a program in trapped mode.
@@ -328,7 +337,7 @@ fn supervise_trapped(
     let listener = handover::receive(channel)
         .map_err(|error| format!("cannot receive the seccomp listener: {error}"))?;
     if let Some(listener) = listener.and_then(|(_, mut fds)| fds.pop()) {
-        raise_descriptor_limit();
+        loosen_limits();
         let ended = serve_notifications(&core, listener)?;
         wait_for_end(tree);
         core.settle_trapped();
@@ -338,7 +347,7 @@ fn supervise_trapped(
         let _ = ended.recv();
         core.settle_trapped();
         if let Some(trapped) = &core.trapped {
-            trapped.close_all();
+            trapped.close_all(&core);
             trapped.clear();
         }
         core.opens.release_all();
@@ -424,6 +433,9 @@ impl Core {
         let settled = || self.trapped.as_ref().is_none_or(Trapped::is_settled);
         while !settled() && Instant::now() < deadline {
             std::thread::sleep(Duration::from_micros(200));
+        }
+        if let Some(trapped) = &self.trapped {
+            trapped.settle_files();
         }
         self.opens.sweep();
     }

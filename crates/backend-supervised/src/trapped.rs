@@ -7,6 +7,9 @@
 //! (`transfer`), and copies of the descriptor get such numbers too (`copies`), or are only
 //! stood for (`standins`).
 //!
+//! Regular files are none of these: their descriptors are open files of a memory file, which
+//! holds their content (`regular`).
+//!
 //! What does not live here: `mmap`, `ioctl`, `mremap`: these are as in namespace mode
 //! (`notify`, `map`).
 
@@ -18,13 +21,14 @@ mod filter;
 mod listings;
 mod locks;
 mod paths;
+mod regular;
 mod standins;
 mod transfer;
 
 use std::{
     collections::HashSet,
-    fs, io,
-    os::linux::fs::MetadataExt,
+    fs, io, iter,
+    os::{fd::OwnedFd, linux::fs::MetadataExt},
     path::Path,
     sync::{
         Arc,
@@ -48,10 +52,11 @@ use self::{
     listings::Listings,
     locks::Locks,
     paths::{Entry, Paths},
+    regular::Regular,
 };
 use crate::{
     Core, client,
-    filter::FIRST_DESCRIPTOR,
+    filter::{FIRST_DESCRIPTOR, LAST_STANDARD},
     notify::{self, Call},
     opens::{DeviceEntry, OpenFile},
     pool::{self, Pool, Turn},
@@ -70,6 +75,7 @@ pub(crate) struct Trapped {
     descriptors: Descriptors,
     locks: Locks,
     listings: Listings,
+    regular: Regular,
     /// The lowest descriptor that a device gets.
     first: u32,
     /// Whom the devices belong to.
@@ -102,6 +108,8 @@ impl Trapped {
             descriptors: Descriptors::new().map_err(failed)?,
             locks: Locks::new(devices.len()).map_err(failed)?,
             listings: Listings::default(),
+            regular: Regular::new(devices)
+                .map_err(|error| format!("cannot watch files: {error}"))?,
             first,
             owner: (rustix::process::geteuid().as_raw(), rustix::process::getegid().as_raw()),
             directories: devices.iter().map(directory).collect(),
@@ -116,7 +124,24 @@ impl Trapped {
             true => Directories::Listed,
             false => Directories::Native,
         };
-        filter::filter(self.first, directories)
+        let regular = (!self.regular.is_empty()).then(|| self.first_regular());
+        filter::filter(self.first, directories, regular)
+    }
+
+    /// The lowest descriptor that a regular file gets.
+    fn first_regular(&self) -> u32 {
+        (self.first - ROOM as u32).max(LAST_STANDARD + 1)
+    }
+
+    /// The device of which a memory file has the content.
+    pub(crate) fn regular_file(&self, identity: (u64, u64)) -> Option<u64> {
+        self.regular.with(identity).map(|file| file.cache.device.index)
+    }
+
+    /// Waits until the devices that are regular files have what a program stored that has
+    /// ended.
+    pub(crate) fn settle_files(&self) {
+        self.regular.settle_at_end();
     }
 
     /// The open file behind a descriptor of a client.
@@ -131,7 +156,8 @@ impl Trapped {
 
     /// No program is left: what the kernel has not closed yet, such as a descriptor on its way
     /// between sockets that nobody has, is closed.
-    pub(crate) fn close_all(&self) {
+    pub(crate) fn close_all(&self, core: &Core) {
+        self.regular.end(core);
         self.descriptors.clear();
     }
 
@@ -204,7 +230,6 @@ impl Trapped {
             notify::answer(call, Err(Errno::ENOMEM));
             return false;
         }
-        let tid = call.notification.tid;
         let client = match self.descriptors.add(device, file, flags) {
             Ok(client) => client,
             Err(error) => {
@@ -216,28 +241,42 @@ impl Trapped {
                 return false;
             }
         };
+        if let Some(number) = self.put(call, device, client, flags, iter::empty()) {
+            call.answer(Reply::Value(number.into()));
+        }
+        true
+    }
+
+    /// Puts a descriptor into the caller's table: at the first free one of these numbers, or
+    /// else where devices have theirs. `None`: there is none, and it has been told.
+    fn put(
+        &self,
+        call: &Call<'_>,
+        device: &DeviceEntry,
+        client: OwnedFd,
+        flags: u32,
+        mut numbers: impl Iterator<Item = u32>,
+    ) -> Option<u32> {
+        let tid = call.notification.tid;
         let close_on_exec = flags & libc::O_CLOEXEC.cast_unsigned() != 0;
         let mut last = self.placing.lock();
-        let number = free_number(tid, self.first, &mut last);
+        let number = numbers.find(|number| client::is_free(tid, *number));
+        let number = number.or_else(|| free_number(tid, self.first, &mut last));
         let placed = number.and_then(|number| {
             call.replace_descriptor(&client, number, close_on_exec).ok().map(|()| number)
         });
         // The client's is the only one from here on: where it got none, that is a close.
         drop(client);
-        match placed {
-            Some(number) => call.answer(Reply::Value(i64::from(number))),
-            None if !call.is_waiting() => {}
-            None => {
-                crate::report_once(format_args!(
-                    "{}: open fails with EMFILE: in trapped mode a device has a descriptor from \
-                     {} on, and the limit of open files leaves none; raise it (ulimit -n)",
-                    device.path.display(),
-                    self.first
-                ));
-                call.answer(Reply::Error(libc::EMFILE));
-            }
+        if placed.is_none() && call.is_waiting() {
+            crate::report_once(format_args!(
+                "{}: open fails with EMFILE: in trapped mode a device has a descriptor from \
+                 {} on, and the limit of open files leaves none; raise it (ulimit -n)",
+                device.path.display(),
+                self.first
+            ));
+            call.answer(Reply::Error(libc::EMFILE));
         }
-        true
+        placed
     }
 }
 
@@ -292,7 +331,7 @@ fn lowest_free(tid: u32, first: u32, limit: u64) -> Option<u32> {
 
 /// Serves a notified call if it is answered otherwise than in namespace mode.
 pub(crate) fn serve(core: &Arc<Core>, trapped: &Trapped, call: &Call<'_>) -> bool {
-    if files::serve(core, trapped, call) {
+    if regular::serve_sync(core, trapped, call) || files::serve(core, trapped, call) {
         return true;
     }
     let args = call.notification.args;
@@ -310,6 +349,17 @@ pub(crate) fn serve(core: &Arc<Core>, trapped: &Trapped, call: &Call<'_>) -> boo
             return true;
         }
         nr::MREMAP | nr::MADVISE | nr::REMAP_FILE_PAGES | nr::SECCOMP | nr::PRCTL => return false,
+        nr::FSTAT | nr::FCHMOD | nr::FCHOWN => {
+            if let Some(file) = trapped.regular.of(tid, args[0] as u32) {
+                let device = &file.cache.device;
+                match call.notification.nr {
+                    nr::FSTAT => fstat(core, trapped, call, device),
+                    _ => notify::answer(call, Err(Errno::EPERM)),
+                }
+                return true;
+            }
+            None
+        }
         nr::SENDFILE | nr::TEE => of(1),
         nr::SPLICE | nr::COPY_FILE_RANGE => of(2),
         _ => None,
@@ -322,12 +372,7 @@ pub(crate) fn serve(core: &Arc<Core>, trapped: &Trapped, call: &Call<'_>) -> boo
         return true;
     }
     match call.notification.nr {
-        nr::FSTAT => {
-            let entry = Entry::Device(descriptor.device.clone());
-            let status = stat::stat_bytes(&files::status(core, trapped, &entry));
-            let written = process::write_memory(tid, args[1], &status);
-            notify::answer(call, written.map(|()| 0).map_err(|_| Errno::EFAULT));
-        }
+        nr::FSTAT => fstat(core, trapped, call, &descriptor.device),
         nr::LSEEK => lseek(core, call, &descriptor),
         nr::FLOCK => trapped.locks.flock(core, call, &descriptor),
         // What Linux says of a device whose driver has no such method, and of one whose
@@ -341,6 +386,13 @@ pub(crate) fn serve(core: &Arc<Core>, trapped: &Trapped, call: &Call<'_>) -> boo
         _ => call.answer(Reply::Continue),
     }
     true
+}
+
+fn fstat(core: &Core, trapped: &Trapped, call: &Call<'_>, device: &Arc<DeviceEntry>) {
+    let Notification { tid, args: [_, address, ..], .. } = *call.notification;
+    let status = files::status(core, trapped, &Entry::Device(device.clone()));
+    let written = process::write_memory(tid, address, &stat::stat_bytes(&status));
+    notify::answer(call, written.map(|()| 0).map_err(|_| Errno::EFAULT));
 }
 
 /// Refuses a call on a descriptor that was opened with `O_PATH`.

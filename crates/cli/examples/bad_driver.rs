@@ -5,7 +5,7 @@
 //! `panic`, `block` or `absurd`, and WHERE the method of the driver in which it does; or
 //! WHAT is `errno`, an unusual one, and WHERE is `open` or `read`; or WHAT is `plan`, and WHERE
 //! says what is wrong with the plan; or WHAT is `store`, the device is a regular file, and WHERE
-//! is the error of its store.
+//! is the error of its store, or `block`.
 
 #![forbid(unsafe_code)]
 
@@ -59,13 +59,17 @@ impl Wrong {
             panic!("on purpose");
         }
         if self.is("block", method) {
-            // The test waits for this line.
-            let _ = writeln!(io::stderr(), "blocked in {method}");
-            loop {
-                thread::park();
-            }
+            block(method);
         }
         self.is("absurd", method)
+    }
+}
+
+fn block(method: &str) -> ! {
+    // The test waits for this line.
+    let _ = writeln!(io::stderr(), "blocked in {method}");
+    loop {
+        thread::park();
     }
 }
 
@@ -116,6 +120,9 @@ impl<P: Platform> Device<P> for Bad<P> {
 
     fn write_back(&self, _offset: u64, _bytes: &[u8]) -> Result<(), Errno> {
         self.wrong.in_method("write_back");
+        if self.wrong.is("store", "block") {
+            block("write_back");
+        }
         match Errno::from_name(&self.wrong.place) {
             Some(errno) => Err(errno),
             None => Ok(()),

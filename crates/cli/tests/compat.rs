@@ -43,8 +43,13 @@ const WITHOUT_CODE: &str = "
 ";
 
 /// The sections whose rows are of other things than calls.
-const NO_CALLS: [&str; 4] =
-    ["Beside system calls", "Devices of a daemon", "The simulated home", "The local home"];
+const NO_CALLS: [&str; 5] = [
+    "Beside system calls",
+    "Devices of a daemon",
+    "Regular files in trapped mode",
+    "The simulated home",
+    "The local home",
+];
 
 fn root() -> PathBuf {
     Path::new(env!("CARGO_MANIFEST_DIR")).join("../..")

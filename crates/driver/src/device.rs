@@ -312,7 +312,8 @@ pub trait Device<P: Platform>: Send + Sync + 'static {
     }
 
     /// `write(2)`: how many bytes were taken in. A regular file grows by it as needed, and
-    /// the home changes the pages that it holds to match.
+    /// the home changes the pages that it holds to match. Or the home changes only those, and
+    /// calls [`Device::truncate`] and [`Device::write_back`] afterwards.
     ///
     /// # Errors
     /// Left out: `EINVAL`.

@@ -28,6 +28,9 @@ macro_rules! common_numbers {
         pub const FLOCK: u32 = libc::SYS_flock as u32;
         pub const FSYNC: u32 = libc::SYS_fsync as u32;
         pub const FDATASYNC: u32 = libc::SYS_fdatasync as u32;
+        pub const SYNC: u32 = libc::SYS_sync as u32;
+        pub const SYNCFS: u32 = libc::SYS_syncfs as u32;
+        pub const SYNC_FILE_RANGE: u32 = libc::SYS_sync_file_range as u32;
         pub const FTRUNCATE: u32 = libc::SYS_ftruncate as u32;
         pub const FALLOCATE: u32 = libc::SYS_fallocate as u32;
         pub const FSTAT: u32 = libc::SYS_fstat as u32;

@@ -1,9 +1,10 @@
-//! Sealed memory files of one exact size: the memory that driver and program
-//! share. What does not live here: mapping them (`mapping`).
+//! Memory files: sealed ones of one exact size, the memory that driver and program share, and
+//! ones whose size changes, the content of a regular file. What does not live here: mapping
+//! them (`mapping`).
 
 use std::fs::File;
 use std::io;
-use std::os::fd::{AsRawFd, BorrowedFd, OwnedFd};
+use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
 
 use rustix::fs::{MemfdFlags, Mode, SealFlags, fchmod, fcntl_add_seals, ftruncate, memfd_create};
 use rustix::io::Errno;
@@ -16,16 +17,53 @@ use rustix::io::Errno;
 /// # Errors
 /// Those of memfd_create(2) and ftruncate(2).
 pub fn create(name: &str, len: u64) -> io::Result<OwnedFd> {
-    let flags = MemfdFlags::CLOEXEC | MemfdFlags::ALLOW_SEALING;
-    // NOEXEC_SEAL, Linux 6.3, is what vm.memfd_noexec=2 asks for.
-    let memory = match memfd_create(name, flags | MemfdFlags::NOEXEC_SEAL) {
-        Err(Errno::INVAL) => memfd_create(name, flags)?,
-        other => other?,
-    };
+    let memory = new(name)?;
     ftruncate(&memory, len)?;
     fchmod(&memory, Mode::RUSR | Mode::WUSR | Mode::RGRP | Mode::ROTH)?;
     fcntl_add_seals(&memory, SealFlags::SHRINK | SealFlags::GROW | SealFlags::SEAL)?;
     Ok(memory)
+}
+
+/// Makes an empty memory file whose size changes as that of any file. Nobody can seal it, and
+/// `mode` is what a later open of it is held to. The file is open for reading and writing.
+///
+/// # Errors
+/// Those of memfd_create(2) and open(2).
+pub fn create_open_ended(name: &str, mode: u16) -> io::Result<OwnedFd> {
+    let memory = new(name)?;
+    fcntl_add_seals(&memory, SealFlags::SEAL)?;
+    // Only a file that was opened counts for `is_alone`.
+    let opened = reopen(memory.as_fd(), false)?;
+    fchmod(&opened, Mode::from_raw_mode(mode.into()))?;
+    Ok(opened)
+}
+
+/// Whether `file`, opened for writing, is the only open file of its inode: nobody else has a
+/// descriptor of it, nor a map. Asked by a lease (`F_SETLEASE`), which is given back.
+///
+/// # Errors
+/// Those of fcntl(2): the file belongs to another user.
+pub fn is_alone(file: BorrowedFd<'_>) -> io::Result<bool> {
+    let lease = |kind: libc::c_int| {
+        // SAFETY: F_SETLEASE takes an integer and touches no memory of this process; the
+        // descriptor is open for as long as it is borrowed.
+        let result = unsafe { libc::fcntl(file.as_raw_fd(), libc::F_SETLEASE, kind) };
+        if result < 0 { Err(io::Error::last_os_error()) } else { Ok(()) }
+    };
+    match lease(libc::F_WRLCK) {
+        Ok(()) => lease(libc::F_UNLCK).map(|()| true),
+        Err(error) if error.raw_os_error() == Some(libc::EAGAIN) => Ok(false),
+        Err(error) => Err(error),
+    }
+}
+
+fn new(name: &str) -> io::Result<OwnedFd> {
+    let flags = MemfdFlags::CLOEXEC | MemfdFlags::ALLOW_SEALING;
+    // NOEXEC_SEAL, Linux 6.3, is what vm.memfd_noexec=2 asks for.
+    match memfd_create(name, flags | MemfdFlags::NOEXEC_SEAL) {
+        Err(Errno::INVAL) => Ok(memfd_create(name, flags)?),
+        other => Ok(other?),
+    }
 }
 
 /// Opens the file behind `fd` anew, with an offset and an access mode of its own:
@@ -41,9 +79,9 @@ pub fn reopen(fd: BorrowedFd<'_>, read_only: bool) -> io::Result<OwnedFd> {
 #[cfg(test)]
 mod tests {
     use std::io::Write;
-    use std::os::fd::AsFd;
 
     use super::*;
+    use crate::mapping::{Mapping, Protection, Sharing};
 
     #[test]
     fn size_is_fixed() {
@@ -52,6 +90,24 @@ mod tests {
         assert_eq!(file.metadata().unwrap().len(), 8192);
         assert_eq!(file.set_len(4096).unwrap_err().raw_os_error(), Some(libc::EPERM));
         assert_eq!(file.set_len(16384).unwrap_err().raw_os_error(), Some(libc::EPERM));
+    }
+
+    #[test]
+    fn who_else_has_it_open_or_mapped_is_seen() {
+        let memory = create_open_ended("open-ended", 0o444).unwrap();
+        ftruncate(&memory, 8192).unwrap();
+        assert!(is_alone(memory.as_fd()).unwrap());
+        let copy = memory.try_clone().unwrap();
+        assert!(is_alone(memory.as_fd()).unwrap(), "a copy is of the same open file");
+        drop(copy);
+        let reader = reopen(memory.as_fd(), true).unwrap();
+        assert!(!is_alone(memory.as_fd()).unwrap());
+        let map = Mapping::new(reader.as_fd(), 0, 4096, Protection::Read, Sharing::Shared).unwrap();
+        drop(reader);
+        assert!(!is_alone(memory.as_fd()).unwrap());
+        drop(map);
+        assert!(is_alone(memory.as_fd()).unwrap());
+        assert_eq!(fcntl_add_seals(&memory, SealFlags::GROW), Err(Errno::PERM));
     }
 
     #[test]

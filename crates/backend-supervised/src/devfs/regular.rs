@@ -271,7 +271,7 @@ impl Devfs {
 }
 
 /// For the trace: pages that were asked for.
-pub(super) fn fault_event<'a>(
+pub(crate) fn fault_event<'a>(
     file: &'a OpenFile,
     page_len: u64,
     (offset, size): (u64, u32),
@@ -291,7 +291,7 @@ pub(super) fn fault_event<'a>(
 }
 
 /// For the trace: pages that were given back.
-pub(super) fn write_back_event(
+pub(crate) fn write_back_event(
     device: &DeviceEntry,
     offset: u64,
     size: usize,

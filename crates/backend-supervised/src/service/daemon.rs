@@ -32,7 +32,7 @@ use crate::{
     host::Host,
     notify::Reaper,
     opens::{DeviceEntry, Opens},
-    run::{MakeNodes, entries, raise_descriptor_limit},
+    run::{MakeNodes, entries, loosen_limits},
     trace::{Trace, TraceFormat},
 };
 
@@ -93,7 +93,7 @@ pub fn serve(service: Service) -> Result<(), String> {
     let listener = Listener::bind(&service.socket, service.mode)?;
     let trace = Trace::create(service.trace.as_ref(), service.stats)?;
     let daemon = Arc::new(Daemon::new(service.nodes, trace, PATIENCE)?);
-    raise_descriptor_limit();
+    loosen_limits();
     // Joiners of the same user shall not look into what holds the memory of every device.
     rustix::process::set_dumpable_behavior(DumpableBehavior::NotDumpable)
         .map_err(|error| format!("cannot close the daemon to its joiners: {error}"))?;

@@ -15,6 +15,17 @@ pub(super) struct Change {
     pub(super) errno: Errno,
 }
 
+impl Change {
+    /// How the call of this number fails for a regular file: as where one is mounted.
+    pub(super) fn of_regular(&self, call: u32) -> i32 {
+        match self.errno {
+            Errno::EROFS if call == nr::LINKAT || Some(call) == nr::LINK => libc::EXDEV,
+            Errno::EROFS => libc::EBUSY,
+            errno => errno.raw(),
+        }
+    }
+}
+
 /// Calls that all architectures have. Two lines of one call are two paths of it; of the
 /// flags that say whether to follow a link, the usual is taken.
 const CALLS: [(u32, Change); 28] = [

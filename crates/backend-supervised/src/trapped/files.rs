@@ -14,6 +14,7 @@ use devmap_sys::{
 use super::{
     Trapped, changes, listings,
     paths::{self, Entry, Found},
+    regular::{self, cache::Cache},
 };
 use crate::{
     Core, client,
@@ -104,7 +105,8 @@ fn request(notification: &Notification) -> Option<Request> {
 
 /// Serves a call if it takes a path.
 pub(super) fn serve(core: &std::sync::Arc<Core>, trapped: &Trapped, call: &Call<'_>) -> bool {
-    let Some(request) = request(call.notification) else { return change(trapped, call) };
+    let Some(request) = request(call.notification) else { return change(core, trapped, call) };
+    trapped.regular.settle();
     let reply = answer(core, trapped, call, &request);
     if let Some(reply) = reply {
         call.answer(reply);
@@ -114,10 +116,14 @@ pub(super) fn serve(core: &std::sync::Arc<Core>, trapped: &Trapped, call: &Call<
 
 /// Refuses a call that would change what stands at a device's path. False where it is no
 /// such call; others go on.
-fn change(trapped: &Trapped, call: &Call<'_>) -> bool {
+fn change(core: &std::sync::Arc<Core>, trapped: &Trapped, call: &Call<'_>) -> bool {
     let Notification { tid, nr, args, .. } = *call.notification;
     let mut reply = None;
     for (_, change) in changes::all().filter(|(other, _)| *other == nr) {
+        trapped.regular.settle();
+        if nr == nr::CHROOT {
+            trapped.paths.roots_will_differ();
+        }
         let directory = change.directory.map_or(libc::AT_FDCWD, |index| args[index] as i32);
         let found = paths::read(tid, args[change.path])
             .map(|path| trapped.paths.find(tid, directory, &path, change.follow).found);
@@ -128,7 +134,17 @@ fn change(trapped: &Trapped, call: &Call<'_>) -> bool {
             {
                 reply = Some(Reply::Error(libc::EPERM));
             }
-            Ok(Found::Entry(Entry::Device(_))) => reply = Some(Reply::Error(change.errno.raw())),
+            Ok(Found::Entry(Entry::Device(device))) => {
+                if let (nr::TRUNCATE, Some(file)) = (nr, trapped.regular.get(&device)) {
+                    truncate(core, trapped, call, &file.cache);
+                    return true;
+                }
+                let errno = match device.is_regular() {
+                    true => change.of_regular(nr),
+                    false => change.errno.raw(),
+                };
+                reply = Some(Reply::Error(errno));
+            }
             Ok(Found::Below) => reply = Some(Reply::Error(libc::ENOTDIR)),
             _ => reply = reply.or(Some(Reply::Continue)),
         }
@@ -138,6 +154,14 @@ fn change(trapped: &Trapped, call: &Call<'_>) -> bool {
         call.answer(reply);
     }
     is_change
+}
+
+fn truncate(core: &std::sync::Arc<Core>, trapped: &Trapped, call: &Call<'_>, cache: &Cache) {
+    let status = status(core, trapped, &Entry::Device(cache.device.clone()));
+    match permits(call.notification.tid, &status, 2, true) {
+        true => regular::truncate(core, call, cache),
+        false => call.answer(Reply::Error(libc::EACCES)),
+    }
 }
 
 /// What is to be answered; `None` when it has been.
@@ -192,16 +216,21 @@ fn answer(
         {
             return Some(Reply::Continue);
         }
-        Found::Descriptor { tid, fd } => match trapped.descriptors.of(tid, fd) {
-            Some(descriptor) => {
-                is_link = !path.is_empty() && !request.follow;
-                Entry::Device(descriptor.device.clone())
+        Found::Descriptor { tid, fd } => {
+            is_link = !path.is_empty() && !request.follow;
+            match (trapped.descriptors.of(tid, fd), trapped.regular.of(tid, fd)) {
+                (Some(descriptor), _) => Entry::Device(descriptor.device.clone()),
+                (_, Some(file)) => Entry::Device(file.cache.device.clone()),
+                _ => return Some(Reply::Continue),
             }
-            None => return Some(Reply::Continue),
-        },
+        }
     };
     match request.what {
-        What::Open { resolve, .. } if resolve != 0 && !is_plain => Some(Reply::Continue),
+        // For the kernel nothing is there, but for an empty file in the place of a regular one.
+        What::Open { resolve, .. } if resolve != 0 && !is_plain => Some(match &entry {
+            Entry::Device(device) if device.is_regular() => Reply::Error(libc::ENOENT),
+            _ => Reply::Continue,
+        }),
         What::Open { .. } | What::Stat { .. } | What::Access { .. } if is_link => {
             Some(Reply::Continue)
         }
@@ -269,6 +298,9 @@ pub(super) fn status(core: &Core, trapped: &Trapped, entry: &Entry) -> FileStatu
                 devmap_driver::Kind::Regular { size } => {
                     status.mode |= libc::S_IFREG;
                     status.size = size;
+                    if let Some(file) = trapped.regular.get(device) {
+                        file.cache.status(core, &mut status);
+                    }
                 }
             }
         }
@@ -316,7 +348,8 @@ fn is_reading(flags: u32) -> bool {
 /// The rights that an open asks for.
 fn wanted(flags: u32) -> u32 {
     let access = client::open_flags(flags);
-    u32::from(access.read) * 4 + u32::from(access.write) * 2
+    let cuts = flags & libc::O_TRUNC.cast_unsigned() != 0;
+    u32::from(access.read) * 4 + u32::from(access.write || cuts) * 2
 }
 
 fn open(
@@ -338,6 +371,10 @@ fn open(
     let status = status(core, trapped, &Entry::Device(device.clone()));
     if !permits(tid, &status, wanted(flags), true) {
         return Some(Reply::Error(libc::EACCES));
+    }
+    if let Some(file) = trapped.regular.get(device) {
+        regular::open(core, trapped, call, file, flags);
+        return None;
     }
     let started = Instant::now();
     let id = core.opens.reserve();

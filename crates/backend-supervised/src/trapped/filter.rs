@@ -32,7 +32,7 @@ const ALWAYS: [u32; 6] = [
 const OLD_ALWAYS: [Option<u32>; 5] = [nr::CREAT, nr::STAT, nr::LSTAT, nr::ACCESS, nr::READLINK];
 
 /// Calls on a descriptor.
-const ON_DESCRIPTOR: [u32; 19] = [
+const ON_DESCRIPTOR: [u32; 16] = [
     nr::READ,
     nr::WRITE,
     nr::PREAD64,
@@ -44,15 +44,19 @@ const ON_DESCRIPTOR: [u32; 19] = [
     nr::PREADV2,
     nr::PWRITEV2,
     nr::LSEEK,
-    nr::FSTAT,
     nr::FLOCK,
     nr::FALLOCATE,
-    nr::FCHMOD,
-    nr::FCHOWN,
     nr::DUP,
     nr::DUP3,
     nr::VMSPLICE,
 ];
+
+/// Calls on a descriptor that show or change what a regular file is, too.
+const ON_STATUS: [u32; 3] = [nr::FSTAT, nr::FCHMOD, nr::FCHOWN];
+
+/// Calls that write back what was stored in a regular file, notified where there is one.
+const SYNC: [u32; 6] =
+    [nr::FSYNC, nr::FDATASYNC, nr::MSYNC, nr::SYNC, nr::SYNCFS, nr::SYNC_FILE_RANGE];
 
 /// Calls on two descriptors, and which argument is the second.
 const ON_TWO: [(u32, usize); 4] =
@@ -67,8 +71,13 @@ pub(super) enum Directories {
     Listed,
 }
 
-/// The filter; devices have descriptors from `first` on.
-pub(super) fn filter(first: u32, directories: Directories) -> Result<Filter, AssembleError> {
+/// The filter; devices have descriptors from `first` on, and regular files, if there are any,
+/// from `regular` on.
+pub(super) fn filter(
+    first: u32,
+    directories: Directories,
+    regular: Option<u32>,
+) -> Result<Filter, AssembleError> {
     let mut asm = Assembler::new();
     let (allow, notify, nosys) = (asm.label(), asm.label(), asm.label());
     let native = asm.label();
@@ -90,12 +99,19 @@ pub(super) fn filter(first: u32, directories: Directories) -> Result<Filter, Ass
     if directories == Directories::Listed {
         asm.jump_if_eq(nr::GETDENTS64, on_descriptor);
     }
+    let on_status = asm.label();
+    for nr in ON_STATUS {
+        asm.jump_if_eq(nr, on_status);
+    }
     let openat = at(&mut asm, nr::OPENAT);
     let open = nr::OPEN.map(|nr| at(&mut asm, nr));
     let newfstatat = at(&mut asm, nr::NEWFSTATAT);
     let statx = at(&mut asm, nr::STATX);
     let changes: BTreeSet<u32> = changes::all().map(|(nr, _)| nr).collect();
     for nr in ALWAYS.into_iter().chain(OLD_ALWAYS.into_iter().flatten()).chain(changes) {
+        asm.jump_if_eq(nr, notify);
+    }
+    for nr in SYNC.into_iter().filter(|_| regular.is_some()) {
         asm.jump_if_eq(nr, notify);
     }
     let mmap = at(&mut asm, nr::MMAP);
@@ -115,6 +131,10 @@ pub(super) fn filter(first: u32, directories: Directories) -> Result<Filter, Ass
     asm.bind(on_descriptor);
     asm.load_arg_low(0);
     device_number(&mut asm, first, notify, allow);
+
+    asm.bind(on_status);
+    asm.load_arg_low(0);
+    device_number(&mut asm, regular.unwrap_or(first), notify, allow);
 
     for (label, flags) in [(Some(openat), 2), (open, 1)] {
         if let Some(label) = label {
@@ -137,7 +157,7 @@ pub(super) fn filter(first: u32, directories: Directories) -> Result<Filter, Ass
         asm.bind(empty_path);
         asm.load_arg_low(0);
         asm.jump_if_ge(NEGATIVE, notify);
-        device_number(&mut asm, first, notify, allow);
+        device_number(&mut asm, regular.unwrap_or(first), notify, allow);
     }
 
     asm.bind(mmap);
@@ -230,8 +250,8 @@ mod tests {
     #[test]
     fn it_assembles_for_any_limit() {
         for first in [64, 960] {
-            assert!(filter(first, Directories::Native).is_ok());
-            assert!(filter(first, Directories::Listed).is_ok());
+            assert!(filter(first, Directories::Native, None).is_ok());
+            assert!(filter(first, Directories::Listed, Some(3)).is_ok());
         }
     }
 }

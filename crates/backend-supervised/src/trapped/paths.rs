@@ -13,13 +13,16 @@ use std::{
     fs, io,
     os::unix::ffi::{OsStrExt, OsStringExt},
     path::{Path, PathBuf},
-    sync::Arc,
+    sync::{
+        Arc,
+        atomic::{AtomicBool, Ordering},
+    },
 };
 
 use devmap_driver::Kind;
 use devmap_sys::process;
 
-use crate::{client, opens::DeviceEntry, sysfs};
+use crate::{client, opens::DeviceEntry, places, sysfs};
 
 /// `PATH_MAX`: the longest path, with its end.
 const LONGEST: usize = 4096;
@@ -69,6 +72,8 @@ pub(crate) struct Paths {
     names: HashSet<OsString>,
     /// Directories of the kernel's in which some of these stand, where they are to be listed.
     listed: HashSet<PathBuf>,
+    /// Some client has changed its root: each client may have one of its own.
+    roots_differ: AtomicBool,
 }
 
 impl Paths {
@@ -89,7 +94,13 @@ impl Paths {
                     device.path.display()
                 )
             })?;
-            entries.insert(directory.join(name), Entry::Device(device.clone()));
+            let mut path = directory.join(name);
+            if device.is_regular()
+                && let Ok(resolved) = places::resolve(&path)
+            {
+                path = resolved;
+            }
+            entries.insert(path, Entry::Device(device.clone()));
             for (path, content) in sysfs::files(device) {
                 let directory = path.parent().map(Path::to_owned).unwrap_or_default();
                 let content = match content {
@@ -116,7 +127,12 @@ impl Paths {
             listed.extend(parents.filter(|at| !entries.contains_key(*at)).map(Path::to_owned));
             names.extend(listed.iter().filter_map(|at| at.file_name()).map(OsStr::to_owned));
         }
-        Ok(Paths { entries, names, listed })
+        Ok(Paths { entries, names, listed, roots_differ: AtomicBool::new(false) })
+    }
+
+    /// A client is about to change its root.
+    pub(super) fn roots_will_differ(&self) {
+        self.roots_differ.store(true, Ordering::SeqCst);
     }
 
     /// Whether directories are to be listed.
@@ -157,23 +173,36 @@ impl Paths {
         };
         // Most paths are settled by one look: they have no name of ours, and are no link.
         let end = path.iter().rposition(|byte| *byte != b'/').map_or(path.len(), |last| last + 1);
-        let mut quick = Path::new(&start).join(OsStr::from_bytes(&path[..end]));
+        let root = match self.roots_differ.load(Ordering::SeqCst) {
+            true => format!("/proc/{tid}/root"),
+            false => "/".to_owned(),
+        };
+        let join = |to: &mut PathBuf, path: &[u8]| {
+            let inside = path.iter().position(|byte| *byte != b'/').unwrap_or(path.len());
+            if inside > 0 {
+                *to = PathBuf::from(&root);
+            }
+            to.push(OsStr::from_bytes(&path[inside..]));
+        };
+        let mut quick = PathBuf::from(&start);
+        join(&mut quick, &path[..end]);
         let mut first = true;
         for _ in 0..LINKS {
             if self.may_be_ours(if first { path } else { quick.as_os_str().as_bytes() }) {
+                let root = if root == "/" { root.into() } else { fs::read_link(root).ok()? };
                 let start = if path.starts_with(b"/") {
-                    PathBuf::from("/")
+                    root.clone()
                 } else {
                     fs::read_link(start).ok()?
                 };
-                return self.walk(tid, start, path, follow);
+                return self.walk(tid, (&root, start), path, follow);
             }
             if !follow && !path.ends_with(b"/") {
                 return None;
             }
             let target = rustix::fs::readlink(&quick, Vec::new()).ok()?;
             quick.pop();
-            quick.push(OsStr::from_bytes(target.as_bytes()));
+            join(&mut quick, target.as_bytes());
             first = false;
         }
         None
@@ -187,8 +216,14 @@ impl Paths {
             || names.any(|name| self.names.contains(OsStr::from_bytes(name)))
     }
 
-    /// Follows a path from the directory `at`, name by name.
-    fn walk(&self, tid: u32, mut at: PathBuf, path: &[u8], follow: bool) -> Option<Followed> {
+    /// Follows a path from the directory `at`, name by name, for a client with this root.
+    fn walk(
+        &self,
+        tid: u32,
+        (root, mut at): (&Path, PathBuf),
+        path: &[u8],
+        follow: bool,
+    ) -> Option<Followed> {
         let mut left = names(path);
         let mut is_plain = !path.starts_with(b"/");
         let mut links = 0;
@@ -198,7 +233,9 @@ impl Paths {
                 b"" | b"." => continue,
                 b".." => {
                     is_plain = false;
-                    at.pop();
+                    if at != root {
+                        at.pop();
+                    }
                     continue;
                 }
                 b"self" if at == Path::new("/proc") => {
@@ -239,7 +276,7 @@ impl Paths {
                     }
                     is_plain = false;
                     if target.as_bytes().starts_with(b"/") {
-                        at = PathBuf::from("/");
+                        at = root.to_owned();
                     } else {
                         at.pop();
                     }

@@ -7,10 +7,7 @@ use devmap_bodies::{BODIES, content};
 
 use crate::harness::{Mode, Run, example, in_each_mode, start};
 
-// Trapped mode refuses regular files.
-in_each_mode!(@ namespace "namespace" [
-    maps_of_a_file_do_what_linux_does
-]);
+in_each_mode!(maps_of_a_file_do_what_linux_does);
 
 fn maps_of_a_file_do_what_linux_does(mode: Mode) {
     let program = example("bodies");

@@ -1,37 +1,76 @@
 //! Regular files as devices: `file`, at any path, to unmodified programs. The oracle is a
 //! plain file.
 
-use std::{collections::BTreeSet, fs, path::Path, process::Command};
+use std::{
+    cell::OnceCell, collections::BTreeSet, fs, io::Write, os::unix::fs::PermissionsExt, path::Path,
+    process::Command,
+};
 
+use rustix::process::geteuid;
 use tempfile::TempDir;
 
-use crate::harness::{Client, Linking, Mode, Run, in_each_mode, start};
+use crate::harness::{
+    Client, DEVMAP, Linking, Mode, Run, in_each_mode, kill, open_to_all, start, wait_for,
+};
 
-// Trapped mode refuses regular files.
-in_each_mode!(@ namespace "namespace" [
+macro_rules! everywhere {
+    ($($test:ident)+) => {
+        in_each_mode!(
+            $($test,)+
+            a_store_that_fails_is_told_of_once,
+            a_limit_of_file_sizes_ends_no_device,
+        );
+        in_each_mode!(@ docker "docker" [$($test)+]);
+        in_each_mode!(@ nobody "nobody" [$($test)+]);
+    };
+}
+everywhere!(
     the_same_lines_as_on_a_plain_file
     shell_tools_read_and_write
     python_maps_and_a_database_lives_in_it
     what_msync_promised_survives_a_kill
     a_killed_program_loses_no_store
+    what_was_written_is_there_for_those_who_look
     dirty_pages_come_back_before_fsync
-    a_store_that_fails_is_told_of_once
     a_file_cut_from_outside_ends_where_it_ends
     the_directory_stays_what_it_is
     read_only_is_read_only
     devices_stand_beside_files
     what_the_device_does_not_do
+    many_open_files_and_copies
     a_killed_supervisor_leaves_a_place_to_the_next
+);
+in_each_mode!(@ only_trapped "trapped" [
+    a_file_that_grows_from_outside_has_what_came
+    content_is_held_up_to_a_limit
+    a_driver_that_blocks_in_its_store_keeps_nobody_from_other_files
+    a_refused_length_is_not_shown
+    what_the_kernel_does_not_tell_of
+    descriptors_outlive_a_killed_supervisor
 ]);
 
+/// The mode of `devmap run` for one of these tests: within Docker's sandbox, and there as the
+/// user 65534 if root runs the tests, it is chosen by devmap.
+fn mode_of(mode: Mode) -> Mode {
+    if is_in_docker(mode) { Mode("auto") } else { mode }
+}
+
+fn is_in_docker(mode: Mode) -> bool {
+    ["docker", "nobody"].contains(&mode.0)
+}
+
 /// A directory with a file in it, which a device shows at `shown/x`.
-struct Place(TempDir);
+struct Place(TempDir, OnceCell<Client>);
 
 impl Place {
     fn new(content: &[u8]) -> Place {
-        let place = Place(tempfile::tempdir().expect("a directory"));
+        let place = Place(tempfile::tempdir().expect("a directory"), OnceCell::new());
         fs::write(place.file(), content).expect("the file");
         fs::create_dir(place.path("shown")).expect("a directory");
+        for directory in ["", "shown"] {
+            open_to_all(&place.0.path().join(directory));
+        }
+        fs::set_permissions(place.file(), fs::Permissions::from_mode(0o666)).expect("chmod");
         place
     }
 
@@ -52,7 +91,31 @@ impl Place {
     }
 
     fn run(&self, mode: Mode) -> Run {
-        Run::new(mode, &[&format!("{}=file:path={},access=rw", self.shown(), self.file())])
+        self.run_with(mode, &[&format!("{}=file:path={},access=rw", self.shown(), self.file())])
+    }
+
+    /// A run with other devices.
+    fn run_with(&self, mode: Mode, devices: &[&str]) -> Run {
+        let copy = self.path("devmap");
+        if mode.0 == "nobody" && !Path::new(&copy).exists() {
+            // The user may not reach where it was built.
+            fs::hard_link(DEVMAP, &copy)
+                .or_else(|_| fs::copy(DEVMAP, &copy).map(drop))
+                .expect("a copy of devmap");
+        }
+        let devmap = if mode.0 == "nobody" { &copy } else { DEVMAP };
+        let options = devices.iter().flat_map(|device| ["--device", device]);
+        let options: Vec<_> = options.collect();
+        let run = Run::of(Path::new(devmap), mode_of(mode)).options(&options);
+        if !is_in_docker(mode) {
+            return run;
+        }
+        let run = run.within(self.1.get_or_init(Client::docker));
+        if mode.0 == "nobody" && geteuid().is_root() {
+            let user = ["setpriv", "--reuid", "65534", "--regid", "65534", "--clear-groups", "--"];
+            return run.by(&user);
+        }
+        run
     }
 
     /// Runs a script in this directory; what it prints.
@@ -155,7 +218,7 @@ fn what_msync_promised_survives_a_kill(mode: Mode) {
     assert_eq!(running.hear(), "synced");
     // It is there though the program lives on and nothing is closed.
     assert_eq!(&place.content()[..9], b"promised-");
-    crate::harness::kill(running.program());
+    kill(running.program());
     running.finish().killed(9);
     assert_eq!(&place.content()[..9], b"promised-");
 }
@@ -168,12 +231,37 @@ fn a_killed_program_loses_no_store(mode: Mode) {
     assert_eq!((&content[..9], &content[9989..]), (&b"promised-"[..], &b"-unpromised"[..]));
 }
 
+/// At once, with nothing synced or closed.
+fn what_was_written_is_there_for_those_who_look(mode: Mode) {
+    let place = Place::new(&[b'-'; 10_000]);
+    let script = "
+shown, file = sys.argv[1:]
+fd = os.open(shown, os.O_RDWR)
+copy = os.dup2(fd, 7)
+content = bytearray(open(file, 'rb').read())
+for number in range(300):
+    at = number * 7919 % 30000
+    if number % 10 == 9:
+        os.ftruncate(copy, at)
+        content[at:] = bytes(max(0, at - len(content)))
+    else:
+        word = b'%d' % number
+        os.pwrite(copy if number % 3 == 0 else fd, word, at)
+        content[len(content):] = bytes(max(0, at + len(word) - len(content)))
+        content[at:at + len(word)] = word
+    if open(file, 'rb').read() != content or os.stat(file).st_size != len(content): say(number)
+say('end')
+";
+    let finished = place.run(mode).python(script, &[&place.shown(), &place.file()]).finish().well();
+    assert_eq!(finished.stdout, "end\n", "{finished:?}");
+}
+
 fn dirty_pages_come_back_before_fsync(mode: Mode) {
     let place = Place::new(&[0; 64 * 4096]);
     let script = "
 fd = os.open(sys.argv[1], os.O_RDWR)
 area = mmap.mmap(fd, 0)
-for page in 40, 3, 63, 7, 21, 0: area[page * PAGE] = page
+for page in 40, 3, 63, 7, 21, 0: area[page * PAGE] = page + 1
 area.flush()
 area[5 * PAGE] = 1
 ";
@@ -207,6 +295,37 @@ say(*(error_of(call) for call in 2 * [lambda: os.fsync(first)]))
     }
 }
 
+/// The limit of the program, and the harder one of all that `devmap run` starts.
+fn a_limit_of_file_sizes_ends_no_device(mode: Mode) {
+    let place = Place::new(&numbers());
+    let script = "
+import resource
+signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
+path = sys.argv[1]
+def result(call):
+    try: return call()
+    except OSError as error: return errno.errorcode[error.errno]
+say(result(lambda: len(open(path).read())))
+fd = os.open(path, os.O_RDWR)
+say(result(lambda: os.pwrite(fd, b'x', 8000)), result(lambda: os.pwrite(fd, b'y', 100)))
+say(result(lambda: os.ftruncate(fd, 30000)), os.fsync(fd), os.stat(path).st_size)
+";
+    let limit = |limit: &str| {
+        let limit = format!("ulimit {limit}; exec \"$0\" \"$@\"");
+        place.run(mode).by(&["sh", "-c", &limit]).python(script, &[&place.shown()]).finish()
+    };
+    assert_eq!(limit("-S -f 8").well().stdout, "23890\nEFBIG 1\nEFBIG None 23890\n");
+    if mode.0 == "namespace" {
+        assert_eq!(limit("-f 8").well().stdout, "23890\nEFBIG 1\nEFBIG None 23890\n");
+    } else {
+        // The content has to be in a memory file, which is a file too.
+        let finished = limit("-f 8").exited(1);
+        assert_eq!((&*finished.stdout, finished.stderr.contains("EFBIG")), ("EFBIG\n", false));
+    }
+    let content = place.content();
+    assert_eq!((content.len(), content[100], content[8000]), (23890, b'y', numbers()[8000]));
+}
+
 fn a_file_cut_from_outside_ends_where_it_ends(mode: Mode) {
     let place = Place::new(&[b'-'; 3 * 4096]);
     let script = "
@@ -232,6 +351,27 @@ area.flush()
     assert_eq!((content.len(), content[0]), (100, b'+'), "stores make no file longer");
 }
 
+fn a_file_that_grows_from_outside_has_what_came(mode: Mode) {
+    let place = Place::new(b"first ");
+    let script = "
+path = sys.argv[1]
+fd = os.open(path, os.O_RDWR)
+area = mmap.mmap(fd, 6)
+area[0:1] = b'F'
+say('mapped')
+hear()
+say(os.fstat(fd).st_size, os.pread(fd, 100, 0), os.stat(path).st_size, len(open(path).read()))
+";
+    let mut running = place.run(mode).python(script, &[&place.shown()]);
+    assert_eq!(running.hear(), "mapped");
+    let mut file = fs::File::options().append(true).open(place.file()).expect("the file");
+    file.write_all(b"second").expect("written");
+    running.say("grown");
+    assert_eq!(running.hear(), "12 b'First second' 12 12");
+    running.finish().well();
+    assert_eq!(place.content(), b"First second");
+}
+
 fn the_directory_stays_what_it_is(mode: Mode) {
     let place = Place::new(b"content");
     fs::write(place.path("shown/beside"), "beside").expect("a file");
@@ -252,7 +392,7 @@ fn the_directory_stays_what_it_is(mode: Mode) {
     for path in ["shown/beside", "link"] {
         let _ = std::os::unix::fs::symlink(place.path("shown/beside"), place.path("link"));
         let device = format!("{}=file:{}", place.path(path), place.file());
-        let run = Run::new(mode, &[&device]);
+        let run = place.run_with(mode, &[&device]);
         assert_eq!(run.prints(&["cat", &place.path("shown/beside")]), "content\n", "{path}");
         assert_eq!(fs::read(place.path("shown/beside")).expect("the file"), b"beside");
     }
@@ -281,7 +421,7 @@ area = mmap.mmap(fd, 0, flags=mmap.MAP_PRIVATE, prot=3)
 area[0] = 67
 say(area[:], os.pread(fd, 100, 0))
 ";
-    let run = Run::new(mode, &[&device]);
+    let run = place.run_with(mode, &[&device]);
     let finished = run.python(script, &[&place.shown()]).finish().well();
     let expected = "EACCES EACCES\nEACCES 0o100444\nb'Content' b'content'\n";
     assert_eq!(finished.stdout, expected, "{finished:?}");
@@ -291,7 +431,7 @@ say(area[:], os.pread(fd, 100, 0))
 fn devices_stand_beside_files(mode: Mode) {
     let place = Place::new(b"content\n");
     let file = format!("/dev/content=file:{}", place.file());
-    let run = Run::new(mode, &["/dev/hello=hello", &file]);
+    let run = place.run_with(mode, &["/dev/hello=hello", &file]);
     let text = run.prints(&["sh", "-ec", "cat /dev/hello /dev/content; stat -c %F /dev/content"]);
     assert_eq!(text, "Hello from a device in safe Rust.\ncontent\nregular file\n");
 }
@@ -319,8 +459,9 @@ for name, call in dict(
 ).items(): say(name, error_of(call))
 ";
     let finished = place.run(mode).python(script, &[&place.shown()]).finish().well();
-    let expected = "fallocate ENOTSUP
-posix_fallocate 0
+    // What is not FUSE's to answer, the kernel's own memory file does.
+    let fallocate = if mode.0 == "namespace" { "ENOTSUP" } else { "0" };
+    let expected = "posix_fallocate 0
 chmod EPERM
 chown EPERM
 utime EPERM
@@ -332,15 +473,170 @@ copy_file_range EXDEV
 sendfile 0
 setxattr ENOTSUP
 ";
+    let expected = format!("fallocate {fallocate}\n{expected}");
     assert_eq!(finished.stdout, expected, "{finished:?}");
     assert_eq!(place.content().len(), 100);
+}
+
+/// More than have a number below those of devices, and copies at any; in a child, by another
+/// program, and to another process.
+fn many_open_files_and_copies(mode: Mode) {
+    let place = Place::new(&numbers());
+    let script = "
+import array, socket
+path = sys.argv[1]
+files = [os.open(path, os.O_RDWR) for _ in range(150)]
+for number, fd in enumerate(files): os.pwrite(fd, b'%03d' % number, 1000 + 3 * number)
+say(all(os.pread(fd, 3, 1000 + 3 * number) == b'%03d' % number for number, fd in enumerate(files)))
+say({os.fstat(fd).st_ino for fd in files} == {os.stat(path).st_ino})
+say(len({os.lseek(fd, number, 0) for number, fd in enumerate(files)}))
+sent, received = socket.socketpair(socket.AF_UNIX)
+socket.send_fds(sent, [b'.'], [files[3]])
+other = socket.recv_fds(received, 1, 1)[1][0]
+say(os.lseek(other, 0, 1), os.pread(other, 3, 1006), os.fstat(other).st_size)
+low, high = os.dup(files[7]), fcntl.fcntl(files[7], fcntl.F_DUPFD, 970)
+say(os.lseek(low, 0, 1), os.lseek(high, 5, 1), os.lseek(low, 0, 1), os.fstat(high).st_size)
+os.set_inheritable(files[9], True)
+script = f'exec 5<&{files[9]}; cat <&5 | tail -c 4; cat < {path} | wc -c; wc -c /proc/self/fd/5'
+say(subprocess.run(['bash', '-c', script], close_fds=False, capture_output=True).stdout.split())
+say(os.readlink(f'/proc/self/fd/{files[3]}') == path, os.stat(f'/proc/self/fd/{files[3]}').st_size)
+again = os.open(f'/proc/self/fd/{files[3]}', os.O_RDONLY)
+say(os.pread(again, 3, 1006), error_of(lambda: os.write(again, b'.')))
+only = os.open(path, os.O_WRONLY | os.O_APPEND | os.O_CREAT, 0o600)
+say(os.write(only, b'end'), fcntl.fcntl(only, fcntl.F_GETFL) & (os.O_ACCMODE | os.O_APPEND) == os.O_WRONLY | os.O_APPEND, error_of(lambda: os.read(only, 1)))
+for fd in files: os.close(fd)
+say(os.pread(low, 10, 23890))
+def openat2(path, resolve):
+    how = (ctypes.c_uint64 * 3)(os.O_RDONLY, 0, resolve)
+    fd = libc.syscall(437, -100, path.encode(), how, 24)
+    return errno.errorcode[ctypes.get_errno()] if fd < 0 else len(os.pread(fd, 10, 0))
+os.chdir(os.path.dirname(path))
+say(openat2(path, 0), openat2('x', 8), openat2(path, 4) in (10, 'ENOENT'))
+os.close(0)
+say(os.open(path, os.O_RDONLY), os.read(0, 3), os.fstat(0).st_nlink)
+";
+    let finished = place.run(mode).python(script, &[&place.shown()]).finish().well();
+    let expected = "True
+True
+150
+3 b'002' 23890
+7 12 12 23890
+[b'999', b'23890', b'23890', b'/proc/self/fd/5']
+True 23890
+b'002' EBADF
+3 True EBADF
+b'end'
+10 10 True
+0 b'0\\n1' 1
+";
+    assert_eq!(finished.stdout, expected, "{finished:?}");
+    assert!(place.content().ends_with(b"4999\nend"));
+}
+
+fn content_is_held_up_to_a_limit(mode: Mode) {
+    let place = Place::new(b"");
+    let file = fs::File::options().write(true).open(place.file()).expect("the file");
+    file.set_len((256 << 20) + 1).expect("ftruncate");
+    let script = "
+path, file = sys.argv[1:]
+for _ in range(2): say(error_of(lambda: os.open(path, os.O_RDONLY)), os.stat(path).st_size)
+os.truncate(file, 256 << 20)
+fd = os.open(path, os.O_RDWR)
+say(os.pwrite(fd, b'past', 300 << 20), os.fstat(fd).st_size, os.fsync(fd))
+";
+    let finished = place.run(mode).python(script, &[&place.shown(), &place.file()]).finish().well();
+    let expected = "ENOMEM 268435457\nENOMEM 268435457\n4 314572804 None\n";
+    assert_eq!(finished.stdout, expected, "{finished:?}");
+    let lines: Vec<_> = finished.stderr.lines().collect();
+    assert_eq!(lines.len(), 1, "{finished:?}");
+    for word in [&place.shown(), "ENOMEM", "268435456"] {
+        assert!(lines[0].contains(word), "{finished:?}");
+    }
+    assert_eq!(fs::metadata(place.file()).expect("the file").len(), (300 << 20) + 4);
+}
+
+fn a_driver_that_blocks_in_its_store_keeps_nobody_from_other_files(mode: Mode) {
+    let place = Place::new(b"content");
+    let device = format!("{}=file:path={},access=rw", place.shown(), place.file());
+    let script = "
+fd = os.open('/dev/bad', os.O_RDWR)
+os.pwrite(fd, b'x', 0)
+hear()
+for _ in range(20): say(open('/etc/passwd').read() != '', open(sys.argv[1]).read())
+say(os.pread(fd, 2, 0))
+";
+    let run = Run::bad_driver(mode, "store:block").options(&["--device", &device]);
+    let mut running = run.python(script, &[&place.shown()]);
+    running.hear_error("blocked in write_back");
+    let supervisor = running.supervisor();
+    running.say("go on");
+    let finished = running.finish().well();
+    assert_eq!(finished.stdout, "True content\n".repeat(20) + "b'x\\x00'\n", "{finished:?}");
+    wait_for("the supervisor's end", || crate::harness::is_gone(supervisor).then_some(()));
+}
+
+fn what_the_kernel_does_not_tell_of(mode: Mode) {
+    let place = Place::new(&[b'-'; 3 * 4096]);
+    let script = "
+shown, file = sys.argv[1:]
+fd = os.open(shown, os.O_RDWR)
+low = os.dup(fd)
+def stored(at): return os.pread(os.open(file, os.O_RDONLY), 1, at)
+area = map_raw(fd, 3)
+at = ctypes.addressof(area)
+area[0], area[PAGE] = b'+', b'-'
+say(libc.munmap(at, PAGE), stored(0), libc.munmap(at + PAGE, 2 * PAGE), stored(0))
+say(os.fsync(fd), stored(0))
+say(os.fstat(low).st_nlink, os.fstat(fd).st_nlink, low)
+say(error_of(lambda: fcntl.fcntl(fd, fcntl.F_SETLEASE, fcntl.F_WRLCK)))
+os.truncate(file, 100)
+say(os.fstat(low).st_size, os.stat(shown).st_size, os.fstat(low).st_size)
+";
+    let run = place.run(mode).traced();
+    let finished = run.python(script, &[&place.shown(), &place.file()]).finish().well();
+    let expected = "0 b'-' 0 b'-'\nNone b'+'\n0 1 3\nEAGAIN\n12288 100 100\n";
+    assert_eq!(finished.stdout, expected, "{finished:?}");
+    assert_eq!(finished.count("write_back"), 1, "{finished:?}");
+}
+
+fn descriptors_outlive_a_killed_supervisor(mode: Mode) {
+    let place = Place::new(b"content");
+    let script = "
+fd = os.open(sys.argv[1], os.O_RDWR)
+area = mmap.mmap(fd, 0)
+os.pwrite(fd, b'C', 0)
+os.fsync(fd)
+say('up')
+hear()
+say(area[:], os.pwrite(fd, b'lost', 0), os.pread(fd, 9, 0), area[:], error_of(lambda: os.fsync(fd)))
+";
+    let mut running = place.run(mode).python(script, &[&place.shown()]);
+    assert_eq!(running.hear(), "up");
+    kill(running.supervisor());
+    running.say("go on");
+    assert_eq!(running.hear(), "b'Content' 4 b'lostent' b'lostent' ENOSYS");
+    drop(running.finish());
+    assert_eq!(place.content(), b"Content");
+}
+
+/// A driver without `truncate`.
+fn a_refused_length_is_not_shown(mode: Mode) {
+    let script = "
+fd = os.open('/dev/bad', os.O_RDWR)
+for size in 4 * PAGE + 100, 100:
+    say(error_of(lambda: (os.ftruncate(fd, size), os.fsync(fd))), os.fstat(fd).st_size // PAGE)
+say(os.pread(fd, 2, 2 * PAGE), error_of(lambda: os.truncate('/dev/bad', 5)), os.stat('/dev/bad').st_size // PAGE)
+";
+    let finished = Run::bad_driver(mode, "store:none").python(script, &[]).finish().well();
+    let expected = "EINVAL 4\nEINVAL 4\nb'\\x02\\x02' EINVAL 4\n";
+    assert_eq!(finished.stdout, expected, "{finished:?}");
 }
 
 fn a_killed_supervisor_leaves_a_place_to_the_next(mode: Mode) {
     let place = Place::new(b"content");
     let mut running = place.run(mode).python("say('up'); hear()", &[]);
     assert_eq!(running.hear(), "up");
-    crate::harness::kill(running.supervisor());
+    kill(running.supervisor());
     running.say("go on");
     drop(running.finish());
     assert_eq!(fs::read(place.shown()).expect("what was made to mount on"), b"");
@@ -361,11 +657,4 @@ fn what_is_no_file_is_refused_beforehand() {
         run.output(&["true"]).exited(125).complains(&[words]);
     }
     assert!(!Path::new(&place.shown()).exists());
-}
-
-#[test]
-fn trapped_mode_refuses_a_regular_file() {
-    let place = Place::new(b"content");
-    let run = place.run(Mode("trapped"));
-    run.output(&["true"]).exited(125).complains(&["a regular file needs namespace mode"]);
 }

@@ -6,7 +6,7 @@ use std::{
     ffi::OsStr,
     fmt, fs,
     io::{BufRead, BufReader, Read, Write},
-    os::unix::process::ExitStatusExt,
+    os::unix::{fs::PermissionsExt, process::ExitStatusExt},
     path::{Path, PathBuf},
     process::{Child, ChildStdin, Command, ExitStatus, Stdio},
     sync::mpsc::{Receiver, channel},
@@ -82,6 +82,11 @@ def map_raw(fd, pages, offset=0):
     return (ctypes.c_char * (pages * PAGE)).from_address(at)
 ";
 
+/// Lets other users use a file or a directory.
+pub fn open_to_all(path: &Path) {
+    fs::set_permissions(path, fs::Permissions::from_mode(0o777)).expect("chmod");
+}
+
 /// The root of the project.
 pub fn root() -> PathBuf {
     Path::new(env!("CARGO_MANIFEST_DIR")).join("../..")
@@ -156,6 +161,7 @@ impl Run {
     /// Gathers [`Finished::trace`].
     pub fn traced(mut self) -> Run {
         let directory = tempfile::tempdir().expect("a directory");
+        open_to_all(directory.path());
         let file = directory.path().join("trace");
         self.command.arg("--trace").arg(file).args(["--trace-format", "json"]);
         self.trace = Some(directory);
@@ -589,6 +595,7 @@ impl Client {
         let sources = root().join(directory);
         let shared = root().join("tests/conformance");
         let directory = tempfile::tempdir().expect("a directory");
+        open_to_all(directory.path());
         let mut compiler = Command::new("cc");
         compiler.args(["-O1", "-Wall", "-Werror", "-pthread", "-I"]).arg(&shared);
         if linking == Linking::Static {

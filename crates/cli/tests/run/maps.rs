@@ -6,7 +6,7 @@ use serde_json::Value;
 
 use crate::harness::{DEVMAP, Finished, Mode, Run, in_each_mode, start};
 
-in_each_mode!(areas_are_those_of_the_devices, children_have_areas_too);
+in_each_mode!(areas_are_those_of_the_devices, children_have_areas_too, a_file_has_its_own_name,);
 
 /// Maps both areas of `demo` and 64 pages of `pattern`, and says where; then waits.
 const MAPS: &str = "
@@ -96,8 +96,7 @@ fn children_have_areas_too(mode: Mode) {
     running.finish().well();
 }
 
-#[test]
-fn a_file_has_its_own_name() {
+fn a_file_has_its_own_name(mode: Mode) {
     let content = tempfile::NamedTempFile::new().expect("a file");
     fs::write(content.path(), [b'-'; 3 * 4096]).expect("the file");
     let device = format!("/dev/content=file:{}", content.path().display());
@@ -107,7 +106,7 @@ area[PAGE]
 say(os.getpid())
 hear()
 ";
-    let mut running = Run::new(Mode("namespace"), &[&device]).python(script, &[]);
+    let mut running = Run::new(mode, &[&device]).python(script, &[]);
     let text = maps(&[&running.hear()]).well().stdout;
     assert_eq!(text.matches("r--s 00000000 00:00 ").count(), 1, "{text}");
     assert!(text.contains("/dev/content  fault resident="), "{text}");

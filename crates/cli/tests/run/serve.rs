@@ -560,8 +560,13 @@ fn filled_pages_are_shared() {
     let shown = format!("{}/shown", directory.path().display());
     let device = format!("{shown}=file:path={},access=rw", file.display());
     let daemon = Daemon::start(&["/dev/p=pattern", &device], &[]);
-    for (path, first) in [("/dev/p", None), (&shown[..], Some("b'....'"))] {
-        let join = || Run::joining(Mode("namespace"), &daemon).python(PAGES, &[path]);
+    // In trapped mode the pages of `pattern` are each joiner's own.
+    for (mode, path, first) in [
+        ("namespace", "/dev/p", None),
+        ("namespace", &shown[..], Some("b'....'")),
+        ("trapped", &shown[..], Some("b'pong'")),
+    ] {
+        let join = || Run::joining(Mode(mode), &daemon).python(PAGES, &[path]);
         let synced = if first.is_some() { "0" } else { "EINVAL" };
         let mut one = join();
         let begins = one.hear();

@@ -18,6 +18,7 @@ in_each_mode!(
     reads_reach_the_driver_in_pieces,
     an_ordinary_user_sees_one_user,
     setuid_programs,
+    after_chroot_a_device_has_no_path,
     a_recorder_sees_each_call,
     a_second_listener_is_refused,
 );
@@ -296,6 +297,33 @@ say(os.preadv(fd, parts, 50), bytes(parts[0] + parts[1]) == text[50:1150])
     }
     assert_eq!(writes.iter().sum::<u64>(), 3 << 20);
     assert_eq!(reads.last(), Some(&1100));
+}
+
+/// Unless it stands below the new root, in trapped mode.
+fn after_chroot_a_device_has_no_path(mode: Mode) {
+    let directory = tempfile::tempdir().expect("a directory");
+    let jail = directory.path().to_str().expect("UTF-8");
+    std::fs::create_dir(directory.path().join("dev")).expect("a directory");
+    let script = "
+jail, inner = sys.argv[1:]
+os.symlink('../' * 10 + 'dev', jail + '/up')
+os.symlink('/dev/inner', jail + '/link')
+# Who is not root needs a user namespace for it.
+if os.getuid(): libc.unshare(0x10000000)
+os.chroot(jail)
+os.chdir('/')
+def results(*paths): return [error_of(lambda: os.close(os.open(path, os.O_RDONLY))) for path in paths]
+say(*results('/dev/h', '/../dev/h', 'dev/h', '../dev/h', '/up/h'))
+if inner: say(*results('/dev/inner', '/../dev/inner', 'dev/inner', '/up/inner', '/link'))
+";
+    let inner = format!("{jail}/dev/inner=hello");
+    // To devmap of an ordinary user, who has another namespace is one not to be looked at.
+    let has_inner = mode.is_trapped() && rustix::process::geteuid().is_root();
+    let devices = ["/dev/h=hello", &inner];
+    let run = Run::new(mode, if has_inner { &devices } else { &devices[..1] });
+    let finished = run.python(script, &[jail, if has_inner { "yes" } else { "" }]).finish().well();
+    let inner = if has_inner { "0 0 0 0 0\n" } else { "" };
+    assert_eq!(finished.stdout, "ENOENT ENOENT ENOENT ENOENT ENOENT\n".to_owned() + inner);
 }
 
 /// See COMPAT.md: a user namespace that holds one user.
