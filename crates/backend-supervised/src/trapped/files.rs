@@ -320,19 +320,26 @@ pub(super) fn status(core: &Core, trapped: &Trapped, entry: &Entry) -> FileStatu
 /// Whether a file's mode gives a client these rights (`R_OK`, `W_OK`, `X_OK`), by its
 /// ids in effect or by its real ones.
 fn permits(tid: u32, status: &FileStatus, want: u32, effective: bool) -> bool {
-    let Ok(text) = fs::read_to_string(format!("/proc/{tid}/status")) else { return false };
+    let text = fs::read_to_string(format!("/proc/{tid}/status"));
+    text.is_ok_and(|text| permits_whom(&text, status, want, effective))
+}
+
+/// The same, of the client of whom `/proc/TID/status` says this.
+fn permits_whom(text: &str, status: &FileStatus, want: u32, effective: bool) -> bool {
     // Real, effective, saved, and that for files.
     let id = |name| {
         let ids = text.lines().find_map(|line| line.strip_prefix(name))?;
         ids.split_ascii_whitespace().nth(if effective { 3 } else { 0 })?.parse::<u32>().ok()
     };
     let (Some(uid), Some(gid)) = (id("Uid:"), id("Gid:")) else { return false };
+    let groups = text.lines().find_map(|line| line.strip_prefix("Groups:")).unwrap_or_default();
+    let mut groups = groups.split_ascii_whitespace().filter_map(|group| group.parse().ok());
     if uid == 0 {
         return want & 1 == 0 || status.mode & 0o111 != 0;
     }
     let shift = if uid == status.uid {
         6
-    } else if gid == status.gid {
+    } else if gid == status.gid || groups.any(|group: u32| group == status.gid) {
         3
     } else {
         0
@@ -424,5 +431,47 @@ fn open_text(call: &Call<'_>, text: &str, flags: u32) -> Option<Reply> {
             }
         }
         Err(error) => Some(Reply::Error(error.raw_os_error().unwrap_or(libc::EIO))),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn rights_are_those_of_the_first_class_that_a_client_is_in() {
+        let status = FileStatus {
+            device: 0,
+            inode: 0,
+            mode: libc::S_IFCHR | 0o640,
+            links: 1,
+            uid: 10,
+            gid: 20,
+            number: (0, 0),
+            size: 0,
+            block_size: 4096,
+            time: Default::default(),
+        };
+        let who = |uid: [u32; 2], gid: u32, groups: &str| {
+            let [real, effective] = uid;
+            format!(
+                "Name:\tx\nUid:\t{real}\t{effective}\t{effective}\t{effective}\n\
+                 Gid:\t{gid}\t{gid}\t{gid}\t{gid}\nFDSize:\t64\nGroups:\t{groups} \n"
+            )
+        };
+        for (text, effective, rights) in [
+            (who([0, 0], 0, ""), true, 6),
+            (who([10, 10], 20, ""), true, 6),
+            (who([10, 11], 20, ""), true, 4),
+            (who([10, 11], 20, ""), false, 6),
+            (who([11, 11], 20, ""), true, 4),
+            (who([11, 11], 21, "7 20 30"), true, 4),
+            (who([11, 11], 21, "7 30"), true, 0),
+            ("Name:\tx\n".to_owned(), true, 0),
+        ] {
+            let has = [4, 2, 1].map(|right| permits_whom(&text, &status, right, effective));
+            let bits = has.iter().fold(0, |bits, has| bits << 1 | u32::from(*has));
+            assert_eq!(bits, rights, "{text}");
+        }
     }
 }

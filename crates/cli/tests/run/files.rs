@@ -38,6 +38,7 @@ everywhere!(
     devices_stand_beside_files
     what_the_device_does_not_do
     many_open_files_and_copies
+    programs_that_open_store_and_die_at_once_lose_nothing
     a_killed_supervisor_leaves_a_place_to_the_next
 );
 in_each_mode!(@ only_trapped "trapped" [
@@ -531,6 +532,57 @@ b'end'
 ";
     assert_eq!(finished.stdout, expected, "{finished:?}");
     assert!(place.content().ends_with(b"4999\nend"));
+}
+
+/// Each thread of each stores in pages of its own, so that the last close, and the next open
+/// after it, come at any moment.
+fn programs_that_open_store_and_die_at_once_lose_nothing(mode: Mode) {
+    const PAGES: usize = 16;
+    let place = Place::new(&[0; PAGES * 4096]);
+    let script = "
+import random, threading
+shown, file = sys.argv[1:]
+PAGES = 16
+expected = mmap.mmap(-1, PAGES * PAGE)
+def store(random, first, count):
+    for _ in range(count):
+        fd = os.open(shown, os.O_RDWR)
+        at = first * PAGE + random.randrange(2 * PAGE - 8)
+        word = random.randbytes(8)
+        if random.randrange(2):
+            area = mmap.mmap(fd, 0)
+            os.close(fd)
+            area[at:at + 8] = word
+            if random.randrange(2): area.flush()
+            area.close()
+        else:
+            os.pwrite(fd, word, at)
+            os.close(fd)
+        expected[at:at + 8] = word
+        if random.randrange(3): os.close(os.open(shown, os.O_RDONLY))
+for round in range(12):
+    children = []
+    for child in range(4):
+        pid = os.fork()
+        if pid == 0:
+            make = lambda thread: random.Random(round * 100 + child * 10 + thread)
+            threads = [threading.Thread(target=store, args=(make(thread), child * 4 + thread * 2, 6)) for thread in range(2)]
+            for thread in threads: thread.start()
+            for thread in threads: thread.join()
+            # With a store that nothing is said of, and all of it open.
+            fd = os.open(shown, os.O_RDWR)
+            area = mmap.mmap(fd, 0)
+            expected[child * 4 * PAGE] = area[child * 4 * PAGE] = round + 1
+            os.kill(os.getpid(), 9)
+        children.append(pid)
+    for pid in children: os.waitpid(pid, 0)
+    if open(file, 'rb').read() != expected[:] or open(shown, 'rb').read() != expected[:]: say('lost in', round)
+say('end')
+";
+    let arguments = [&*place.shown(), &*place.file()];
+    let finished = place.run(mode).python(script, &arguments).finish().well();
+    assert_eq!(finished.stdout, "end\n", "{finished:?}");
+    assert_eq!(place.content().len(), PAGES * 4096);
 }
 
 fn content_is_held_up_to_a_limit(mode: Mode) {
