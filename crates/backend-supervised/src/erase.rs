@@ -46,6 +46,13 @@ pub trait AnyDevice: Send + Sync {
         fault: &Fault,
         page: &mut dyn NewPage,
     ) -> Result<Supply<HostMemory>, Errno>;
+    /// [`Device::readahead`]. Left out where a call for each page costs no less.
+    ///
+    /// # Errors
+    /// The device's.
+    fn readahead(&self, _file: &AnyFile, _first: u64, _bytes: &mut [u8]) -> Result<usize, Errno> {
+        Ok(0)
+    }
     /// [`Device::store`].
     fn store(&self) -> Store;
     /// [`Device::write_back`].
@@ -133,6 +140,10 @@ impl<D: Device<Host>> AnyDevice for Erased<D> {
         page: &mut dyn NewPage,
     ) -> Result<Supply<HostMemory>, Errno> {
         self.0.fault(Self::file(file), fault, page)
+    }
+
+    fn readahead(&self, file: &AnyFile, first: u64, bytes: &mut [u8]) -> Result<usize, Errno> {
+        self.0.readahead(Self::file(file), first, bytes)
     }
 
     fn store(&self) -> Store {

@@ -210,16 +210,32 @@ pub(crate) fn fill(
     let end = file.device.size()?.min(offset.saturating_add(size)).max(offset);
     let first = offset / page_len;
     let mut bytes = Buffer::new(((end.div_ceil(page_len) - first) * page_len) as usize)?;
+    let ahead = fill_ahead(file, first, page_len, &mut bytes);
     fill_pages(
         file,
-        first,
+        first + ahead as u64 / page_len,
         page_len,
-        &mut bytes,
+        &mut bytes[ahead..],
         "of a regular file with a page of its memory, where a filled one is wanted; the program \
          gets EIO or SIGBUS",
     )?;
     let start = first * page_len;
     Ok(bytes.part((offset - start) as usize..(end - start) as usize))
+}
+
+/// Asks the driver for several pages at once, which are wanted now: how many bytes it filled.
+fn fill_ahead(file: &OpenFile, first: u64, page_len: u64, bytes: &mut [u8]) -> usize {
+    if bytes.len() as u64 <= page_len {
+        return 0;
+    }
+    bytes.fill(0);
+    let filled = file.device.call("readahead", |driver| {
+        let count = driver.readahead(file.state(), first, bytes)?;
+        file.device.at_most("readahead", count, bytes.len())
+    });
+    // Why not is said by `fault`.
+    let pages = filled.unwrap_or(0) as u64 / page_len;
+    (pages * page_len) as usize
 }
 
 /// Asks the driver for pages from `first` on, which it has to fill: `else_report` says what is
