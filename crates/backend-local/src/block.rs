@@ -30,6 +30,14 @@ impl Pages {
         Pages(1 << (page % PAGES))
     }
 
+    /// All pages from the first of these to the last.
+    pub(crate) fn span(self) -> Pages {
+        if self.is_empty() {
+            return self;
+        }
+        Pages((u64::MAX << self.0.trailing_zeros()) & (u64::MAX >> self.0.leading_zeros()))
+    }
+
     pub(crate) fn is_empty(self) -> bool {
         self.0 == 0
     }
@@ -132,6 +140,9 @@ mod tests {
         pages.add(Pages::in_block(2, &(140..141)));
         pages.add(Pages::in_block(2, &(190..1000)));
         assert_eq!(pages.runs(2).collect::<Vec<_>>(), [128..131, 140..141, 190..192]);
+        assert_eq!(pages.span(), Pages::in_block(2, &(128..192)));
+        assert_eq!(Pages::one(190).span(), Pages::one(190));
+        assert_eq!(Pages::NONE.span(), Pages::NONE);
         assert_eq!(Pages::in_block(3, &(0..192)), Pages::NONE);
         let all = Pages::in_block(3, &(0..u64::MAX));
         let only = |pages: Pages, run| pages.runs(3).eq(std::iter::once(run));

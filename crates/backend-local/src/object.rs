@@ -192,7 +192,11 @@ impl Object {
         victims: Pages,
     ) -> Result<bool, Error> {
         let dirty = state.dirty.and(victims);
-        state.busy.add(victims);
+        // Nobody shall fill what lies between them, so that they leave the file in few calls.
+        let gaps = victims.span().without(state.resident).without(state.busy);
+        let mut claimed = victims;
+        claimed.add(gaps);
+        state.busy.add(claimed);
         state.resident.remove(victims);
         state.dirty.remove(victims);
         drop(state);
@@ -202,7 +206,7 @@ impl Object {
             area.forget(index, victims);
         }
         let written = dirty.runs(index).try_for_each(|run| self.write_back(run));
-        let gone = if written.is_ok() { self.punch(index, victims) } else { Pages::NONE };
+        let gone = if written.is_ok() { self.punch(index, victims, claimed) } else { Pages::NONE };
         count(&self.core.counters.evicted, gone.count());
 
         let mut state = block.lock();
@@ -211,7 +215,7 @@ impl Object {
             state.dirty.add(dirty);
         }
         self.enqueue(index, &mut state);
-        block.finish(state, victims);
+        block.finish(state, claimed);
         if gone.is_empty() {
             self.core.give_up(victims.count());
         } else {
@@ -220,12 +224,12 @@ impl Object {
         written.map(|()| !gone.is_empty())
     }
 
-    /// Frees pages that somebody is busy with: those that went. What a slice is held of
-    /// stays.
-    fn punch(&self, index: u64, pages: Pages) -> Pages {
+    /// Frees pages that somebody is busy with, among others that are claimed and not there:
+    /// those that went. What a slice is held of stays.
+    fn punch(&self, index: u64, pages: Pages, claimed: Pages) -> Pages {
         let mut gone = pages;
         let punch = |run: &Range<u64>| self.pages.punch(self.bytes(run)).is_ok();
-        for run in pages.runs(index).filter(|run| !punch(run)) {
+        for run in claimed.runs(index).filter(|run| !punch(run)) {
             let stay = run.filter(|page| !punch(&(*page..page + 1)));
             stay.for_each(|page| gone.remove(Pages::one(page)));
         }
