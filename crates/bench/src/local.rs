@@ -288,11 +288,11 @@ fn reads(
     Ok(Box::new(run))
 }
 
-/// A word of each page of a file that is not in memory, in order.
+/// A word of each page of a file that is not in memory, in order. No side has a limit.
 pub(crate) fn sequential(path: &Path) -> io::Result<Work> {
     let path = path.to_owned();
     scan_file(path.clone(), move || {
-        let map = mapped_file(&path, Some(GROUP))?;
+        let map = mapped_file(&path, None)?;
         Ok(Box::new(move |at| {
             black_box(map.load::<u64>(at)?);
             Ok(())
