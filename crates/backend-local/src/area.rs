@@ -65,7 +65,7 @@ pub(crate) struct Area {
     poisoned: Mutex<BTreeSet<u64>>,
     /// In which order pages are looked for.
     pub(crate) order: Mutex<Order>,
-    /// Cleared when the driver does not read ahead.
+    /// Cleared when the driver does not read ahead, and when the area is about to go.
     reads_ahead: AtomicBool,
     /// Runs of resident pages whose faults the kernel serves by itself.
     handed: Mutex<Vec<Range<u64>>>,
@@ -547,7 +547,7 @@ impl Area {
         self.core.uffd.is_some() && self.reads_ahead.load(Ordering::Relaxed)
     }
 
-    /// The driver does not read ahead.
+    /// Nothing is read ahead from now on.
     pub(crate) fn no_read_ahead(&self) {
         self.reads_ahead.store(false, Ordering::Relaxed);
     }

@@ -72,7 +72,8 @@ impl LocalOptions {
 
     /// The most bytes of content that are in memory at once. Memory of drivers, which
     /// exists anyway, does not count, nor do pages of private maps that the program itself
-    /// has changed.
+    /// has changed, nor the memory into which threads read ahead: at most a fifth of this,
+    /// and 12 MiB, while a file is read in order.
     #[must_use]
     pub fn memory_limit(mut self, bytes: u64) -> LocalOptions {
         self.memory_limit = bytes;

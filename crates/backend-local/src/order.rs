@@ -3,11 +3,11 @@
 use std::ops::Range;
 
 /// The most pages of one read-ahead.
-pub(crate) const WINDOW: u64 = 256;
+pub(crate) const WINDOW: u64 = 512;
 /// The fewest.
 const FIRST_WINDOW: u64 = 16;
 /// How many windows are read ahead at once.
-const DEPTH: u64 = 3;
+pub(crate) const DEPTH: u64 = 8;
 /// The most pages that are handed to the kernel at once.
 const HANDED: u64 = 8192;
 
@@ -54,9 +54,14 @@ impl Order {
         if self.streak < 2 { 0 } else { (64 << self.streak.min(7)).min(HANDED) }
     }
 
-    /// The windows to read ahead of page `at`, which was looked for in order.
-    pub(crate) fn windows(&mut self, at: u64) -> Vec<Range<u64>> {
-        let window = (FIRST_WINDOW << self.streak.min(8)).min(WINDOW);
+    /// The windows to read ahead of page `at`, which was looked for in order, each of at most
+    /// `most` pages.
+    pub(crate) fn windows(&mut self, at: u64, most: u64) -> Vec<Range<u64>> {
+        let window = (FIRST_WINDOW << self.streak.min(8)).min(most);
+        // Two in a row may be chance.
+        if window < FIRST_WINDOW || self.streak < 2 {
+            return Vec::new();
+        }
         let mut from = self.ahead.max(at + 1);
         let mut windows = Vec::new();
         while from < at + 1 + DEPTH * window {
@@ -78,14 +83,18 @@ mod tests {
         assert!(!order.look(0));
         order.mapped_to(1);
         assert!(order.look(1));
-        let windows = order.windows(1);
-        assert_eq!(windows[0].start, 2);
+        assert!(order.windows(1, WINDOW).is_empty(), "two may be chance");
+        order.mapped_to(2);
+        assert!(order.look(2));
+        let windows = order.windows(2, WINDOW);
+        assert_eq!(windows[0].start, 3);
         assert!(windows.windows(2).all(|pair| pair[0].end == pair[1].start));
         let end = windows.last().unwrap().end;
-        assert!(order.look(2), "the first page of a window");
-        let windows = order.windows(2);
+        assert!(order.look(3), "the first page of a window");
+        let windows = order.windows(3, WINDOW);
         assert_eq!(windows[0].start, end);
         assert!(windows[0].end - windows[0].start > 32);
+        assert!(order.windows(4, FIRST_WINDOW - 1).is_empty(), "hardly any room");
         assert!(!order.look(9999));
         assert_eq!(order.to_hand(), 0);
     }

@@ -1,61 +1,154 @@
 //! Filling pages before they are looked for, on threads of their own.
 
 use std::{
+    collections::VecDeque,
     ops::Range,
-    sync::{Arc, Weak, mpsc},
+    sync::{Arc, Weak},
     thread,
+    time::Duration,
 };
 
 use devmap_driver::Sharing;
-use parking_lot::Mutex;
+use devmap_sys::large::Large;
+use parking_lot::{Condvar, Mutex, MutexGuard};
 
 use crate::{
     Error, Mapping,
     area::Area,
     block::{Block, PAGES, Pages},
-    buffer,
     core::{Core, count},
     object::refused,
-    order::WINDOW,
+    order::{DEPTH, WINDOW},
     trace,
 };
 
-/// Threads of one home that read ahead.
-const THREADS: usize = 2;
+/// Threads of one home that read ahead: so many reads are on their way at once, and what
+/// has come is copied meanwhile.
+const THREADS: usize = 6;
+
+/// How long a thread keeps memory to read into while there is nothing to read.
+const KEPT: Duration = Duration::from_millis(20);
 
 /// Pages of an area, counted from its start, that will be looked for.
-type Job = (Weak<Area>, Range<u64>);
+struct Job {
+    area: Weak<Area>,
+    pages: Range<u64>,
+    /// The most pages of one read.
+    window: u64,
+}
+
+#[derive(Default)]
+struct Jobs {
+    /// In the order in which they are looked for.
+    waiting: VecDeque<Job>,
+    /// Threads that wait for one.
+    idle: usize,
+    threads: usize,
+    home_is_gone: bool,
+}
+
+#[derive(Default)]
+struct Queue {
+    jobs: Mutex<Jobs>,
+    changed: Condvar,
+}
 
 /// The threads of a home. They end with it.
-pub(crate) struct Readers(mpsc::Sender<Job>);
+#[derive(Default)]
+pub(crate) struct Readers(Arc<Queue>);
 
 impl Readers {
-    fn start() -> Readers {
-        let (sender, receiver) = mpsc::channel::<Job>();
-        let receiver = Arc::new(Mutex::new(receiver));
-        for _ in 0..THREADS {
-            let receiver = receiver.clone();
-            let run = move || {
-                loop {
-                    let job = receiver.lock().recv();
-                    let Ok((area, pages)) = job else { return };
-                    if let Some(area) = area.upgrade() {
-                        area.read_ahead(pages);
-                    }
-                }
-            };
-            // Without a thread nothing is read ahead, and all works.
-            let _ = thread::Builder::new().name("devmap-read".into()).spawn(run);
+    fn add(&self, job: Job) {
+        self.0.jobs.lock().waiting.push_back(job);
+        self.0.staff();
+    }
+}
+
+impl Drop for Readers {
+    fn drop(&mut self) {
+        self.0.jobs.lock().home_is_gone = true;
+        self.0.changed.notify_all();
+    }
+}
+
+impl Queue {
+    /// Sees to it that a thread takes what waits, and sees to the rest.
+    fn staff(self: &Arc<Self>) {
+        let mut jobs = self.jobs.lock();
+        if jobs.waiting.is_empty() {
+            return;
         }
-        Readers(sender)
+        if jobs.idle > 0 {
+            self.changed.notify_one();
+            return;
+        }
+        if jobs.threads == THREADS {
+            return;
+        }
+        jobs.threads += 1;
+        drop(jobs);
+        let queue = self.clone();
+        let run = move || {
+            let mut memory = None;
+            while let Some(job) = queue.next(&mut memory) {
+                queue.staff();
+                if let Some(area) = job.area.upgrade() {
+                    area.read_run(job.pages, &mut memory);
+                }
+            }
+        };
+        if thread::Builder::new().name("devmap-read".into()).spawn(run).is_err() {
+            let mut jobs = self.jobs.lock();
+            jobs.threads -= 1;
+            if jobs.threads == 0 {
+                // Nothing is read ahead, and all works.
+                jobs.waiting.clear();
+            }
+        }
+    }
+
+    /// The next read; `None`: the home is gone. `memory` is not kept while there is none.
+    fn next(&self, memory: &mut Option<Large>) -> Option<Job> {
+        let mut jobs = self.jobs.lock();
+        loop {
+            if jobs.home_is_gone {
+                return None;
+            }
+            if let Some(job) = jobs.waiting.front_mut() {
+                let end = job.pages.end.min(job.pages.start + job.window);
+                let pages = job.pages.start..end;
+                job.pages.start = end;
+                let next = Job { area: job.area.clone(), pages, window: job.window };
+                if job.pages.is_empty() {
+                    jobs.waiting.pop_front();
+                }
+                return Some(next);
+            }
+            jobs.idle += 1;
+            let mut is_over = false;
+            if memory.is_some() {
+                is_over = self.changed.wait_for(&mut jobs, KEPT).timed_out();
+            } else {
+                self.changed.wait(&mut jobs);
+            }
+            jobs.idle -= 1;
+            if is_over {
+                MutexGuard::unlocked(&mut jobs, || *memory = None);
+            }
+        }
     }
 }
 
 impl Core {
     fn read_later(&self, area: &Arc<Area>, pages: Range<u64>) {
-        let readers = self.readers.get_or_init(Readers::start);
-        // Nobody takes it if there is no thread.
-        let _ = readers.0.send((Arc::downgrade(area), pages));
+        let job = Job { area: Arc::downgrade(area), pages, window: self.window().max(1) };
+        self.readers.get_or_init(Readers::default).add(job);
+    }
+
+    /// The most pages of one read, so that all that is read ahead leaves room for what is
+    /// being looked for.
+    fn window(&self) -> u64 {
+        WINDOW.min(self.limit / (4 * DEPTH))
     }
 }
 
@@ -65,46 +158,31 @@ impl Area {
         if !self.reads_ahead() {
             return;
         }
-        let windows = self.order.lock().windows(at);
+        let windows = self.order.lock().windows(at, self.core.window());
         let end = self.extent(at).0;
         for window in windows.into_iter().filter(|window| window.start < end) {
             self.core.read_later(self, window.start..window.end.min(end));
         }
     }
 
-    /// Fills pages that are not there, as far as the driver does so and there is room. The
-    /// first of them is left unmapped, so that its access is told.
-    fn read_ahead(&self, pages: Range<u64>) {
+    /// Fills pages that are not there, no more than a window, as far as the driver does so
+    /// and there is room. The first of them is left unmapped, so that its access is told.
+    fn read_run(&self, pages: Range<u64>, memory: &mut Option<Large>) {
+        if !self.reads_ahead() {
+            return;
+        }
         let first = self.first_page;
-        let mut wanted = first + pages.start..first + pages.end;
-        if let Some(size) = self.object.size() {
-            wanted.end = wanted.end.min(self.core.page_size.pages_for(size));
-        }
-        while wanted.start < wanted.end {
-            let end = wanted.end.min(wanted.start + WINDOW);
-            if !self.read_run(wanted.start..end) {
-                return;
-            }
-            wanted.start = end;
-        }
-    }
-
-    /// As [`Area::read_ahead`], of pages of the device, no more than a window: whether to go
-    /// on.
-    fn read_run(&self, pages: Range<u64>) -> bool {
-        // More would drive out what is being looked for.
-        if pages.end - pages.start > self.core.limit / 8 {
-            return false;
+        let pages = first + pages.start..(first + pages.end).min(self.object.end());
+        if pages.is_empty() {
+            return;
         }
         let claimed = self.claim(&pages);
         let runs = claimed.iter().flat_map(|claim| claim.pages.runs(claim.index));
         let mut came: Vec<Range<u64>> = Vec::new();
-        let mut goes_on = true;
         for run in joined(runs) {
-            let got = self.read_pages(run.clone(), pages.start);
+            let got = self.read_pages(run.clone(), pages.start, memory);
             came.push(run.start..run.start + got);
             if got < run.end - run.start {
-                goes_on = false;
                 break;
             }
         }
@@ -119,7 +197,6 @@ impl Area {
         let filled = came.iter().map(|run| run.end - run.start).sum();
         self.core.settle(filled, 0);
         count(&self.core.counters.filled, filled);
-        goes_on
     }
 
     /// Makes those of the pages busy that are not there.
@@ -138,38 +215,56 @@ impl Area {
     }
 
     /// Reads pages that this thread is busy with: how many came. They move, then.
-    fn read_pages(&self, run: Range<u64>, unmapped: u64) -> u64 {
+    fn read_pages(&self, run: Range<u64>, unmapped: u64, memory: &mut Option<Large>) -> u64 {
         let page_len = self.core.page_size.bytes() as usize;
-        let len = (run.end - run.start) as usize * page_len;
-        let Ok(mut buffer) = buffer::take(len) else { return 0 };
-        let bytes = buffer.bytes(len);
-        bytes.fill(0);
-        let read = self.step("readahead", &trace::pages(&run), || {
-            self.file.readahead(run.start, bytes).map_err(|errno| refused("readahead", errno))
-        });
-        let filled = read.unwrap_or(0).min(len) / page_len;
-        if filled == 0 {
-            self.no_read_ahead();
+        let pages = run.end - run.start;
+        // Before they are read: memory that they are read into is held too.
+        if self.core.reserve(pages).is_err() {
+            return 0;
         }
-        let inserted = filled > 0 && self.core.reserve(filled as u64).is_ok() && {
+        let filled = self.read_into(&run, memory).map_or(0, |bytes| {
             // The first page of a window is cached only.
             let first = if run.start == unmapped { page_len } else { 0 };
-            let (first, rest) = bytes[..filled * page_len].split_at(first);
+            let (first, rest) = bytes.split_at(first.min(bytes.len()));
             let after = run.start + (first.len() / page_len) as u64;
             let inserted = self
                 .insert_cached(run.start, first)
                 .and_then(|()| self.insert_run(after, rest))
                 .is_ok();
-            if !inserted {
-                self.core.settle(filled as u64, filled as u64);
-            }
-            inserted
-        };
-        buffer::give_back(buffer);
-        if inserted { filled as u64 } else { 0 }
+            if inserted { (bytes.len() / page_len) as u64 } else { 0 }
+        });
+        self.core.settle(pages - filled, pages - filled);
+        filled
+    }
+
+    /// Has the driver read pages: those that it filled.
+    fn read_into<'a>(
+        &self,
+        run: &Range<u64>,
+        memory: &'a mut Option<Large>,
+    ) -> Option<&'a mut [u8]> {
+        let page_len = self.core.page_size.bytes() as usize;
+        let len = (run.end - run.start) as usize * page_len;
+        if memory.as_ref().is_none_or(|memory| memory.len() < len) {
+            *memory = Large::new(len).ok();
+        }
+        let bytes = memory.as_mut()?.bytes().get_mut(..len)?;
+        bytes.fill(0);
+        let read = self.step("readahead", &trace::pages(run), || {
+            self.file.readahead(run.start, bytes).map_err(|errno| refused("readahead", errno))
+        });
+        // An error is nobody's yet: who needs one of these pages gets it, if it still is one.
+        let filled = read.ok()?.min(len) / page_len;
+        if filled == 0 {
+            self.no_read_ahead();
+        }
+        Some(&mut bytes[..filled * page_len])
     }
 
     fn insert_cached(&self, page: u64, content: &[u8]) -> Result<(), Error> {
+        if content.is_empty() {
+            return Ok(());
+        }
         let offset = self.object.bytes(&(page..page + 1)).start;
         let written = self.object.pages.write(offset, content);
         written.map_err(|error| Error::system("pwrite", &error))

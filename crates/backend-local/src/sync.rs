@@ -128,10 +128,12 @@ impl Drop for Mapping {
         if area.span.is_forked() {
             return;
         }
+        area.no_read_ahead();
         area.core.remove_area(area.span.address());
         area.object.remove_area(area);
         // Nobody accesses it, so nobody waits for a page of it; but who has just supplied
-        // one, or looks through all areas, may have it in hand for some more instructions.
+        // one, or looks through all areas, may have it in hand for some more instructions,
+        // and who reads ahead until that read is done.
         while Arc::strong_count(area) > 1 {
             thread::yield_now();
         }

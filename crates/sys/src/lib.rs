@@ -8,6 +8,7 @@
 pub mod arch;
 pub mod capture;
 pub mod descriptor;
+pub mod large;
 pub mod mapping;
 pub mod memfd;
 pub mod namespace;
