@@ -613,6 +613,9 @@ impl Area {
                     known.fetch_or(marks, Ordering::Relaxed);
                     run.start += 1;
                 }
+                // Being handed to the kernel, or taken back, at this moment: who needs a page
+                // of it tries again.
+                Err(error) if error.raw_os_error() == Some(libc::ENOENT) => return Ok(woken),
                 Err(error) => return Err(Error::system("UFFDIO_CONTINUE", &error)),
             }
         }

@@ -212,3 +212,28 @@ fn what_was_read_before_a_file_was_cut_is_not_served() {
     file.truncate(4096 * PAGE as u64).unwrap();
     check(&map, 100..4096, 2);
 }
+
+#[test]
+fn runs_are_handed_to_the_kernel_while_others_look_there() {
+    let (home, device) = (Local::new().unwrap(), Gated::new(2048));
+    let file = open(&home, &device);
+    let keeper = file.map(&MapOptions::new()).unwrap();
+    keeper.populate(0..keeper.len()).unwrap();
+    for _ in 0..20 {
+        let map = file.map(&MapOptions::new()).unwrap();
+        thread::scope(|scope| {
+            for parity in [0, 1, 1] {
+                let map = &map;
+                scope.spawn(move || {
+                    for page in 0..2048 {
+                        if page % 2 == parity {
+                            check(map, page..page + 1, 0);
+                        } else {
+                            assert_eq!(map.load_plain::<u8>(page * PAGE), expected(page * PAGE));
+                        }
+                    }
+                });
+            }
+        });
+    }
+}
