@@ -84,6 +84,9 @@ pub(crate) struct State<P: Platform> {
     pub(crate) buffers: Option<Buffers<P::Memory>>,
     /// Present while streaming.
     pub(crate) stream: Option<Arc<Stream>>,
+    /// A thread waits for a frame in `VIDIOC_DQBUF`, as one at a time may
+    /// (`q->waiting_in_dqbuf`).
+    pub(crate) is_awaited: bool,
     /// The stream failed (`q->error`).
     pub(crate) is_broken: bool,
     /// The camera was unplugged.
@@ -228,6 +231,7 @@ impl<P: Platform> Capture<P> {
             controls: Controls::new(about.controls),
             buffers: None,
             stream: None,
+            is_awaited: false,
             is_broken: false,
             is_gone: false,
             frames: 0,

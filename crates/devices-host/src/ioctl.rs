@@ -398,7 +398,7 @@ impl<P: Platform> Context<'_, P> {
         }
         let count = self.state(|state| {
             state.check_owner(self.file)?;
-            if state.stream.is_some() {
+            if state.stream.is_some() || state.is_awaited && asked.count > 0 {
                 return Err(Errno::EBUSY);
             }
             state.buffers = None;
@@ -438,6 +438,9 @@ impl<P: Platform> Context<'_, P> {
             let index = state.buffers.as_ref().map_or(0, Buffers::count);
             if asked.count == 0 {
                 return Ok((index, 0));
+            }
+            if state.buffers.is_none() && state.is_awaited {
+                return Err(Errno::EBUSY);
             }
             if state.buffers.as_ref().is_some_and(|buffers| buffers.kind() != asked.memory) {
                 return Err(Errno::EINVAL);
@@ -525,28 +528,42 @@ impl<P: Platform> Context<'_, P> {
     fn dequeue_buffer(&self) -> Result<u32, Errno> {
         let asked: Buffer = fetch(self.call)?;
         check_kind(asked.kind)?;
-        self.state(|state| {
-            state.check_owner(self.file)?;
-            if state.buffers.is_none() { Err(Errno::EINVAL) } else { Ok(()) }
-        })?;
-        let attempt = || self.state(State::take_frame);
-        let index = if self.call.flags().nonblocking {
-            attempt().ok_or(Errno::EAGAIN)?
-        } else {
-            self.shared.changed.wait(attempt)?
-        }?;
-        let (buffer, frame) = self.try_state(|state| {
-            let buffers = state.buffers.as_ref().ok_or(Errno::EINVAL)?;
-            let buffer = buffers.describe(index)?;
-            let frame = if buffers.is_mapped_kind() {
-                None
-            } else {
+        let attempt = |state: &mut State<P>| {
+            let index = match state.take_frame()? {
+                Ok(index) => index,
+                Err(errno) => return Some(Err(errno)),
+            };
+            Some(state.buffers.as_ref().ok_or(Errno::EINVAL).and_then(|buffers| {
+                let buffer = buffers.describe(index)?;
+                if buffers.is_mapped_kind() {
+                    return Ok((buffer, None));
+                }
                 let mut frame = vec![0; buffer.bytes_used as usize];
                 buffers.read(index, 0, &mut frame)?;
-                Some(frame)
-            };
-            Ok((buffer, frame))
+                Ok((buffer, Some(frame)))
+            }))
+        };
+        let taken = self.state(|state| {
+            state.check_owner(self.file)?;
+            if state.buffers.is_none() {
+                return Err(Errno::EINVAL);
+            }
+            if state.is_awaited {
+                return Err(Errno::EBUSY);
+            }
+            let taken = attempt(state);
+            state.is_awaited = taken.is_none() && !self.call.flags().nonblocking;
+            Ok(taken)
         })?;
+        let (buffer, frame) = match taken {
+            Some(taken) => taken?,
+            None if self.call.flags().nonblocking => return Err(Errno::EAGAIN),
+            None => {
+                let taken = self.shared.changed.wait(|| self.state(attempt));
+                self.state(|state| state.is_awaited = false);
+                taken??
+            }
+        };
         if let Some(frame) = frame {
             self.call.at(buffer.m, frame.len())?.copy_out(&frame)?;
         }

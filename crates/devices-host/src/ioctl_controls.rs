@@ -321,17 +321,19 @@ pub(crate) fn subscribe<P: Platform>(context: &Context<'_, P>) -> Result<u32, Er
         return Err(Errno::EINVAL);
     }
     context.try_state(|state| {
-        let about = state.controls.query_ext(asked.id)?;
+        // The bits above the number ask for no other control here, as they do in a query.
+        let id = asked.id & ctrl::ID_MASK;
+        let about = state.controls.query_ext(id)?;
         let mut changes = event::CHANGE_FLAGS;
         if about.flags & ctrl::WRITE_ONLY == 0 {
             changes |= event::CHANGE_VALUE;
         }
         let is_class = about.kind == CLASS;
-        let initial = state.controls.event(asked.id, changes);
+        let initial = state.controls.event(id, changes);
         let file = state.file(context.file).ok_or(Errno::EINVAL)?;
         let is_new = file.events.subscribe(asked);
         if is_new && !is_class && asked.flags & event::SUB_SEND_INITIAL != 0 {
-            initial.into_iter().for_each(|ctrl| file.events.queue_control(asked.id, ctrl, false));
+            initial.into_iter().for_each(|ctrl| file.events.queue_control(id, ctrl, false));
         }
         Ok(())
     })?;

@@ -81,7 +81,19 @@ fn call<D: Device<Host>>(
     command: Command,
     words: &[(usize, u32)],
 ) -> Result<Vec<u32>, Errno> {
+    call_by(FLAGS, device, file, command, words)
+}
+
+/// The same on a file with these flags.
+fn call_by<D: Device<Host>>(
+    flags: OpenFlags,
+    device: &D,
+    file: &D::File,
+    command: Command,
+    words: &[(usize, u32)],
+) -> Result<Vec<u32>, Errno> {
     let memory = Memory::new(command.size());
+    memory.flags.set(flags);
     for (at, word) in words {
         memory.bytes.borrow_mut()[at * 4..at * 4 + 4].copy_from_slice(&word.to_ne_bytes());
     }
@@ -177,6 +189,52 @@ fn an_author_builds_a_camera_of_a_source() {
     assert_eq!(stream_one(&camera), Ok(()));
 }
 
+fn usual_camera(host: &Host) -> Camera<Host> {
+    let mut options = Options::default();
+    for (key, value) in [("size", "160x120"), ("pace", "client"), ("minor", "0")] {
+        options.set(key, value).expect("an option");
+    }
+    Camera::new(host, &options).expect("a camera")
+}
+
+#[test]
+fn one_thread_waits_for_a_frame() {
+    const REQBUFS: (u32, u32, u32) = (3, 8, 20);
+    const DQBUF: (u32, u32, u32) = (3, 17, 88);
+    let camera = usual_camera(&Host::new());
+    let file = open(&camera);
+    let own = |(direction, number, size), words: &[(usize, u32)]| {
+        call(&camera, &file, command(direction, number, size), words).map(|_| ())
+    };
+    let buffers = |count| own(REQBUFS, &[(0, count), (1, 1), (2, 1)]);
+    assert_eq!(buffers(2), Ok(()));
+    assert_eq!(own((1, 18, 4), &[(0, 1)]), Ok(()));
+    std::thread::scope(|scope| {
+        let waiter = scope.spawn(|| {
+            let blocking = OpenFlags { nonblocking: false, ..FLAGS };
+            call_by(blocking, &camera, &file, command(3, 17, 88), &[(1, 1), (15, 1)]).map(|_| ())
+        });
+        // No buffer is queued, so none comes; and once the other one waits, nobody else may.
+        assert_eq!(eventually(|| own(DQBUF, &[(1, 1), (15, 1)])), Err(Errno::EBUSY));
+        assert_eq!(own((1, 19, 4), &[(0, 1)]), Ok(()));
+        assert_eq!(waiter.join().expect("it ends"), Err(Errno::EINVAL));
+    });
+    assert_eq!(buffers(2), Ok(()));
+    assert_eq!(own(DQBUF, &[(1, 1), (15, 1)]), Err(Errno::EINVAL));
+}
+
+#[test]
+fn only_controls_that_are_there_can_be_subscribed_to() {
+    let camera = usual_camera(&Host::new());
+    let file = open(&camera);
+    let subscribe = |id| call(&camera, &file, command(1, 90, 32), &[(0, 3), (1, id)]).map(|_| ());
+    assert_eq!(subscribe(0x98_0900), Ok(()));
+    // In a query this is the next one.
+    for id in [0x8000_0000, 0x8098_0999, 0xc000_0001, 0x98_0999] {
+        assert_eq!(subscribe(id), Err(Errno::EINVAL), "{id:#x}");
+    }
+}
+
 /// `splitmix64`.
 struct Random(u64);
 
@@ -251,11 +309,7 @@ const KNOWN: [(u32, u32, u32); 39] = [
 fn any_call_with_any_argument_is_answered() {
     let host = Host::new();
     for seed in 0..8 {
-        let mut options = Options::default();
-        for (key, value) in [("size", "160x120"), ("pace", "client"), ("minor", "0")] {
-            options.set(key, value).expect("an option");
-        }
-        let camera = Camera::new(&host, &options).expect("a camera");
+        let camera = usual_camera(&host);
         let mut random = Random(seed);
         let mut files = vec![open(&camera), open(&camera)];
         for _ in 0..4000 {
