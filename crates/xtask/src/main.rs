@@ -43,6 +43,8 @@ enum Task {
     Faults,
     /// Has clients map, fault, write, fork and die for ten minutes, and looks at what is left
     Soak(faults::SoakArgs),
+    /// Has programs call the camera with all kinds of arguments, good and bad
+    Fuzz(faults::FuzzArgs),
     /// Type-checks everything for aarch64
     Aarch64,
     /// Installs what the tests need from the system, or prints how
@@ -56,6 +58,7 @@ fn main() -> ExitCode {
         Task::Differential(arguments) => differential::run(&arguments),
         Task::Faults => faults::faults(),
         Task::Soak(arguments) => faults::soak(&arguments),
+        Task::Fuzz(arguments) => faults::fuzz(&arguments),
         Task::Aarch64 => aarch64::run(),
         Task::Packages => packages::ensure(),
     };

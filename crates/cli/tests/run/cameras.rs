@@ -5,7 +5,14 @@
 //!
 //! What does not live here: all that the camera does, once (`tests/camera.rs`).
 
-use std::{fs, io::ErrorKind, path::PathBuf, process::Command, sync::LazyLock};
+use std::{
+    env, fs,
+    io::ErrorKind,
+    path::PathBuf,
+    process::Command,
+    sync::LazyLock,
+    time::{Duration, Instant},
+};
 
 use tempfile::TempDir;
 
@@ -27,7 +34,7 @@ fn gradient() -> Vec<u8> {
 
 /// Where `cargo xtask packages` puts the packages of ci/requirements.txt.
 fn python_packages() -> PathBuf {
-    let test = std::env::current_exe().expect("this program's path");
+    let test = env::current_exe().expect("this program's path");
     // target/PROFILE/deps/TEST
     let packages = test.ancestors().nth(3).expect("target").join("python");
     assert!(
@@ -208,33 +215,47 @@ in_each_mode!(
     clients_that_die_while_they_stream,
 );
 
-/// How many calls each client makes, and how many clients there are.
-const CALLS: &str = "25000";
-const CLIENTS: u32 = 6;
+/// Set to the seconds that clients shall mean ill, and to the seed of the first of them.
+const SECONDS: &str = "DEVMAP_FUZZ_SECONDS";
+const SEED: &str = "DEVMAP_FUZZ_SEED";
 
-/// Clients one after the other, each of which makes calls of all kinds and dies as it
-/// stands. Afterwards devmap has what it had before, and the next client streams.
+/// How many calls each client makes, and how many clients there are at least, however slow
+/// the machine is.
+const CALLS: u32 = 25_000;
+const CLIENTS: u64 = 6;
+
+/// Clients one after the other, for half a minute, each of which makes calls of all kinds, as
+/// its seed has them, and dies as it stands. Afterwards devmap has what it had before, and the
+/// next client streams. `cargo xtask fuzz` for as long as wanted, and with other seeds.
 fn a_client_that_means_ill(mode: Mode) {
-    let client = FUZZER.path();
-    let fuzz = |seeds: std::ops::Range<u32>| {
-        let each = seeds.map(|seed| format!("{client} /dev/video0 {seed} {CALLS} >&2\n"));
-        format!("{}echo done\nread answer\n", each.collect::<String>())
+    let number = |name, usual| env::var(name).map_or(usual, |text| text.parse().expect(name));
+    let (first, time) = (number(SEED, 1), Duration::from_secs(number(SECONDS, 30)));
+    let script = "while read seed; do $0 /dev/video0 $seed $1 >&2; echo $?; done
+        exec $2 /dev/video0";
+    let program = [&FUZZER.path(), &CALLS.to_string(), &CONFORMANCE.path()];
+    let device = "/dev/video0=camera:pace=client";
+    let mut running = Run::new(mode, &[device])
+        .start(&[&["sh", "-c", script], &program.map(|s| &**s)[..]].concat());
+    let mut fuzz = |seed: u64| {
+        println!("{}: {SEED}={seed}", mode.0);
+        running.say(&seed.to_string());
+        // By its own signal.
+        assert_eq!(running.hear(), (128 + libc::SIGKILL).to_string());
+        running.supervisor()
     };
     // The first is there for what devmap keeps once it has been needed, such as threads.
-    let script = format!("{}{}exec \"$0\" /dev/video0", fuzz(0..1), fuzz(1..CLIENTS));
-    let device = "/dev/video0=camera:pace=client";
-    let mut running = Run::new(mode, &[device]).start(&["sh", "-c", &script, &CONFORMANCE.path()]);
-    assert_eq!(running.hear(), "done");
-    let supervisor = running.supervisor();
-    let settled = || {
-        wait_for("the buffers of the last client to go", || {
-            let now = holdings(supervisor);
-            (now.2 == 0).then_some(now)
-        })
-    };
-    let (before, memory_before) = (settled(), memory(supervisor));
-    running.say("on");
-    assert_eq!(running.hear(), "done");
+    let supervisor = fuzz(first);
+    let before = wait_for("the buffers of the last client to go", || {
+        let now = holdings(supervisor);
+        (now.2 == 0).then_some(now)
+    });
+    let memory_before = memory(supervisor);
+    let started = Instant::now();
+    let mut seeds = first + 1..;
+    while started.elapsed() < time || seeds.start < first + CLIENTS {
+        fuzz(seeds.next().expect("without end"));
+    }
+    println!("{}: {} clients, {CALLS} calls each", mode.0, seeds.start - first);
     wait_for("all that the clients had to be given back", || {
         let now = holdings(supervisor);
         // A few come and go with what devmap has to do. The clients opened the camera, and
@@ -245,7 +266,6 @@ fn a_client_that_means_ill(mode: Mode) {
     // allocator keeps for its threads is not told from a leak, and is far less.
     let grown = memory(supervisor).saturating_sub(memory_before);
     assert!(grown < 256 << 10, "{grown} KiB");
-    running.say("on");
     let finished = running.finish().well();
     assert!(finished.stdout.ends_with("ok all\n"), "{finished:?}");
     assert!(!finished.stderr.contains("panicked"), "{finished:?}");
