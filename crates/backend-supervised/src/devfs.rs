@@ -38,7 +38,7 @@ use devmap_sys::{arch::nr, descriptor::WHICH};
 use parking_lot::Mutex;
 
 use self::{
-    callers::{IoctlCaller, Poller, Pollers, ReadBuffer, WriteBuffer},
+    callers::{IoctlCaller, Poller, Pollers, ReadBuffer, WriteBuffer, transfer},
     opening::{is_open, opens},
 };
 use crate::{
@@ -49,7 +49,6 @@ use crate::{
     host::Wake,
     namespace::DevEntries,
     nodes::{self, Content, FIRST_OPEN, Nodes},
-    opens::OpenFile,
     trace::Event,
 };
 
@@ -514,6 +513,7 @@ impl Devfs {
             flags: client::open_flags(flags),
             pid: client::process_of(header.pid).unwrap_or(header.pid),
         };
+        core.catch_up(0);
         let opened = self.interruptible(core, header, || core.opens.open(id, device, &open));
         core.trace_call(started, || Event {
             device: &device.path,
@@ -729,6 +729,7 @@ impl Devfs {
         let Some(file) = core.opens.get(fh) else {
             return self.channel.reply_error(header.unique, libc::EBADF);
         };
+        core.catch_up(1);
         let started = core.trace.is_on().then(Instant::now);
         let caller = IoctlCaller {
             tid: header.pid,
@@ -779,21 +780,4 @@ pub(crate) fn may_take_long(request: &Request<'_>) -> bool {
             | Operation::Releasedir { .. }
             | Operation::Statfs
     )
-}
-
-/// For the trace: a read or a write.
-fn transfer<'a>(
-    header: &Header,
-    file: &'a OpenFile,
-    call: &'static str,
-    (offset, size): (u64, usize),
-    result: Result<usize, Errno>,
-) -> Event<'a> {
-    Event {
-        device: &file.device.path,
-        tid: header.pid,
-        call,
-        details: vec![("open", file.id.into()), ("offset", offset.into()), ("size", size.into())],
-        result: result.map(|count| Some(count as u64)),
-    }
 }

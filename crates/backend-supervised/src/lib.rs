@@ -40,6 +40,7 @@ mod order;
 mod places;
 mod pool;
 pub mod probe;
+mod reaper;
 mod run;
 mod service;
 mod sysfs;
@@ -71,8 +72,9 @@ pub use trace::TraceFormat;
 use crate::{
     call::WaitHook,
     devfs::Devfs,
-    notify::{Reaper, Watcher},
+    notify::Watcher,
     opens::{DeviceEntry, Opens},
+    reaper::Reaper,
     threads::LazyThread,
     trace::{Event, Trace},
 };
@@ -119,6 +121,15 @@ impl Core {
         if let Some(trapped) = &self.trapped {
             trapped.refresh(device);
         }
+    }
+
+    /// Has drivers told of what was closed and unmapped before the call that is served now,
+    /// which is on so many open files.
+    fn catch_up(&self, held: usize) {
+        if let Some(trapped) = &self.trapped {
+            trapped.catch_up(held);
+        }
+        self.reaper.catch_up(&self.opens);
     }
 
     /// Frees what was supplied early of devices that nobody has open or mapped.

@@ -27,8 +27,9 @@ use crate::{
     attach::{self, Held, NotHeld},
     client, faulted,
     host::HostMemory,
-    notify::{self, Call, Reaper},
+    notify::{self, Call},
     opens::OpenFile,
+    reaper::Reaper,
     tokens::Token,
 };
 

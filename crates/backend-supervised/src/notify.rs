@@ -30,7 +30,7 @@ use crate::{
     call::{self, WaitHook, Waiter},
     client, map,
     nodes::FIRST_OPEN,
-    opens::{OpenFile, Opens},
+    opens::OpenFile,
     threads::LazyThread,
     trace::Event,
     trapped,
@@ -220,6 +220,7 @@ fn ioctl(core: &Arc<Core>, call: &Call<'_>, file: &Arc<OpenFile>) {
     if is_vfs_ioctl(command) {
         return call.answer(Reply::Continue);
     }
+    core.catch_up(1);
     let started = Instant::now();
     let caller = client::Notified { tid: notification.tid, fd: fd as u32, opened: file.flags };
     let result = interruptible(core, call, || {
@@ -429,37 +430,6 @@ impl WaitHook for Watched {
     fn end(&self, _waiter: &Arc<Waiter>) {
         if let Some(core) = self.core.upgrade() {
             core.watcher.calls.lock().retain(|watch| watch.id != self.id);
-        }
-    }
-}
-
-/// Watches for the close of memory files that clients mapped.
-pub(crate) struct Reaper(OwnedFd);
-
-impl Reaper {
-    pub(crate) fn new() -> io::Result<Reaper> {
-        Ok(Reaper(rustix::fs::inotify::init(rustix::fs::inotify::CreateFlags::CLOEXEC)?))
-    }
-
-    pub(crate) fn watch(&self, memory: &crate::host::HostMemory) -> io::Result<()> {
-        memory.tokens().watch(self.0.as_fd())
-    }
-
-    /// Releases open files as their last maps go, for ever; for a thread of its own.
-    /// After each look comes `then`.
-    pub(crate) fn run(&self, opens: &Opens, then: impl Fn()) -> io::Result<()> {
-        let mut events = [0; 4096];
-        loop {
-            rustix::io::retry_on_intr(|| rustix::io::read(&self.0, &mut events))?;
-            // The event comes a moment before the file's lock goes: look again for a
-            // while, in which a new event may come.
-            for pause in [0, 1, 4, 16, 64, 256] {
-                std::thread::sleep(Duration::from_millis(pause));
-                if !opens.sweep() || is_readable(self.0.as_fd()) {
-                    break;
-                }
-            }
-            then();
         }
     }
 }

@@ -13,7 +13,7 @@ use std::{
     path::PathBuf,
     sync::{
         Arc, Weak,
-        atomic::{AtomicU64, Ordering},
+        atomic::{AtomicU64, AtomicUsize, Ordering},
     },
     time::{Duration, Instant},
 };
@@ -210,6 +210,8 @@ pub(crate) struct Opens {
     files: Mutex<HashMap<u64, Arc<OpenFile>>>,
     /// Closed by the program, still mapped by it.
     closed: Mutex<HashMap<u64, Arc<OpenFile>>>,
+    /// How many that were among them are being released.
+    releasing: AtomicUsize,
     trace: Arc<Trace>,
 }
 
@@ -220,6 +222,7 @@ impl Opens {
             next: AtomicU64::new(first),
             files: Mutex::default(),
             closed: Mutex::default(),
+            releasing: AtomicUsize::new(0),
             trace,
         }
     }
@@ -346,14 +349,38 @@ impl Opens {
 
     /// Releases closed files whose last map is gone. True when some still wait.
     pub(crate) fn sweep(&self) -> bool {
+        let (files, waiting) = self.take_unmapped();
+        let count = files.len();
+        drop(files);
+        self.releasing.fetch_sub(count, Ordering::SeqCst);
+        waiting
+    }
+
+    /// The same, and waits for their release as [`Opens::await_release`] does: who has made a
+    /// map a moment ago may still hold its file.
+    pub(crate) fn reap(&self) -> bool {
+        let (files, waiting) = self.take_unmapped();
+        let left: Vec<_> = files.iter().map(Arc::downgrade).collect();
+        drop(files);
+        left.iter().for_each(|file| self.await_release(file));
+        self.releasing.fetch_sub(left.len(), Ordering::SeqCst);
+        waiting
+    }
+
+    /// Closed files whose last map is gone, and whether some still wait.
+    fn take_unmapped(&self) -> (Vec<Arc<OpenFile>>, bool) {
         let mut closed = self.closed.lock();
         let gone: Vec<u64> =
             closed.iter().filter(|(_, file)| !file.is_mapped()).map(|(id, _)| *id).collect();
         let files: Vec<_> = gone.iter().filter_map(|id| closed.remove(id)).collect();
         let waiting = !closed.is_empty();
-        drop(closed);
-        drop(files);
-        waiting
+        self.releasing.fetch_add(files.len(), Ordering::SeqCst);
+        (files, waiting)
+    }
+
+    /// Whether no closed file is mapped, or being released after that.
+    pub(crate) fn are_released(&self) -> bool {
+        self.closed.lock().is_empty() && self.releasing.load(Ordering::SeqCst) == 0
     }
 
     /// Releases everything: no program is left.

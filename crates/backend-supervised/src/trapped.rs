@@ -16,6 +16,7 @@
 mod changes;
 mod copies;
 mod descriptors;
+mod fifo;
 mod files;
 mod filter;
 mod listings;
@@ -197,22 +198,26 @@ impl Trapped {
         self.descriptors.released();
     }
 
-    /// Releases what was closed until now: so that who opens a device finds it as the last
-    /// one left it. A driver that blocks in its release is not waited for.
-    fn release_closed(&self, core: &Core) {
-        while let Ok(Some(descriptor)) = self.descriptors.closed() {
-            self.release(core, descriptor);
+    /// Has what was closed until now released: so that the next call finds the device as the
+    /// one before left it. `held`: how many open files are surely not closed, since a call on
+    /// them is served. A driver that blocks in its release is not waited for.
+    pub(crate) fn catch_up(&self, held: usize) {
+        if self.descriptors.are_caught_up(held) {
+            return;
         }
-        pool::patiently(|| {
+        let settled = pool::patiently(|| {
             let deadline = Instant::now() + pool::PATIENCE;
             while Instant::now() < deadline {
-                if self.descriptors.is_settled() {
+                if self.descriptors.are_caught_up(held) {
                     return Ok(());
                 }
                 std::thread::yield_now();
             }
-            Err(self.descriptors.is_being_released())
+            Err(self.descriptors.are_being_released())
         });
+        if settled.is_none() {
+            self.descriptors.give_up();
+        }
     }
 
     /// Gives the caller the descriptor of a new open file as the result of its call. False

@@ -1,5 +1,5 @@
 //! The callers of FUSE requests, as drivers see them: whose memory is the request's own
-//! buffer, and who polls.
+//! buffer, and who polls; and what the trace says of their reads and writes.
 //!
 //! What does not live here: serving the requests (`devfs`).
 
@@ -9,13 +9,14 @@ use std::{
 };
 
 use devmap_driver::{Caller, Errno, OpenFlags, PollEvents, PollTable};
-use devmap_fuse::Channel;
+use devmap_fuse::{Channel, Header};
 use devmap_sys::{arch::nr, process};
 
 use crate::{
     client,
     host::{HostWaitQueue, Wake},
     opens::OpenFile,
+    trace::Event,
 };
 
 /// The caller of a read: its buffer is the answer under construction.
@@ -162,5 +163,22 @@ impl PollTable<HostWaitQueue> for Pollers {
 
     fn wanted(&self) -> Option<PollEvents> {
         Some(self.wanted)
+    }
+}
+
+/// For the trace: a read or a write.
+pub(super) fn transfer<'a>(
+    header: &Header,
+    file: &'a OpenFile,
+    call: &'static str,
+    (offset, size): (u64, usize),
+    result: Result<usize, Errno>,
+) -> Event<'a> {
+    Event {
+        device: &file.device.path,
+        tid: header.pid,
+        call,
+        details: vec![("open", file.id.into()), ("offset", offset.into()), ("size", size.into())],
+        result: result.map(|count| Some(count as u64)),
     }
 }

@@ -202,6 +202,7 @@ impl Serving<'_> {
             return Err(Errno::ENFILE);
         }
         let opens = &self.connection.daemon.opens;
+        self.connection.daemon.reaper.catch_up(opens);
         let id = opens.reserve();
         let file = self.interruptible(|| opens.open(id, device, open))?;
         if !self.connection.add_file(file) {
@@ -394,6 +395,8 @@ impl Serving<'_> {
         copies: Copies,
         out: &mut Vec<u8>,
     ) -> Result<(), Broken> {
+        let daemon = &self.connection.daemon;
+        daemon.reaper.catch_up(&daemon.opens);
         let started = Instant::now();
         // Only what the command's size says is the joiner's own buffer.
         let comes_out = matches!(command.direction(), Direction::Read | Direction::ReadWrite);

@@ -30,8 +30,8 @@ use super::{
 };
 use crate::{
     host::Host,
-    notify::Reaper,
     opens::{DeviceEntry, Opens},
+    reaper::Reaper,
     run::{MakeNodes, entries, loosen_limits},
     trace::{Trace, TraceFormat},
 };

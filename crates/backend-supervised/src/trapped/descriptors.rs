@@ -1,51 +1,41 @@
 //! Descriptors of devices in trapped mode: each open file of a device is a FIFO of its
 //! own, opened by the client with the access mode and the flags that it asked for.
 //!
-//! The FIFO tells three things. Its inode says which open file a descriptor is of. That
-//! the supervisor has become alone with it says that the last descriptor is gone. And
-//! how full it is shows `poll`, `select` and `epoll` whether the device is ready: the
-//! FIFO has up to [`SLOTS`] slots, each holding one packet of one byte.
+//! Its inode says which open file a descriptor is of. That the supervisor has become alone
+//! with it says that the last descriptor is gone. And it shows `poll`, `select` and `epoll`
+//! whether the device is ready.
 //!
-//! | the driver's mask, as `select` sees it | packets |
-//! |---|---|
-//! | reads and writes would not block | 1 |
-//! | reads would not block | all slots |
-//! | writes would not block, or nothing is ready | none |
-//!
-//! So what a FIFO cannot say is "nothing", to a descriptor that may write: it says that
-//! writes would not block.
+//! What does not live here: how it shows that (`fifo`).
 
 use std::{
     collections::HashMap,
     io,
-    os::fd::{AsFd, AsRawFd, OwnedFd},
+    os::fd::{AsFd, OwnedFd},
     sync::{
         Arc, Weak,
-        atomic::{AtomicBool, AtomicU64, Ordering},
+        atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering},
         mpsc::{self, Receiver, Sender},
     },
 };
 
-use devmap_driver::{OpenFlags, PollEvents, PollTable};
+use devmap_driver::{PollEvents, PollTable};
 use parking_lot::Mutex;
 use rustix::{
     event::{PollFd, PollFlags, epoll, poll},
-    fs::{Mode, OFlags},
-    io::Errno,
-    pipe::PipeFlags,
+    fs::OFlags,
 };
 
-use super::{locks::Locker, standins};
+use super::{
+    fifo::{Fifo, Filler},
+    locks::Locker,
+    standins,
+};
 use crate::{
     client,
     host::{HostWaitQueue, Wake},
     opens::{DeviceEntry, OpenFile},
     pool,
 };
-
-/// How many packets fill a FIFO, where the kernel gives as many. To an ordinary user who
-/// has many pipes it gives two (`fs.pipe-user-pages-soft`).
-const SLOTS: usize = 4;
 
 /// Status flags of an open that its FIFO keeps for `F_GETFL`.
 const KEPT: OFlags = OFlags::APPEND.union(OFlags::NONBLOCK).union(OFlags::RWMODE);
@@ -60,11 +50,7 @@ pub(crate) struct Descriptor {
     pub(crate) file: Option<Arc<OpenFile>>,
     /// Bytes from the device's start (`file->f_pos`).
     pub(crate) position: AtomicU64,
-    /// The supervisor's end of the FIFO: for reading, unless the client can only read.
-    held: OwnedFd,
-    access: OpenFlags,
-    /// How many packets fill the FIFO: two at least.
-    slots: usize,
+    fifo: Fifo,
     /// How many packets are in the FIFO.
     shown: Mutex<usize>,
     /// What `flock` locks.
@@ -78,6 +64,11 @@ pub(crate) struct Descriptors {
     live: Mutex<Live>,
     /// Says which were closed: an event, with the key, for each end that is alone.
     closes: OwnedFd,
+    /// From the first open on.
+    filler: Mutex<Option<Arc<Filler>>>,
+    /// How many FIFOs are being changed: the supervisor may have another end of each open, so
+    /// that it does not see that it is alone.
+    changing: AtomicUsize,
     /// Of open files whose pollers are to be told.
     wakes: Sender<u64>,
     /// The other end, for one thread at a time.
@@ -93,7 +84,13 @@ struct Live {
     ends: HashMap<u64, End>,
     next_key: u64,
     /// The threads that release what was closed.
-    releasing: Vec<u32>,
+    releasing: Vec<Releasing>,
+}
+
+struct Releasing {
+    thread: u32,
+    /// It blocks: who comes after it does not wait for it.
+    is_blocked: bool,
 }
 
 struct End {
@@ -114,10 +111,20 @@ impl Descriptors {
         let (wakes, woken) = mpsc::channel();
         Ok(Descriptors {
             live: Mutex::default(),
+            filler: Mutex::default(),
+            changing: AtomicUsize::new(0),
             closes: epoll::create(epoll::CreateFlags::CLOEXEC)?,
             wakes,
             woken: Mutex::new(woken),
         })
+    }
+
+    fn filler(&self) -> io::Result<Arc<Filler>> {
+        let mut filler = self.filler.lock();
+        if let Some(filler) = &*filler {
+            return Ok(filler.clone());
+        }
+        Ok(filler.insert(Arc::new(Filler::new()?)).clone())
     }
 
     /// Makes the descriptor of a new open file: the client's end.
@@ -133,14 +140,12 @@ impl Descriptors {
             // For ioctl alone; no FIFO can be opened so.
             kept -= OFlags::RWMODE;
         }
-        let (client, held, slots) = fifo(access, kept)?;
+        let (client, fifo) = Fifo::new(self.filler()?, access, kept)?;
         let descriptor = Arc::new(Descriptor {
             device: device.clone(),
             file,
             position: AtomicU64::new(0),
-            held,
-            access,
-            slots,
+            fifo,
             shown: Mutex::new(0),
             locker: Locker::default(),
             woken: Arc::default(),
@@ -179,7 +184,7 @@ impl Descriptors {
         live.next_key += 1;
         // Errors and hang-ups are always told.
         let (data, none) = (epoll::EventData::new_u64(key), epoll::EventFlags::empty());
-        epoll::add(&self.closes, peer.as_ref().unwrap_or(&descriptor.held), data, none)?;
+        epoll::add(&self.closes, peer.as_ref().unwrap_or(descriptor.fifo.held()), data, none)?;
         live.files.insert(identity, descriptor.clone());
         live.ends.insert(key, End { identity, peer });
         Ok(())
@@ -212,10 +217,11 @@ impl Descriptors {
             let Some(descriptor) = live.files.remove(&end.identity) else { continue };
             // The end of a FIFO lives as long as what stands for it.
             if end.peer.is_none() {
-                epoll::delete(&self.closes, &descriptor.held)?;
+                epoll::delete(&self.closes, descriptor.fifo.held())?;
             }
             if !live.files.values().any(|other| Arc::ptr_eq(other, &descriptor)) {
-                live.releasing.push(pool::own_thread());
+                let thread = pool::own_thread();
+                live.releasing.push(Releasing { thread, is_blocked: false });
                 return Ok(Some(descriptor));
             }
         }
@@ -235,7 +241,7 @@ impl Descriptors {
     pub(crate) fn released(&self) {
         let tid = pool::own_thread();
         let mut live = self.live.lock();
-        if let Some(place) = live.releasing.iter().position(|other| *other == tid) {
+        if let Some(place) = live.releasing.iter().position(|other| other.thread == tid) {
             live.releasing.swap_remove(place);
         }
     }
@@ -256,9 +262,26 @@ impl Descriptors {
         live.releasing.is_empty() && self.hung_up().is_ok_and(|key| key.is_none())
     }
 
-    /// Whether a thread that releases something is not blocked in that.
-    pub(crate) fn is_being_released(&self) -> bool {
-        self.live.lock().releasing.iter().any(|tid| pool::is_runnable(*tid))
+    /// As [`Descriptors::is_settled`], but for releases that were given up. So many open files
+    /// are `held`.
+    pub(crate) fn are_caught_up(&self, held: usize) -> bool {
+        let live = self.live.lock();
+        live.releasing.iter().all(|releasing| releasing.is_blocked)
+            && (live.ends.len() <= held
+                || self.changing.load(Ordering::SeqCst) == 0
+                    && self.hung_up().is_ok_and(|key| key.is_none()))
+    }
+
+    /// Whether what was closed is being released by threads that are not all blocked.
+    pub(crate) fn are_being_released(&self) -> bool {
+        let live = self.live.lock();
+        let waited_for = || live.releasing.iter().filter(|releasing| !releasing.is_blocked);
+        waited_for().next().is_none() || waited_for().any(|other| pool::is_runnable(other.thread))
+    }
+
+    /// Nobody waits any more for what is being released now.
+    pub(crate) fn give_up(&self) {
+        self.live.lock().releasing.iter_mut().for_each(|releasing| releasing.is_blocked = true);
     }
 
     /// Shows what a device's driver says now to everybody who has it open.
@@ -298,129 +321,16 @@ impl Descriptors {
         }));
         let mask = file.device.call("poll", |driver| Ok(driver.poll(file.state(), &mut table)));
         let mask = mask.unwrap_or(PollEvents::ERR);
-        let packets = packets(mask, descriptor.access, descriptor.slots);
-        if let Err(error) = descriptor.show(&mut shown, packets, woken) {
+        self.changing.fetch_add(1, Ordering::SeqCst);
+        let changed = descriptor.fifo.show(&mut shown, mask, woken);
+        self.changing.fetch_sub(1, Ordering::SeqCst);
+        if let Err(error) = changed {
             crate::report_once(format_args!(
                 "{}: cannot show poll whether it is ready: {error}",
                 file.device.path.display()
             ));
         }
     }
-}
-
-impl Descriptor {
-    /// Changes how many packets there are. Where none come although a queue was woken,
-    /// those who wait for edges are told by one more packet for a moment.
-    fn show(&self, shown: &mut usize, packets: usize, woken: bool) -> io::Result<()> {
-        let before = std::mem::replace(shown, packets);
-        if packets > before {
-            return self.put(packets - before);
-        }
-        if packets < before {
-            self.take(before - packets)?;
-        }
-        match packets {
-            0 => Ok(()),
-            _ if !woken => Ok(()),
-            full if full == self.slots => {
-                self.take(1)?;
-                self.put(1)
-            }
-            _ => {
-                self.put(1)?;
-                self.take(1)
-            }
-        }
-    }
-
-    fn put(&self, packets: usize) -> io::Result<()> {
-        let opened;
-        let end = if self.held_reads() {
-            opened = reopen(&self.held, OFlags::WRONLY | OFlags::NONBLOCK)?;
-            // The end of a FIFO can be made to write packets only so (pipe(7)).
-            rustix::fs::fcntl_setfl(&opened, OFlags::NONBLOCK | OFlags::DIRECT)?;
-            &opened
-        } else {
-            &self.held
-        };
-        for _ in 0..packets {
-            match rustix::io::write(end, &[0]) {
-                // Full: somebody else has written, which only harms himself. Or nobody is
-                // left to be shown anything.
-                Ok(_) | Err(Errno::AGAIN | Errno::PIPE) => {}
-                Err(error) => return Err(error.into()),
-            }
-        }
-        Ok(())
-    }
-
-    fn take(&self, packets: usize) -> io::Result<()> {
-        let opened;
-        let end = if self.held_reads() {
-            &self.held
-        } else {
-            opened = reopen(&self.held, OFlags::RDONLY | OFlags::NONBLOCK)?;
-            &opened
-        };
-        for _ in 0..packets {
-            match rustix::io::read(end, &mut [0; 16]) {
-                // Empty: as above.
-                Ok(_) | Err(Errno::AGAIN) => {}
-                Err(error) => return Err(error.into()),
-            }
-        }
-        Ok(())
-    }
-
-    fn held_reads(&self) -> bool {
-        self.access.write
-    }
-}
-
-/// How many packets show a mask to a client with this access, in so many slots. The groups are those of
-/// `select` (`POLLIN_SET`, `POLLOUT_SET` in fs/select.c): whoever waits for a read or a
-/// write is woken by an error too.
-fn packets(mask: PollEvents, access: OpenFlags, slots: usize) -> usize {
-    let has = |events: &[PollEvents]| events.iter().any(|event| mask.contains(*event));
-    let error = has(&[PollEvents::ERR]);
-    let reads =
-        error || has(&[PollEvents::IN, PollEvents::RDNORM, PollEvents::RDBAND, PollEvents::HUP]);
-    let writes = error || has(&[PollEvents::OUT, PollEvents::WRNORM, PollEvents::WRBAND]);
-    match (access.read, access.write) {
-        (_, false) => usize::from(reads),
-        (false, true) => {
-            if writes {
-                0
-            } else {
-                slots
-            }
-        }
-        (true, true) => match (reads, writes) {
-            (true, true) => 1,
-            (true, false) => slots,
-            (false, _) => 0,
-        },
-    }
-}
-
-/// A new FIFO: the client's end, the supervisor's, and its slots. The supervisor's is for
-/// reading where the client can write, and for writing where it can only read, so that
-/// alone it is hung up.
-fn fifo(access: OpenFlags, flags: OFlags) -> io::Result<(OwnedFd, OwnedFd, usize)> {
-    let (reader, writer) =
-        rustix::pipe::pipe_with(PipeFlags::CLOEXEC | PipeFlags::NONBLOCK | PipeFlags::DIRECT)?;
-    let page = rustix::param::page_size();
-    let bytes = match rustix::pipe::fcntl_setpipe_size(&reader, SLOTS * page) {
-        Err(Errno::PERM) => rustix::pipe::fcntl_getpipe_size(&reader)?,
-        set => set?,
-    };
-    let client = reopen(&reader, flags)?;
-    Ok((client, if access.write { reader } else { writer }, bytes / page))
-}
-
-fn reopen(end: &OwnedFd, flags: OFlags) -> io::Result<OwnedFd> {
-    let path = format!("/proc/self/fd/{}", end.as_raw_fd());
-    Ok(rustix::fs::open(path, flags | OFlags::CLOEXEC, Mode::empty())?)
 }
 
 fn identity_of(fd: impl AsFd) -> io::Result<Identity> {
@@ -464,11 +374,12 @@ impl PollTable<HostWaitQueue> for Register {
 
 #[cfg(test)]
 mod tests {
-    use std::path::Path;
+    use std::{os::fd::AsRawFd, path::Path};
 
     use super::{super::testing, *};
     use crate::{opens::Opens, trace::Trace};
     use devmap_driver::{Open, WaitQueue};
+    use rustix::io::Errno;
 
     fn opens() -> Opens {
         Opens::new(1, Arc::new(Trace::create(None, false).unwrap()))

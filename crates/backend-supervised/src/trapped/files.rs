@@ -387,7 +387,7 @@ fn open(
     let id = core.opens.reserve();
     let open =
         Open { flags: client::open_flags(flags), pid: client::process_of(tid).unwrap_or(tid) };
-    trapped.release_closed(core);
+    core.catch_up(0);
     let opened = notify::interruptible(core, call, || core.opens.open(id, device, &open));
     core.trace_call(started, || Event {
         device: &device.path,
