@@ -24,7 +24,11 @@ pub fn print(json: bool) -> io::Result<ExitCode> {
         for option in device.options {
             let given = format!("{}={}", option.name, option.value);
             let (help, default) = (option.help, option.default);
-            writeln!(out, "  :{given:<20}{help} {QUIET}(default {default}){QUIET:#}")?;
+            write!(out, "  :{given:<20}{help}")?;
+            match default {
+                "" => writeln!(out)?,
+                default => writeln!(out, " {QUIET}(default {default}){QUIET:#}")?,
+            }
         }
     }
     writeln!(

@@ -9,11 +9,18 @@ use super::{
     painted::{Changed, Painter, Picture},
     text::Clock,
 };
+use crate::format::Size;
+
+/// Bytes of the scaled pictures of a directory that are kept for the next time, if they are
+/// not more.
+const KEPT: usize = 256 << 20;
 
 /// The painter of picture files, scaled to the size of the stream.
 #[derive(Clone, Debug)]
 pub struct Pictures {
     files: Vec<PathBuf>,
+    /// Those that have been scaled, by their places in `files`.
+    scaled: Vec<Option<RgbImage>>,
     clock: Option<Clock>,
     shown: Option<usize>,
 }
@@ -41,7 +48,8 @@ impl Pictures {
             let reader = open(file)?;
             reader.into_dimensions().map_err(|error| named(file, error))?;
         }
-        Ok(Pictures { files, clock: has_clock.then(Clock::default), shown: None })
+        let (scaled, clock) = (vec![None; files.len()], has_clock.then(Clock::default));
+        Ok(Pictures { files, scaled, clock, shown: None })
     }
 }
 
@@ -55,9 +63,21 @@ fn open(path: &Path) -> Result<ImageReader<std::io::BufReader<std::fs::File>>, S
         .map_err(|error| named(path, error))
 }
 
+/// A picture in this size.
+fn scaled(file: &Path, size: Size) -> Result<RgbImage, String> {
+    let decoded = open(file)?.decode().map_err(|error| named(file, error))?;
+    let is_fitting = (decoded.width(), decoded.height()) == (size.width, size.height);
+    Ok(if is_fitting {
+        decoded.into_rgb8()
+    } else {
+        decoded.resize_exact(size.width, size.height, FilterType::Triangle).into_rgb8()
+    })
+}
+
 impl Painter for Pictures {
     fn start(&mut self, _picture: &mut Picture) -> Result<(), String> {
         self.shown = None;
+        self.scaled.fill(None);
         self.clock.iter_mut().for_each(Clock::forget);
         Ok(())
     }
@@ -66,16 +86,15 @@ impl Painter for Pictures {
         let wanted = tick.sequence as usize % self.files.len();
         let is_new = self.shown.replace(wanted) != Some(wanted);
         if is_new {
-            let file = &self.files[wanted];
-            let decoded = open(file)?.decode().map_err(|error| named(file, error))?;
-            let size = picture.size();
-            let is_fitting = (decoded.width(), decoded.height()) == (size.width, size.height);
-            let rgb: RgbImage = if is_fitting {
-                decoded.into_rgb8()
-            } else {
-                decoded.resize_exact(size.width, size.height, FilterType::Triangle).into_rgb8()
+            let rgb = match self.scaled[wanted].take() {
+                Some(rgb) => rgb,
+                None => scaled(&self.files[wanted], picture.size())?,
             };
             picture.bytes_mut().copy_from_slice(rgb.as_raw());
+            // A single one is not asked for again.
+            if self.files.len() > 1 && self.files.len() * rgb.len() <= KEPT {
+                self.scaled[wanted] = Some(rgb);
+            }
             self.clock.iter_mut().for_each(Clock::forget);
         }
         let mut areas = Vec::new();
