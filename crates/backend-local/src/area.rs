@@ -497,7 +497,10 @@ impl Area {
         let Some(uffd) = &self.core.uffd else { return };
         let (extent, faulted) = self.extent(at);
         let limit = extent.min(at + most);
-        if !faulted || at >= limit {
+        // What was read ahead is mapped already, and to hand over waits for what is being
+        // mapped elsewhere.
+        let is_mapped = || self.span.marks()[at as usize].load(Ordering::Relaxed) != mark::NOTHING;
+        if !faulted || at >= limit || is_mapped() {
             return;
         }
         // Held until the kernel serves them and that is noted: who drops one of the pages
