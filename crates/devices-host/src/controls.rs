@@ -345,7 +345,7 @@ impl Controls {
     /// `EINVAL`: no such control, no menu, no such item.
     pub(crate) fn menu_item(&self, id: u32, index: u32) -> Result<MenuItem, Errno> {
         let index = index as usize;
-        let spec = &self.specs[self.index(id).ok_or(Errno::EINVAL)?];
+        let spec = self.specs.iter().find(|spec| spec.id == id).ok_or(Errno::EINVAL)?;
         let item = match spec.kind {
             ControlKind::Menu(names) => {
                 let name = names.get(index).filter(|name| !name.is_empty());
