@@ -2,14 +2,23 @@
  * ticks, and counts those that fail with EINTR, by call. Other failures end it. */
 #include "check.h"
 
+#include <poll.h>
+#include <sys/ioctl.h>
 #include <sys/time.h>
 
-static const char *const names[] = { "open", "fstat", "lseek", "mmap", "read", "write", "munmap" };
-static long counts[7], calls;
+static const char *const names[] = { "open", "fstat", "lseek", "mmap", "read",
+				     "write", "munmap", "poll", "ioctl", "ioctl_of_terminals" };
+static long counts[10], calls;
 
 static void tick(int unused)
 {
 	(void)unused;
+}
+
+/* A command that the device does not know: 0, if it says so. */
+static int unknown(int fd, unsigned long command)
+{
+	return ioctl(fd, command) == -1 && errno == ENOTTY ? 0 : -1;
 }
 
 /* Makes a call until it is not interrupted. */
@@ -49,9 +58,12 @@ int main(int argc, char **argv)
 		TIMES(4, pread(fd, &byte, 1, 0));
 		TIMES(5, pwrite(fd, &byte, 1, 0));
 		TIMES(6, munmap(area, page));
+		TIMES(7, poll(&(struct pollfd){ fd, POLLIN, 0 }, 1, 1000));
+		TIMES(8, unknown(fd, _IO('E', 1)));
+		TIMES(9, unknown(fd, _IO('T', 1)));
 		close(fd);
 	}
-	for (int i = 0; i < 7; i++)
+	for (int i = 0; i < 10; i++)
 		note(names[i], "%ld", counts[i]);
 	note("calls", "%ld", calls);
 	return finish();

@@ -5,21 +5,23 @@
 //! `FUSE_INTERRUPT` in `devfs`).
 
 use std::{
-    cell::RefCell,
+    cell::{Cell, RefCell},
     sync::{
         Arc,
         atomic::{AtomicBool, Ordering},
     },
 };
 
+use devmap_driver::Errno;
 use parking_lot::{Condvar, Mutex};
 
 use crate::pool;
 
 /// What must happen around a wait inside a driver's method.
 pub(crate) trait WaitHook: Send + Sync {
-    /// The serving thread is about to wait, perhaps for long.
-    fn begin(&self, waiter: &Arc<Waiter>);
+    /// The serving thread is about to wait, perhaps for long. Whether somebody will tell the
+    /// waiter of its caller's signals; else this is asked again.
+    fn begin(&self, waiter: &Arc<Waiter>) -> bool;
     /// It goes on.
     fn end(&self, waiter: &Arc<Waiter>);
     /// How many wait now, where that is counted.
@@ -105,6 +107,8 @@ struct Call {
 
 thread_local! {
     static CURRENT: RefCell<Option<Call>> = const { RefCell::new(None) };
+    /// A wait of the call was refused.
+    static REFUSED: Cell<bool> = const { Cell::new(false) };
 }
 
 /// Runs `serve` as a call that `waiter` can interrupt.
@@ -114,6 +118,7 @@ pub(crate) fn within<R>(
     serve: impl FnOnce() -> R,
 ) -> R {
     CURRENT.set(Some(Call { waiter, hook }));
+    REFUSED.set(false);
     let result = serve();
     CURRENT.set(None);
     result
@@ -124,15 +129,35 @@ pub(crate) fn is_buffered() -> bool {
     CURRENT.with_borrow(|call| call.as_ref().is_some_and(|call| call.hook.is_buffered()))
 }
 
+/// What the caller gets for a driver's errno, in the thread that served the call: a wait that was
+/// refused ends as an interrupted one, but no signal is there to restart the call.
+pub(crate) fn errno(errno: Errno) -> Errno {
+    let is_refused = errno == Errno::ERESTARTSYS && REFUSED.get();
+    if is_refused { Errno::ENOMEM } else { errno }
+}
+
 /// A wait in progress; over when dropped.
 pub(crate) struct Waiting(Option<Call>);
 
 /// Tells the call's hook that its thread waits.
+///
+/// Without a thread that receives meanwhile, and one that looks for signals of the caller, not
+/// even who is killed could be let go; so where none can be started for a second, the wait is
+/// refused: it is interrupted, and [`errno`] is `ENOMEM`.
 pub(crate) fn begin_wait(waiter: &Arc<Waiter>) -> Waiting {
-    pool::about_to_wait();
     let call = CURRENT.with_borrow(Clone::clone);
-    if let Some(call) = &call {
-        call.hook.begin(waiter);
+    let mut hears = false;
+    let is_served = pool::patiently(|| {
+        hears = hears || call.as_ref().is_none_or(|call| call.hook.begin(waiter));
+        if pool::about_to_wait() && hears {
+            return Ok(());
+        }
+        std::thread::sleep(pool::PATIENCE);
+        Err(true)
+    });
+    if is_served.is_none() {
+        REFUSED.set(true);
+        waiter.interrupt();
     }
     Waiting(call)
 }

@@ -10,6 +10,7 @@
 //! What does not live here: what is answered by seccomp notification (`notify`).
 
 mod callers;
+mod interrupts;
 mod old;
 mod opening;
 mod regular;
@@ -23,6 +24,7 @@ use std::{
     ffi::OsStr,
     io,
     os::unix::ffi::OsStrExt,
+    panic::{AssertUnwindSafe, catch_unwind},
     path::Path,
     sync::Arc,
     time::{Duration, Instant},
@@ -39,13 +41,13 @@ use parking_lot::Mutex;
 
 use self::{
     callers::{IoctlCaller, Poller, Pollers, ReadBuffer, WriteBuffer, transfer},
+    interrupts::InProgress,
     opening::{is_open, opens},
 };
 use crate::{
     Core,
     attach::{self, NotHeld},
-    call::{self, Waiter},
-    client,
+    call, client,
     host::Wake,
     namespace::DevEntries,
     nodes::{self, Content, FIRST_OPEN, Nodes},
@@ -55,17 +57,6 @@ use crate::{
 /// For what never changes: the kernel need not ask again. Mounts stand on some of
 /// these nodes, and stay reachable when this server is gone.
 const FOR_EVER: Duration = Duration::from_secs(u32::MAX as u64);
-
-/// A request that an interrupt can reach.
-#[derive(Clone)]
-struct InProgress {
-    unique: u64,
-    /// The calling thread.
-    tid: u32,
-    waiter: Arc<Waiter>,
-    /// Any signal ends it, not only one that kills.
-    by_any_signal: bool,
-}
 
 /// The server's state.
 pub(crate) struct Devfs {
@@ -152,9 +143,19 @@ impl Devfs {
         self.tickets.lock().remove(&ticket)
     }
 
-    /// Serves one request. An error of the channel is not the client's: its request
-    /// has been aborted.
+    /// Serves one request. Should a panic be in the way, its caller is answered all the same.
     pub(crate) fn serve(&self, core: &Core, request: Request<'_>) {
+        let unique = request.header.unique;
+        let serve = AssertUnwindSafe(|| self.serve_request(core, request));
+        if catch_unwind(serve).is_err() {
+            self.in_progress.lock().retain(|other| other.unique != unique);
+            // Who wants no answer is not known by this number.
+            let _ = self.channel.reply_error(unique, libc::EIO);
+        }
+    }
+
+    /// An error of the channel is not the client's: its request has been aborted.
+    fn serve_request(&self, core: &Core, request: Request<'_>) {
         let Header { unique, nodeid, .. } = request.header;
         let regular = self.regular(core, nodeid);
         if regular.and_then(|device| self.serve_regular(core, device, &request)).is_some() {
@@ -413,54 +414,10 @@ impl Devfs {
         self.channel.reply_data(unique, buffer.as_bytes())
     }
 
-    /// Runs a driver's method as the call `unique`, so that a signal can end its waits.
-    fn interruptible<R>(&self, core: &Core, header: &Header, serve: impl FnOnce() -> R) -> R {
-        self.ended_by(true, core, header, serve)
-    }
-
-    /// As [`Devfs::interruptible`], or so that only a signal that kills ends its waits.
-    fn ended_by<R>(
-        &self,
-        by_any_signal: bool,
-        core: &Core,
-        header: &Header,
-        serve: impl FnOnce() -> R,
-    ) -> R {
-        let Header { unique, pid: tid, .. } = *header;
-        let waiter = Arc::<Waiter>::default();
-        let call = InProgress { unique, tid, waiter: waiter.clone(), by_any_signal };
-        self.in_progress.lock().push(call);
-        let result = call::within(waiter, core.fuse_hook.clone(), serve);
-        self.in_progress.lock().retain(|other| other.unique != unique);
-        result
-    }
-
-    /// The caller of a request has a signal. Whether the request is in progress.
-    fn interrupt(&self, unique: u64) -> bool {
-        let look = || {
-            let in_progress = self.in_progress.lock();
-            in_progress.iter().find(|other| other.unique == unique).cloned()
-        };
-        let Some(InProgress { tid, waiter, by_any_signal, .. }) = look() else { return false };
-        if by_any_signal {
-            waiter.interrupt();
-        }
-        // A driver that waits by itself does not hear of it. A caller that is killed is let
-        // go all the same; the driver's answer then finds nobody.
-        while look().is_some() {
-            if client::is_killed(tid) {
-                waiter.interrupt();
-                let _ = self.channel.reply_error(unique, libc::EINTR);
-                break;
-            }
-            std::thread::sleep(Duration::from_millis(1));
-        }
-        true
-    }
-
     /// Answers an error. FUSE takes none from 512 on, such as the one that asks for a
     /// restart, so the thread is held on its way out of the call and given it there.
     fn reply_errno(&self, header: &Header, errno: Errno) -> io::Result<()> {
+        let errno = call::errno(errno);
         if errno.raw() < Errno::ERESTARTSYS.raw() {
             return self.channel.reply_error(header.unique, errno.raw());
         }

@@ -59,7 +59,10 @@ impl Host {
         let page = self.shared.page_size;
         let len = page.offset_of(page.pages_for(bytes)).ok_or(Errno::ENOMEM)?;
         let region = Region::new(len, page.page_of(len)).map_err(|error| {
-            crate::report(format_args!("cannot make a memory of {len} bytes: {error}"));
+            // The one of its calls that makes a file longer.
+            let call = if error.raw_os_error() == Some(libc::EFBIG) { "ftruncate: " } else { "" };
+            let error = crate::with_remedy(&error);
+            crate::report(format_args!("cannot make a memory of {len} bytes: {call}{error}"));
             Errno::ENOMEM
         })?;
         let region = Arc::new(region);

@@ -53,7 +53,7 @@ pub mod tree;
 use std::{
     collections::HashSet,
     fmt,
-    io::Write,
+    io::{self, Write},
     sync::{
         Arc, OnceLock,
         atomic::{AtomicBool, Ordering},
@@ -143,6 +143,19 @@ impl Core {
 
     fn has_mapped(&self) -> bool {
         self.mapped.load(Ordering::SeqCst)
+    }
+}
+
+/// An error, with the remedy where it is a limit's.
+fn with_remedy(error: &io::Error) -> String {
+    match error.raw_os_error() {
+        Some(libc::EFBIG) => {
+            format!("{error}; raise the limit of a file's size (`ulimit -f`)")
+        }
+        Some(libc::EAGAIN) => {
+            format!("{error}; raise the limit of a user's processes and threads (`ulimit -u`)")
+        }
+        _ => error.to_string(),
     }
 }
 

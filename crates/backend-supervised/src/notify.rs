@@ -8,6 +8,7 @@
 use std::{
     io,
     os::fd::{AsFd, BorrowedFd, OwnedFd},
+    panic::{AssertUnwindSafe, catch_unwind},
     sync::{
         Arc, Weak,
         atomic::{AtomicU64, Ordering},
@@ -81,23 +82,30 @@ impl Call<'_> {
     }
 }
 
-/// Serves one notification.
+/// Serves one notification. Should a panic be in the way, its caller is answered all the same.
 pub(crate) fn serve(core: &Arc<Core>, listener: &Arc<Listener>, notification: &Notification) {
     let call = Call { notification, listener };
-    core.exchanged.put_back(&call);
+    if catch_unwind(AssertUnwindSafe(|| serve_call(core, &call))).is_err() {
+        call.answer(Reply::Error(libc::EIO));
+    }
+}
+
+fn serve_call(core: &Arc<Core>, call: &Call<'_>) {
+    let notification = call.notification;
+    core.exchanged.put_back(call);
     if notification.arch != AUDIT_ARCH {
-        return serve_compat(core, &call);
+        return serve_compat(core, call);
     }
     if let Some(trapped) = &core.trapped
-        && trapped::serve(core, trapped, &call)
+        && trapped::serve(core, trapped, call)
     {
         return;
     }
     let args = notification.args;
     match notification.nr {
-        nr::MMAP => on_device(core, &call, args[4], |file| {
+        nr::MMAP => on_device(core, call, args[4], |file| {
             let started = Instant::now();
-            let (result, plan) = map::mmap(core, &call, file);
+            let (result, plan) = map::mmap(core, call, file);
             core.trace_call(started, || {
                 let mut details = map::describe(core, &args);
                 details.extend(plan.map(|plan| ("plan", map::describe_plan(&plan).into())));
@@ -110,34 +118,34 @@ pub(crate) fn serve(core: &Arc<Core>, listener: &Arc<Listener>, notification: &N
                 }
             });
         }),
-        nr::IOCTL => on_device(core, &call, args[0], |file| ioctl(core, &call, file)),
-        nr::FSTAT => on_device(core, &call, args[0], |file| {
-            fstat(core, &call, file, args[1], stat::stat_bytes);
+        nr::IOCTL => on_device(core, call, args[0], |file| ioctl(core, call, file)),
+        nr::FSTAT => on_device(core, call, args[0], |file| {
+            fstat(core, call, file, args[1], stat::stat_bytes);
         }),
         nr::NEWFSTATAT => {
             if !is_empty_path(notification.tid, args[1]) {
                 return call.answer(Reply::Continue);
             }
-            on_device(core, &call, args[0], |file| {
-                fstat(core, &call, file, args[2], stat::stat_bytes);
+            on_device(core, call, args[0], |file| {
+                fstat(core, call, file, args[2], stat::stat_bytes);
             });
         }
         nr::STATX => {
             if !is_empty_path(notification.tid, args[1]) {
                 return call.answer(Reply::Continue);
             }
-            on_device(core, &call, args[0], |file| {
-                fstat(core, &call, file, args[4], stat::statx_bytes);
+            on_device(core, call, args[0], |file| {
+                fstat(core, call, file, args[4], stat::statx_bytes);
             });
         }
-        nr::LSEEK => on_device(core, &call, args[0], |file| lseek(core, &call, file)),
+        nr::LSEEK => on_device(core, call, args[0], |file| lseek(core, call, file)),
         // Growing a device's map, or doubling it by old_size 0, would reach pages that
         // the plan did not give. The kernel refuses it by VM_DONTEXPAND.
-        nr::MREMAP => refuse_on_memory(core, &call, 1, Errno::EFAULT),
+        nr::MREMAP => refuse_on_memory(core, call, 1, Errno::EFAULT),
         // MADV_REMOVE: only regular files have holes (vfs_fallocate).
-        nr::MADVISE => refuse_on_memory(core, &call, args[1], Errno::ENODEV),
-        nr::REMAP_FILE_PAGES => refuse_on_memory(core, &call, 1, Errno::EINVAL),
-        nr::SECCOMP | nr::PRCTL => own_filter(core, &call),
+        nr::MADVISE => refuse_on_memory(core, call, args[1], Errno::ENODEV),
+        nr::REMAP_FILE_PAGES => refuse_on_memory(core, call, 1, Errno::EINVAL),
+        nr::SECCOMP | nr::PRCTL => own_filter(core, call),
         _ => call.answer(Reply::Continue),
     }
 }
@@ -258,7 +266,7 @@ pub(crate) fn interruptible<R>(core: &Arc<Core>, call: &Call<'_>, serve: impl Fn
 
 /// Answers a call with what a driver's method said.
 pub(crate) fn answer(call: &Call<'_>, result: Result<i64, Errno>) {
-    match result {
+    match result.map_err(call::errno) {
         Ok(value) => call.answer(Reply::Value(value)),
         Err(Errno::ERESTARTSYS) => restart(call),
         Err(errno) => call.answer(Reply::Error(errno.raw())),
@@ -412,7 +420,7 @@ struct Watched {
 }
 
 impl WaitHook for Watched {
-    fn begin(&self, waiter: &Arc<Waiter>) {
+    fn begin(&self, waiter: &Arc<Waiter>) -> bool {
         if let Some(core) = self.core.upgrade() {
             let watch = Watch {
                 id: self.id,
@@ -423,8 +431,10 @@ impl WaitHook for Watched {
             core.watcher.calls.lock().push(watch);
             core.watcher.some.notify_one();
             let watching = core.clone();
-            core.watcher.thread.start("devmap-signals", move || watching.watcher.run());
+            return core.watcher.thread.start("devmap-signals", move || watching.watcher.run());
         }
+        // The supervisor ends.
+        true
     }
 
     fn end(&self, _waiter: &Arc<Waiter>) {

@@ -8,6 +8,7 @@ use std::{
     collections::HashMap,
     fmt::Display,
     io,
+    ops::Range,
     os::fd::OwnedFd,
     panic::{AssertUnwindSafe, catch_unwind},
     path::PathBuf,
@@ -113,7 +114,46 @@ pub(crate) struct OpenFile {
     maps: Mutex<Vec<(HostMemory, u64)>>,
     /// The file of its faulted pages.
     backing: Mutex<Backing>,
+    /// In a daemon: the pages of fault extents.
+    pub(crate) given: Given,
     trace: Arc<Trace>,
+}
+
+/// The pages of the device that plans gave to an open file, to be faulted: ranges in order, with
+/// gaps between them.
+#[derive(Default)]
+pub(crate) struct Given(Mutex<Vec<Range<u64>>>);
+
+impl Given {
+    /// The most ranges with gaps: as many maps as a program may have.
+    const MOST: usize = 1 << 16;
+
+    /// Adds ranges.
+    ///
+    /// # Errors
+    /// `ENOMEM`: there are too many.
+    pub(crate) fn add(&self, ranges: impl Iterator<Item = Range<u64>>) -> Result<(), Errno> {
+        let mut given = self.0.lock();
+        for range in ranges {
+            // Those that touch it become one with it.
+            let from = given.partition_point(|other| other.end < range.start);
+            let to = given.partition_point(|other| other.start <= range.end);
+            let start = given[from..to].first().map_or(range.start, |at| at.start.min(range.start));
+            let end = given[from..to].last().map_or(range.end, |at| at.end.max(range.end));
+            if from == to && given.len() >= Self::MOST {
+                return Err(Errno::ENOMEM);
+            }
+            given.splice(from..to, std::iter::once(start..end));
+        }
+        Ok(())
+    }
+
+    /// Whether a page is in one of them.
+    pub(crate) fn has(&self, page: u64) -> bool {
+        let given = self.0.lock();
+        let at = given.partition_point(|range| range.end <= page);
+        given.get(at).is_some_and(|range| range.contains(&page))
+    }
 }
 
 /// The file through which clients map the faulted pages of an open file. Like a token,
@@ -247,6 +287,7 @@ impl Opens {
             state: Some(state),
             maps: Mutex::default(),
             backing: Mutex::new(Backing::None),
+            given: Given::default(),
             trace: self.trace.clone(),
         });
         self.files.lock().insert(id, file.clone());
@@ -388,5 +429,35 @@ impl Opens {
         let files = std::mem::take(&mut *self.files.lock());
         let closed = std::mem::take(&mut *self.closed.lock());
         drop((files, closed));
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn ranges_that_touch_are_one() {
+        let given = Given::default();
+        let add = |range| given.add(std::iter::once(range)).unwrap();
+        let all = || given.0.lock().iter().map(|at| (at.start, at.end)).collect::<Vec<_>>();
+        add(10..12);
+        add(4..6);
+        add(20..30);
+        assert_eq!(all(), [(4, 6), (10, 12), (20, 30)]);
+        let has = |pages: &[u64]| pages.iter().map(|page| given.has(*page)).collect::<Vec<_>>();
+        assert_eq!(has(&[3, 4, 5, 6, 12, 29, 30]), [false, true, true, false, false, true, false]);
+        add(6..8);
+        add(9..10);
+        assert_eq!(all(), [(4, 8), (9, 12), (20, 30)]);
+        add(5..7);
+        add(7..20);
+        assert_eq!(all(), [(4, 30)]);
+        for page in 100..100 + 2 * (Given::MOST as u64 - 1) {
+            add(page / 2 * 3..page / 2 * 3 + 1);
+        }
+        assert_eq!(given.add(std::iter::once(1_000_000..1_000_001)), Err(Errno::ENOMEM));
+        // What touches another one is no more.
+        add(30..31);
     }
 }

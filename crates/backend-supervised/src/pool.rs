@@ -116,15 +116,16 @@ thread_local! {
     static OWN: RefCell<Option<Arc<Pool>>> = const { RefCell::new(None) };
 }
 
-/// This thread is about to wait for long: another one of its pool shall receive.
-pub(crate) fn about_to_wait() {
+/// This thread is about to wait for long: another one of its pool shall receive. Whether one
+/// does.
+pub(crate) fn about_to_wait() -> bool {
     OWN.with_borrow(|pool| {
-        if let Some(pool) = pool
-            && pool.idle.load(Ordering::SeqCst) == 0
-        {
-            pool.add_receiver();
-        }
-    });
+        pool.as_ref().is_none_or(|pool| {
+            // With the lock nobody counts as idle whose thread may not start.
+            let mut kept = pool.kept.lock();
+            pool.idle.load(Ordering::SeqCst) > 0 || pool.add_receiver(&mut kept)
+        })
+    })
 }
 
 impl Pool {
@@ -148,7 +149,8 @@ impl Pool {
             failed: AtomicUsize::new(0),
         });
         // Else the monitor starts another.
-        if pool.add_receiver() || MONITOR.watch(&pool) {
+        let starts = pool.add_receiver(&mut pool.kept.lock());
+        if starts || MONITOR.watch(&pool) {
             Ok(pool)
         } else {
             Err(format!("no thread can be started for {name}"))
@@ -170,15 +172,13 @@ impl Pool {
         self.over.load(Ordering::SeqCst)
     }
 
-    fn add_receiver(self: &Arc<Pool>) -> bool {
+    fn add_receiver(self: &Arc<Pool>, kept: &mut Kept) -> bool {
         self.idle.fetch_add(1, Ordering::SeqCst);
-        let mut kept = self.kept.lock();
         if kept.count > kept.asked {
             kept.asked += 1;
             self.asked.notify_one();
             return true;
         }
-        drop(kept);
         let pool = self.clone();
         let spawned = spawn(self.name.into(), move || pool.run());
         if !spawned {
@@ -254,7 +254,9 @@ impl Pool {
                 self.watching.store(missed, Ordering::SeqCst);
                 return missed;
             }
-            if self.add_receiver() || !self.threads.lock().is_empty() {
+            // Its lock is not held together with that of `threads`, in this order.
+            let is_added = self.add_receiver(&mut self.kept.lock());
+            if is_added || !self.threads.lock().is_empty() {
                 self.failed.store(0, Ordering::SeqCst);
             } else if self.failed.fetch_add(1, Ordering::SeqCst) >= MOST {
                 let name = self.name;
@@ -295,7 +297,8 @@ fn spawn(name: String, run: impl FnOnce() + Send + 'static) -> bool {
     let spawned = std::thread::Builder::new().name(name).spawn(run);
     if let Err(error) = &spawned {
         crate::report_once(format_args!(
-            "cannot start another thread: {error}; while a driver waits, other programs wait"
+            "cannot start another thread: {}; while a driver waits, other programs wait",
+            crate::with_remedy(error)
         ));
     }
     spawned.is_ok()

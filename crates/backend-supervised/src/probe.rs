@@ -286,7 +286,7 @@ pub(crate) fn try_namespace() -> Result<(), String> {
     match answer {
         Ok(refused) if refused.is_empty() => Ok(()),
         Ok(refused) => Err(refused),
-        Err(error) => Err(describe(&error)),
+        Err(error) => Err(crate::with_remedy(&error)),
     }
 }
 

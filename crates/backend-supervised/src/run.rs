@@ -446,8 +446,10 @@ impl Core {
 struct Waits(AtomicUsize);
 
 impl WaitHook for Waits {
-    fn begin(&self, _waiter: &Arc<Waiter>) {
+    fn begin(&self, _waiter: &Arc<Waiter>) -> bool {
         self.0.fetch_add(1, Ordering::SeqCst);
+        // Who receives the next request receives interruptions.
+        true
     }
 
     fn end(&self, _waiter: &Arc<Waiter>) {
@@ -561,6 +563,7 @@ fn listen(core: &Arc<Core>) {
         std::thread::Builder::new().name(name).spawn(move || listener.serve(answer))
     });
     if let Err(error) = started {
+        let error = crate::with_remedy(&error);
         crate::report(format_args!("devmap maps will not find this run: {error}"));
     }
 }

@@ -25,6 +25,7 @@ impl LazyThread {
         let started = std::thread::Builder::new().name(name.into()).spawn(run);
         if let Err(error) = &started {
             self.0.store(false, Ordering::Release);
+            let error = crate::with_remedy(error);
             crate::report_once(format_args!("cannot start the thread {name}: {error}"));
         }
         started.is_ok()

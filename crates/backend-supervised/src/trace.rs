@@ -113,8 +113,9 @@ impl Trace {
             if let (Err(error), false) = (written, sink.failed) {
                 sink.failed = true;
                 crate::report(format_args!(
-                    "cannot write the trace {}: {error}; the program goes on without it",
-                    sink.path
+                    "cannot write the trace {}: {}; the program goes on without it",
+                    sink.path,
+                    crate::with_remedy(&error)
                 ));
             }
         }

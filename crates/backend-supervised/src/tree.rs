@@ -139,7 +139,7 @@ impl SupervisorSide {
 /// program could not be executed; 127: it was not found.
 pub fn run(program: &Program, role: impl Role) -> i32 {
     start(program, role).unwrap_or_else(|error| {
-        complain(format_args!("cannot start the supervisor: {error}"));
+        complain(format_args!("cannot start the supervisor: {}", crate::with_remedy(&error)));
         FAILED
     })
 }
@@ -225,7 +225,7 @@ fn supervise(program: &Program, mut role: impl Role, inherited: &Inherited, link
                     }
                 }
             })
-            .map_err(|error| format!("cannot start the launcher: {error}"))
+            .map_err(|error| format!("cannot start the launcher: {}", crate::with_remedy(&error)))
     });
     let supervised = launched.and_then(|(role, channel, side, _settler, launcher)| {
         role.supervise(channel, side)?;

@@ -1,11 +1,13 @@
 //! A server whose driver supplies pages at first access, beside one that is remapped, for the
 //! tests: who sees what of whom.
 //!
-//! `supplied [OPTIONS] PROGRAM [ARG]...` serves three devices of eight pages. Of a map of any
+//! `supplied [OPTIONS] PROGRAM [ARG]...` serves four devices of eight pages. Of a map of any
 //! the first page is remapped and the others are faulted: those of `/dev/shared` are pages of
 //! the driver's memory, in which they lie in reverse; those of `/dev/filled` are copies of
 //! them, and what a program stores is written to the memory when it comes back; of
-//! `/dev/mixed` the first half is filled and the other shared. Each page begins with its number. `read` and `write`, within a page, are of the driver's memory.
+//! `/dev/mixed` the first half is filled and the other shared, in an extent each, and of `/dev/late`
+//! in the same extent. Each page begins with its number. `read` and `write`, within a page, are of
+//! the driver's memory.
 
 #![forbid(unsafe_code)]
 
@@ -28,6 +30,8 @@ enum How {
     Filled,
     /// Filled in the first half.
     Mixed,
+    /// As `Mixed`, but not in extents of their own.
+    Late,
 }
 
 struct Supplied<P: Platform> {
@@ -92,7 +96,7 @@ impl<P: Platform> Device<P> for Supplied<P> {
         let is_shared = match self.how {
             How::Shared => true,
             How::Filled => false,
-            How::Mixed => fault.page >= PAGES / 2,
+            How::Mixed | How::Late => fault.page >= PAGES / 2,
         };
         if is_shared {
             let memory = self.memory.clone();
@@ -136,5 +140,6 @@ fn main() -> ExitCode {
         .device("/dev/shared", |host| Supplied::new(host, How::Shared))
         .device("/dev/filled", |host| Supplied::new(host, How::Filled))
         .device("/dev/mixed", |host| Supplied::new(host, How::Mixed))
+        .device("/dev/late", |host| Supplied::new(host, How::Late))
         .main()
 }

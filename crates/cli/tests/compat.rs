@@ -169,6 +169,7 @@ fn tests() -> String {
         "crates/backend-sim/tests/kernel",
         "crates/backend-supervised/tests",
         "crates/backend-supervised/src/service",
+        "crates/backend-supervised/src/service/tests",
     ];
     let files = directories.iter().flat_map(|name| fs::read_dir(root().join(name)).expect("tests"));
     let sources = files.map(|entry| entry.expect("an entry").path());

@@ -44,6 +44,9 @@ pub trait NewPage {
 /// memory for as long as it is mapped, and frees nothing); a `Filled` page is the
 /// home's, cached for every later fault of the same page of the device, and freed
 /// at the last unmap or under memory pressure.
+///
+/// Pages of both sorts belong in extents of their own: in the supervised home a `Page`
+/// is `SIGBUS` in an extent whose first page is `Filled`.
 #[derive(Clone, Debug)]
 pub enum Supply<M> {
     /// This page of this memory: shared, so that each side sees every later write of

@@ -5,9 +5,9 @@
 use std::{
     cell::{Cell, RefCell},
     ops::Range,
-    os::fd::AsFd,
+    os::fd::{AsFd, BorrowedFd},
     sync::Arc,
-    time::Instant,
+    time::{Duration, Instant},
 };
 
 use devmap_driver::{
@@ -17,7 +17,7 @@ use devmap_driver::{
 use serde_json::Value;
 
 use super::{
-    connection::{Connection, Lane, Poller},
+    connection::{Connection, Lane, MOST_OPENS, Poller, WAKES_AT_ONCE},
     daemon::Daemon,
     socket,
     wire::{
@@ -37,6 +37,10 @@ use crate::{
 /// The most that one call moves (`MAX_RW_COUNT`).
 const MOST_BYTES: u64 = 0x7fff_f000;
 
+/// A joiner gets as much of the daemon's patience again for so many messages: each moves up to
+/// [`CHUNK`] bytes, so it may not be slower than 6 MiB a second for long.
+const ASKS_OF_PATIENCE: u32 = 1024;
+
 /// Copies out that are kept for the answer, so that they cost no message of their own.
 const KEPT: usize = 4096;
 
@@ -54,7 +58,8 @@ pub(super) fn serve(connection: &Arc<Connection>, lane: &Arc<Lane>) {
             Err(_) => None,
         };
         let Some(Request { call, method }) = request else { return connection.end() };
-        let serving = Serving { connection, lane, call, answers: &answers, heard: &heard };
+        let left = Cell::new(connection.daemon.limits.patience);
+        let serving = Serving { connection, lane, call, answers: &answers, heard: &heard, left };
         if serving.serve(method, &mut out).is_err() {
             return connection.end();
         }
@@ -73,6 +78,8 @@ struct Serving<'a> {
     answers: &'a RefCell<Vec<u8>>,
     /// How many wakes the joiner has heard of, as far as this lane knows.
     heard: &'a Cell<u64>,
+    /// How long the joiner may yet be waited for in this call.
+    left: Cell<Duration>,
 }
 
 impl Serving<'_> {
@@ -136,20 +143,36 @@ impl Serving<'_> {
     }
 
     fn step(&self, step: &Step<'_>, out: &mut Vec<u8>) -> Result<(), Broken> {
-        socket::send(&self.lane.socket, encode(step, out), &[]).map_err(|_| Broken)
+        self.send(encode(step, out), &[])
+    }
+
+    /// Not by the socket's own timeout: the joiner may hold this end of the lane too.
+    fn send(&self, bytes: &[u8], files: &[BorrowedFd<'_>]) -> Result<(), Broken> {
+        let started = Instant::now();
+        let sent = socket::send_within(self.lane.socket.as_fd(), bytes, files, self.left.get());
+        self.waited(started);
+        sent.map_err(|_| Broken)
+    }
+
+    /// The joiner was waited for: it has so much less time for the rest of the call.
+    fn waited(&self, since: Instant) {
+        let earned = self.connection.daemon.limits.patience / ASKS_OF_PATIENCE;
+        self.left.set((self.left.get() + earned).saturating_sub(since.elapsed()));
     }
 
     /// Before the last step: a program that polls after its call must find what the call has
     /// changed.
     fn tell_wakes(&self, out: &mut Vec<u8>) -> Result<(), Broken> {
-        loop {
+        // So many messages hold all that there can have been; others may go on waking.
+        for _ in 0..=MOST_OPENS / WAKES_AT_ONCE {
             let (opens, heard) = self.connection.wakes_so_far();
             if opens.is_empty() && heard == self.heard.get() {
-                return Ok(());
+                break;
             }
             self.heard.set(heard);
             self.step(&Step::Woken { opens, heard }, out)?;
         }
+        Ok(())
     }
 
     /// The last step.
@@ -277,6 +300,10 @@ impl Serving<'_> {
             };
             extents.push(WireExtent { at: extent.at, pages: extent.pages, remap });
         }
+        file.given.add(extents.iter().filter(|extent| extent.remap.is_none()).map(|extent| {
+            let first = area.first_page() + extent.at;
+            first..first + extent.pages
+        }))?;
         if plan.area_flags().contains(AreaFlags::RESERVED) {
             map::keep_memories_resident(file, memories.iter().copied());
         }
@@ -310,11 +337,23 @@ impl Serving<'_> {
             .iter()
             .flat_map(|share| [share.token.file.as_fd(), share.look.as_fd()])
             .collect();
-        socket::send(&self.lane.socket, encode(step, out), &files).map_err(|_| Broken)
+        self.send(encode(step, out), &files)
     }
 
     fn fault(&self, file: &Arc<OpenFile>, page: u64, out: &mut Vec<u8>) -> Result<(), Broken> {
         let started = Instant::now();
+        // As the kernel asks a driver: for pages that a plan gave. What else the joiner's kernel
+        // reads ahead it does without. Of a regular file who may read it gets all, by whichever
+        // open file a page cache is filled.
+        let is_given = if file.device.is_regular() {
+            let read = OpenFlags { read: true, write: false, nonblocking: false, append: false };
+            self.permitted(&file.device, read).is_ok()
+        } else {
+            file.given.has(page)
+        };
+        if !is_given {
+            return self.done(Err(Errno::EFAULT), out);
+        }
         let page_len = self.connection.daemon.host.page_size().bytes();
         let Ok(mut bytes) = faulted::Buffer::new(page_len as usize) else {
             return self.done(Err(Errno::ENOMEM), out);
@@ -474,7 +513,7 @@ impl Serving<'_> {
                 Store::Home => {
                     let Daemon { kept, host, .. } = &*self.connection.daemon;
                     let page_len = host.page_size().bytes();
-                    kept.put(self.connection.id(), device.index, page_len, (offset, bytes))
+                    kept.put(self.connection.peer().uid, device.index, page_len, (offset, bytes))
                 }
             })
         });
@@ -600,10 +639,12 @@ impl<'a> Joiner<'a> {
         }
         let lane = self.serving.lane.socket.as_fd();
         let answer = self.serving.step(step, &mut Vec::new()).ok().and_then(|()| {
-            // The driver may hold a lock: the joiner may not keep it waiting for ever.
-            socket::is_ready_within(lane, self.serving.connection.daemon.patience).then_some(())?;
             let mut answers = self.serving.answers.borrow_mut();
-            answered(decode(socket::receive(lane, &mut answers).ok()?)?)
+            // The driver may hold a lock: the joiner may not keep it waiting for ever.
+            let started = Instant::now();
+            let received = socket::receive_within(lane, &mut answers, self.serving.left.get());
+            self.serving.waited(started);
+            answered(decode(received.ok()?)?)
         });
         answer.unwrap_or_else(|| {
             self.broken.set(true);

@@ -3,13 +3,15 @@
 //! What does not live here: serving a call (`calls`).
 
 use std::{
-    collections::{BTreeSet, HashMap},
+    collections::{BTreeSet, HashMap, hash_map::Entry},
     io,
-    os::fd::OwnedFd,
+    os::fd::{AsFd, OwnedFd},
+    panic::{AssertUnwindSafe, catch_unwind},
     sync::{
         Arc, Weak,
         atomic::{AtomicBool, Ordering},
     },
+    time::Duration,
 };
 
 use parking_lot::{Condvar, Mutex};
@@ -32,6 +34,9 @@ pub(super) const MOST_LANES: usize = 512;
 
 /// The most open files of a joiner.
 pub(super) const MOST_OPENS: usize = 1 << 16;
+
+/// The most wakes that one message tells.
+pub(super) const WAKES_AT_ONCE: usize = 1000;
 
 /// A joiner.
 pub(super) struct Connection {
@@ -111,16 +116,19 @@ impl Lane {
 /// Tells the joiner when a driver begins to wait.
 struct Tells {
     lane: Arc<Lane>,
+    patience: Duration,
     told: AtomicBool,
 }
 
 impl WaitHook for Tells {
-    fn begin(&self, _waiter: &Arc<Waiter>) {
+    fn begin(&self, _waiter: &Arc<Waiter>) -> bool {
         if !self.told.swap(true, Ordering::Relaxed) {
             let mut buffer = Vec::with_capacity(8);
             // A joiner that is gone does not wait.
-            let _ = socket::send(&self.lane.socket, encode(&Step::Waiting, &mut buffer), &[]);
+            let message = encode(&Step::Waiting, &mut buffer);
+            let _ = socket::send_within(self.lane.socket.as_fd(), message, &[], self.patience);
         }
+        true
     }
 
     fn end(&self, _waiter: &Arc<Waiter>) {}
@@ -134,7 +142,7 @@ impl Connection {
         control: OwnedFd,
         peer: Peer,
     ) -> io::Result<Arc<Connection>> {
-        socket::limit_sends(&control, daemon.patience)?;
+        socket::limit_sends(&control, daemon.limits.patience)?;
         let connection = Arc::new(Connection {
             daemon: daemon.clone(),
             id,
@@ -155,10 +163,6 @@ impl Connection {
         })
         .inspect_err(|_| connection.end())?;
         Ok(connection)
-    }
-
-    pub(super) fn id(&self) -> u64 {
-        self.id
     }
 
     pub(super) fn peer(&self) -> Peer {
@@ -230,22 +234,32 @@ impl Connection {
 
     /// Whether the joiner is served on.
     fn add_lane(self: &Arc<Connection>, id: u32, socket: OwnedFd) -> bool {
-        if socket::limit_sends(&socket, self.daemon.patience).is_err() {
+        // Else it could be one that does not end with the connection.
+        if !socket::is_of_a_pair(&socket) {
             return false;
         }
+        let Some(place) = self.daemon.lane_place(self.peer.uid) else {
+            return refuse_lane(&socket);
+        };
         let lane = Arc::new(Lane { socket, current: Mutex::default() });
         {
             let mut lanes = self.lanes.lock();
             if lanes.len() >= MOST_LANES || self.is_over() {
                 return refuse_lane(&lane.socket);
             }
-            if lanes.insert(id, lane.clone()).is_some() {
-                return false;
+            match lanes.entry(id) {
+                // The one that is there has to end with the connection.
+                Entry::Occupied(_) => return false,
+                Entry::Vacant(place) => drop(place.insert(lane.clone())),
             }
         }
         let (connection, serving) = (self.clone(), lane.clone());
         let serve = move || {
-            calls::serve(&connection, &serving);
+            let _place = place;
+            let serve = AssertUnwindSafe(|| calls::serve(&connection, &serving));
+            if catch_unwind(serve).is_err() {
+                connection.end();
+            }
             connection.lanes.lock().remove(&id);
         };
         if spawn("devmap-lane", serve).is_err() {
@@ -267,7 +281,8 @@ impl Connection {
         if self.is_over() {
             waiter.interrupt();
         }
-        let hook = Arc::new(Tells { lane: lane.clone(), told: AtomicBool::new(false) });
+        let (patience, told) = (self.daemon.limits.patience, AtomicBool::new(false));
+        let hook = Arc::new(Tells { lane: lane.clone(), patience, told });
         let result = crate::call::within(waiter, hook, serve);
         lane.done();
         result
@@ -280,7 +295,13 @@ impl Connection {
 
     /// Whether it may open one more file.
     pub(super) fn may_open(&self) -> bool {
-        self.files.lock().len() < MOST_OPENS
+        let of_user = self.daemon.opens_of(self.peer.uid);
+        self.opens() < MOST_OPENS && of_user < self.daemon.limits.opens_of_a_user
+    }
+
+    /// How many open files it has.
+    pub(super) fn opens(&self) -> usize {
+        self.files.lock().len()
     }
 
     /// Notes an open file. False if the joiner is gone, and nobody will close it.
@@ -317,10 +338,9 @@ impl Connection {
     /// The wakes of which the joiner must have heard before a call ends now: some that
     /// nobody has told it of, and how many it was told of. There may be more.
     pub(super) fn wakes_so_far(&self) -> (Vec<u64>, u64) {
-        const AT_ONCE: usize = 1000;
         let mut wakes = self.wakes.lock();
         let mut some = Vec::new();
-        while some.len() < AT_ONCE
+        while some.len() < WAKES_AT_ONCE
             && let Some(open) = wakes.opens.pop_first()
         {
             some.push(open);
@@ -357,7 +377,9 @@ impl Connection {
 /// Says on a lane that it cannot be served; the joiner is served on.
 fn refuse_lane(socket: &OwnedFd) -> bool {
     let mut buffer = Vec::new();
-    let _ = socket::send(socket, encode(&Step::Refused, &mut buffer), &[]);
+    let message = encode(&Step::Refused, &mut buffer);
+    // On one where nothing was sent there is room.
+    let _ = socket::send_within(socket.as_fd(), message, &[], Duration::ZERO);
     true
 }
 

@@ -3,7 +3,7 @@
 //! What does not live here: what is said with one joiner (`connection`, `calls`).
 
 use std::{
-    collections::HashMap,
+    collections::{HashMap, hash_map::Entry},
     io::{self, Write},
     os::fd::OwnedFd,
     path::PathBuf,
@@ -22,7 +22,7 @@ use parking_lot::Mutex;
 use rustix::process::DumpableBehavior;
 
 use super::{
-    connection::Connection,
+    connection::{Connection, MOST_LANES, MOST_OPENS},
     kept::Kept,
     listener::{Listener, Peer},
     socket,
@@ -38,9 +38,6 @@ use crate::{
 
 /// The most joiners of one user at a time.
 const MOST_OF_A_USER: usize = 256;
-
-/// How long a joiner may leave a driver waiting: long enough for a machine under load.
-const PATIENCE: Duration = Duration::from_secs(10);
 
 /// How long a clean stop waits for drivers.
 const STOPPING: Duration = Duration::from_secs(2);
@@ -59,6 +56,28 @@ pub struct Service {
     pub stats: bool,
 }
 
+/// What joiners may have.
+pub(super) struct Limits {
+    /// How long a joiner may leave a driver waiting for its caller's memory, or for room to
+    /// answer, in all of a call: then it counts as dead.
+    pub(super) patience: Duration,
+    /// The most lanes of all joiners of a user.
+    pub(super) lanes_of_a_user: usize,
+    /// The most open files of all joiners of a user.
+    pub(super) opens_of_a_user: usize,
+}
+
+impl Default for Limits {
+    fn default() -> Limits {
+        Limits {
+            // Long enough for a machine under load.
+            patience: Duration::from_secs(10),
+            lanes_of_a_user: 4 * MOST_LANES,
+            opens_of_a_user: 4 * MOST_OPENS,
+        }
+    }
+}
+
 /// What the threads of a daemon share.
 pub(super) struct Daemon {
     pub(super) host: Host,
@@ -67,10 +86,11 @@ pub(super) struct Daemon {
     pub(super) trace: Arc<Trace>,
     pub(super) reaper: Reaper,
     pub(super) kept: Kept,
-    /// How long a joiner may leave a driver waiting for its caller's memory, or for room to
-    /// answer: then it counts as dead.
-    pub(super) patience: Duration,
+    pub(super) limits: Limits,
     connections: Mutex<HashMap<u64, Arc<Connection>>>,
+    /// How many lanes are served for each user; some of joiners that are gone, whose calls a
+    /// driver has not ended yet.
+    lanes: Mutex<HashMap<u32, usize>>,
     next: AtomicU64,
 }
 
@@ -81,25 +101,31 @@ pub(super) struct Daemon {
 /// # Errors
 /// Why it cannot serve: a message for the user.
 pub fn serve(service: Service) -> Result<(), String> {
+    // Files that it may not make longer (`ulimit -f`) are an error and no death.
+    let mut errors = SigSet::empty();
+    errors.add(Signal::SIGXFSZ);
     let mut stops = SigSet::empty();
     for signal in [Signal::SIGTERM, Signal::SIGINT, Signal::SIGHUP] {
         stops.add(signal);
     }
-    let signals = stops
+    let signals = errors
         .thread_block()
+        .and_then(|()| stops.thread_block())
         .and_then(|()| SignalFd::with_flags(&stops, SfdFlags::SFD_CLOEXEC))
         .map_err(|error| format!("cannot wait for signals: {error}"))?;
     // First, so that a second daemon fails before its devices do anything.
     let listener = Listener::bind(&service.socket, service.mode)?;
     let trace = Trace::create(service.trace.as_ref(), service.stats)?;
-    let daemon = Arc::new(Daemon::new(service.nodes, trace, PATIENCE)?);
+    let daemon = Arc::new(Daemon::new(service.nodes, trace, Limits::default())?);
     loosen_limits();
     // Joiners of the same user shall not look into what holds the memory of every device.
     rustix::process::set_dumpable_behavior(DumpableBehavior::NotDumpable)
         .map_err(|error| format!("cannot close the daemon to its joiners: {error}"))?;
     let start = |name: &str, run: Box<dyn FnOnce() + Send>| {
         let started = std::thread::Builder::new().name(name.into()).spawn(run);
-        started.map(drop).map_err(|error| format!("cannot start the thread {name}: {error}"))
+        started.map(drop).map_err(|error| {
+            format!("cannot start the thread {name}: {}", crate::with_remedy(&error))
+        })
     };
     let reaping = daemon.clone();
     start(
@@ -130,11 +156,7 @@ pub fn serve(service: Service) -> Result<(), String> {
 }
 
 impl Daemon {
-    pub(super) fn new(
-        nodes: MakeNodes,
-        trace: Trace,
-        patience: Duration,
-    ) -> Result<Daemon, String> {
+    pub(super) fn new(nodes: MakeNodes, trace: Trace, limits: Limits) -> Result<Daemon, String> {
         let host = Host::new();
         let devices = entries(nodes(&host)?)?;
         let trace = Arc::new(trace);
@@ -145,8 +167,9 @@ impl Daemon {
             trace,
             reaper: Reaper::new().map_err(|error| format!("cannot use inotify: {error}"))?,
             kept: Kept::default(),
-            patience,
+            limits,
             connections: Mutex::default(),
+            lanes: Mutex::default(),
             next: AtomicU64::new(0),
         })
     }
@@ -190,15 +213,34 @@ impl Daemon {
     pub(super) fn admit(self: &Arc<Daemon>, socket: OwnedFd, peer: Peer) {
         let id = self.next.fetch_add(1, Ordering::Relaxed);
         let mut connections = self.connections.lock();
-        let of_user = connections.values().filter(|other| other.peer().uid == peer.uid).count();
+        let of_user = of_user(&connections, peer.uid).count();
         if of_user >= MOST_OF_A_USER {
             refuse(&socket, format!("{MOST_OF_A_USER} runs of your user have joined already"));
             return;
         }
         match Connection::start(self, id, socket, peer) {
             Ok(connection) => drop(connections.insert(id, connection)),
-            Err(error) => crate::report(format_args!("cannot serve a joiner: {error}")),
+            Err(error) => {
+                let error = crate::with_remedy(&error);
+                crate::report(format_args!("cannot serve a joiner: {error}"));
+            }
         }
+    }
+
+    /// A place for one more lane of a user's joiners, if there is one.
+    pub(super) fn lane_place(self: &Arc<Daemon>, uid: u32) -> Option<LanePlace> {
+        let mut lanes = self.lanes.lock();
+        let of_user = lanes.entry(uid).or_default();
+        if *of_user >= self.limits.lanes_of_a_user {
+            return None;
+        }
+        *of_user += 1;
+        Some(LanePlace { daemon: self.clone(), uid })
+    }
+
+    /// How many open files a user's joiners have.
+    pub(super) fn opens_of(&self, uid: u32) -> usize {
+        of_user(&self.connections.lock(), uid).map(|joiner| joiner.opens()).sum()
     }
 
     /// A joiner has released an open file of the device.
@@ -225,6 +267,32 @@ impl Daemon {
         }
         self.opens.release_all();
     }
+}
+
+/// A lane's place among those of its user, for as long as its thread lives.
+pub(super) struct LanePlace {
+    daemon: Arc<Daemon>,
+    uid: u32,
+}
+
+impl Drop for LanePlace {
+    fn drop(&mut self) {
+        let mut lanes = self.daemon.lanes.lock();
+        if let Entry::Occupied(mut of_user) = lanes.entry(self.uid) {
+            *of_user.get_mut() -= 1;
+            if *of_user.get() == 0 {
+                of_user.remove();
+            }
+        }
+    }
+}
+
+/// A user's joiners.
+fn of_user(
+    connections: &HashMap<u64, Arc<Connection>>,
+    uid: u32,
+) -> impl Iterator<Item = &Arc<Connection>> {
+    connections.values().filter(move |joiner| joiner.peer().uid == uid)
 }
 
 /// Tells a joiner why it is not served.

@@ -8,7 +8,8 @@ use std::collections::HashMap;
 use devmap_driver::Errno;
 use parking_lot::Mutex;
 
-/// The most pages that are kept for one joiner.
+/// The most pages that are kept for the joiners of one user: also when they are gone, for as
+/// long as anybody has the device open.
 pub(super) const MOST_PAGES: usize = 1 << 16;
 
 #[derive(Default)]
@@ -18,13 +19,13 @@ pub(super) struct Kept(Mutex<Pages>);
 struct Pages {
     /// By the device's index and the page of the device.
     pages: HashMap<(u64, u64), Page>,
-    /// How many each joiner has stored first.
-    of_joiner: HashMap<u64, usize>,
+    /// How many each user has stored first.
+    of_user: HashMap<u32, usize>,
 }
 
 struct Page {
-    /// Which joiner stored it first.
-    joiner: u64,
+    /// Which user stored it first.
+    uid: u32,
     bytes: Box<[u8]>,
 }
 
@@ -34,13 +35,13 @@ impl Kept {
         self.0.lock().pages.get(&(device, page)).map(|page| page.bytes.clone())
     }
 
-    /// Keeps whole pages that a joiner has given back.
+    /// Keeps whole pages that a user's joiner has given back.
     ///
     /// # Errors
     /// `EINVAL` for anything but whole pages; `ENOSPC` past [`MOST_PAGES`].
     pub(super) fn put(
         &self,
-        joiner: u64,
+        uid: u32,
         device: u64,
         page_len: u64,
         (offset, bytes): (u64, &[u8]),
@@ -48,34 +49,34 @@ impl Kept {
         if !offset.is_multiple_of(page_len) || !(bytes.len() as u64).is_multiple_of(page_len) {
             return Err(Errno::EINVAL);
         }
-        let Pages { pages, of_joiner } = &mut *self.0.lock();
+        let Pages { pages, of_user } = &mut *self.0.lock();
         for (bytes, page) in bytes.chunks(page_len as usize).zip(offset / page_len..) {
             if let Some(kept) = pages.get_mut(&(device, page)) {
                 kept.bytes.copy_from_slice(bytes);
                 continue;
             }
-            let count = of_joiner.entry(joiner).or_default();
+            let count = of_user.entry(uid).or_default();
             if *count >= MOST_PAGES {
                 return Err(Errno::ENOSPC);
             }
             *count += 1;
-            pages.insert((device, page), Page { joiner, bytes: bytes.into() });
+            pages.insert((device, page), Page { uid, bytes: bytes.into() });
         }
         Ok(())
     }
 
     /// Nobody has the device open any more: the next who opens it finds new pages.
     pub(super) fn forget(&self, device: u64) {
-        let Pages { pages, of_joiner } = &mut *self.0.lock();
-        pages.retain(|(of, _), Page { joiner, .. }| {
+        let Pages { pages, of_user } = &mut *self.0.lock();
+        pages.retain(|(of, _), Page { uid, .. }| {
             if *of == device
-                && let Some(count) = of_joiner.get_mut(joiner)
+                && let Some(count) = of_user.get_mut(uid)
             {
                 *count -= 1;
             }
             *of != device
         });
-        of_joiner.retain(|_, count| *count > 0);
+        of_user.retain(|_, count| *count > 0);
     }
 }
 
@@ -84,7 +85,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn pages_are_kept_up_to_a_limit_of_each_joiner() {
+    fn pages_are_kept_up_to_a_limit_of_each_user() {
         let kept = Kept::default();
         assert_eq!(kept.put(1, 0, 512, (512, &[1; 1024])), Ok(()));
         assert_eq!(kept.put(2, 0, 512, (1024, &[2; 512])), Ok(()));

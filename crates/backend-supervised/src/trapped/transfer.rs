@@ -92,7 +92,8 @@ pub(super) fn serve(core: &Arc<Core>, call: &Call<'_>, descriptor: &Descriptor) 
     let started = Instant::now();
     let moved = request.and_then(|request| {
         let call_name = if request.writes { "write" } else { "read" };
-        let size = request.parts.iter().map(|part| part.1).sum::<u64>();
+        // The parts may say anything.
+        let size = request.parts.iter().fold(0, |size: u64, part| size.saturating_add(part.1));
         let (position, result) = transfer(core, call, descriptor, file, request);
         core.trace_call(started, || Event {
             device: &file.device.path,

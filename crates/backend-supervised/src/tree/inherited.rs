@@ -55,10 +55,11 @@ impl Inherited {
     }
 
     /// In the supervisor while it prepares: it can be killed like the program,
-    /// but not stopped, since nobody would tell the front.
+    /// but not stopped, since nobody would tell the front. Files that it may not make
+    /// longer (`ulimit -f`) are an error and no death.
     pub(super) fn allow_termination(&self) -> io::Result<()> {
         let mut mask = self.mask;
-        for signal in [Signal::SIGTSTP, Signal::SIGTTIN, Signal::SIGTTOU] {
+        for signal in [Signal::SIGTSTP, Signal::SIGTTIN, Signal::SIGTTOU, Signal::SIGXFSZ] {
             mask.add(signal);
         }
         Ok(mask.thread_set_mask()?)

@@ -40,6 +40,7 @@ pub(super) fn launch(launch: Launch<'_, impl Role>) -> i32 {
         // Nobody is left to tell: the front sees that the launcher is gone.
         Ok(Err(_)) => FAILED,
         Err(error) => {
+            let error = crate::with_remedy(&error);
             complain(format_args!("cannot start the program's process: {error}"));
             FAILED
         }

@@ -8,7 +8,7 @@ use std::process::Command;
 
 use rustix::process::geteuid;
 
-use crate::harness::{DEVMAP, Finished, Mode, Run, in_each_mode, start};
+use crate::harness::{DEVMAP, Daemon, Finished, Mode, Run, in_each_mode, start};
 
 in_each_mode!(
     a_start_without_descriptors,
@@ -16,6 +16,9 @@ in_each_mode!(
     little_address_space,
     more_memory_than_there_can_be,
     a_file_system_that_is_full_stops_the_trace_alone,
+    files_that_may_not_grow,
+    few_processes,
+    waits_when_no_thread_is_left,
 );
 
 const MEM: &[&str] = &["/dev/m=mem"];
@@ -112,7 +115,8 @@ fn little_address_space(mode: Mode) {
     let least = (8..200).map(|megabytes| megabytes << 10).find(|kilobytes| loads(*kilobytes));
     let least = least.expect("200 MiB are enough");
     let mut served = false;
-    for step in 0..12 {
+    // A little more, since the kernel does not load twice to the same addresses.
+    for step in 1..12 {
         let limit = format!("-v {}", least + step * 1536);
         let run = limited(Run::new(mode, &["/dev/h=hello"]), &limit);
         let finished = run.output(&["head", "-c", "6", "/dev/h"]);
@@ -147,4 +151,99 @@ say(os.pread(fd, 4, 0))
     assert_eq!(finished.stdout, "b'1999'\n");
     assert_eq!(finished.stderr.matches("No space left").count(), 1, "{finished:?}");
     assert_eq!(finished.stderr.lines().count(), 1, "{finished:?}");
+}
+
+/// `ulimit -f`: an error that is told, not the death by SIGXFSZ; which is the program's, as ever.
+fn files_that_may_not_grow(mode: Mode) {
+    let remedy = "File too large (os error 27); raise the limit of a file's size (`ulimit -f`)";
+    let run = limited(Run::new(mode, &["/dev/m=mem:size=1M"]), "-f 100");
+    let finished = run.output(&["true"]).exited(125);
+    finished.complains(&["/dev/m", "bytes: ftruncate: ", remedy]);
+    let directory = tempfile::tempdir().expect("a directory");
+    let at = |name: &str| directory.path().join(name).to_str().expect("UTF-8").to_owned();
+    let (trace, file) = (at("trace"), format!("of={}", at("file")));
+    // A program ends by the signal; what it did before was served.
+    let run = Run::new(mode, &["/dev/h=hello"]).options(&["--trace", &trace]);
+    let script =
+        "for i in $(seq 100); do head -c 6 /dev/h; done; exec dd if=/dev/zero \"$0\" bs=1M";
+    let finished = limited(run, "-f 2").output(&["sh", "-c", script, &file]);
+    let finished = finished.killed(libc::SIGXFSZ);
+    assert_eq!(finished.stdout, "Hello ".repeat(100) + "\n", "{finished:?}");
+    assert_eq!(finished.stderr.matches(remedy).count(), 1, "{finished:?}");
+    finished.complains(&[&format!("cannot write the trace {trace}: {remedy}")]);
+}
+
+/// A daemon whose device is told by a program to grow beyond what the daemon may write.
+#[test]
+fn a_joiner_cannot_end_a_daemon_by_its_limits() {
+    let directory = tempfile::tempdir().expect("a directory");
+    let file = directory.path().join("file");
+    std::fs::write(&file, "data").expect("written");
+    let shown = format!("{}/shown", directory.path().display());
+    let device = format!("{shown}=file:path={},access=rw", file.display());
+    let mut command = Command::new("sh");
+    let script = "ulimit -f 2000; exec \"$0\" \"$@\"";
+    command.args(["-c", script, DEVMAP, "serve", "--device", &device]);
+    let daemon = Daemon::start_by(command, "--socket");
+    let script = "
+say(error_of(lambda: os.truncate(sys.argv[1], 1 << 40)))
+fd = os.open(sys.argv[1], os.O_RDWR)
+say(error_of(lambda: os.pwrite(fd, b'far', 1 << 40)))
+say(os.pread(fd, 9, 0))
+";
+    let joiner = Run::joining(Mode("namespace"), &daemon).python(script, &[&shown]);
+    assert_eq!(joiner.finish().well().stdout, "EFBIG\nEFBIG\nb'data'\n");
+    daemon.stop().well();
+}
+
+/// The run by a user who may have so many processes and threads. Those of others do not count: in
+/// a user namespace they are counted by themselves.
+fn with_processes(run: Run, count: u32) -> Run {
+    let unshare = ["unshare", "--user", "--map-current-user"];
+    // Root has no such limit.
+    let before: &[&str] = if geteuid().is_root() { &[] } else { &unshare };
+    run.by(&[before, &["prlimit", &format!("--nproc={count}")]].concat())
+}
+
+/// From one process on, to what it needs to run.
+fn few_processes(mode: Mode) {
+    let mut refused = 0;
+    let mut served = false;
+    for count in 1..16 {
+        let run = with_processes(Run::new(mode, &["/dev/h=hello"]), count);
+        let finished = run.output(&["head", "-c", "6", "/dev/h"]);
+        is_explained(&finished, &format!("-u {count}"));
+        served = finished.status.success();
+        if !served {
+            refused += 1;
+            finished.complains(&["(os error 11)", "`ulimit -u`"]);
+        }
+    }
+    assert!(served && (geteuid().is_root() || refused > 2), "{refused}");
+}
+
+/// A program's children take all that its user may have, and wait in the driver, so that no
+/// thread is left to receive anything: then a wait fails. Other calls are served; each child can
+/// be killed, and then there is enough again.
+fn waits_when_no_thread_is_left(mode: Mode) {
+    let script = "
+m, fd = os.open('/dev/m', os.O_RDWR), os.open('/dev/e', os.O_RDWR)
+os.pwrite(m, b'data', 0)
+children = []
+try:
+    while len(children) < 60:
+        child = os.fork()
+        if child == 0: os._exit(70 + (error_of(lambda: os.read(fd, 1)) == 'ENOMEM'))
+        children.append(child)
+except BlockingIOError: pass
+for i in range(100): assert os.pread(m, 4, 0) == b'data'
+for child in children: os.kill(child, signal.SIGKILL)
+statuses = {os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) for child in children}
+assert statuses <= {-9, 71}, statuses
+os.write(fd, b'b')
+say(os.read(fd, 1))
+";
+    let run = with_processes(Run::new(mode, &["/dev/e=events", "/dev/m=mem"]), 40);
+    let finished = run.python(script, &[]).finish().well();
+    assert_eq!(finished.stdout, "b'b'\n", "{finished:?}");
 }

@@ -5,6 +5,7 @@ use crate::harness::{Client, Mode, Run, in_each_mode};
 
 in_each_mode!(
     arguments_that_change,
+    arguments_that_make_no_sense,
     descriptors_on_their_way,
     kills_at_any_moment,
     pages_beside_the_given_one,
@@ -47,6 +48,7 @@ fn beside(mode: Mode, name: &str, arguments: &[&str]) {
     let said: Vec<&str> = finished.stdout.lines().collect();
     assert!(!said.iter().any(|line| line.starts_with("FAIL")), "{name}: {finished:?}");
     assert!(said.ends_with(&["ok all", "status 0", "served"]), "{name}: {finished:?}");
+    assert!(!finished.stderr.contains("panicked"), "{name}: {finished:?}");
     let opened = finished.trace.iter().filter(|event| event["call"] == "open");
     let opened = opened.filter(|event| event["error"].is_null()).count();
     assert_eq!(opened, finished.count("release"), "{name}");
@@ -67,6 +69,10 @@ fn ten_thousand_opens(mode: Mode) {
 
 fn arguments_that_change(mode: Mode) {
     beside(mode, "changing", &["/dev/page", "/dev/events", "2000"]);
+}
+
+fn arguments_that_make_no_sense(mode: Mode) {
+    beside(mode, "arguments", &["/dev/page", "/dev/events", "20000"]);
 }
 
 fn descriptors_on_their_way(mode: Mode) {

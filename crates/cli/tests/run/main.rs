@@ -20,6 +20,7 @@ mod inputs;
 mod killed;
 mod lifetime;
 mod maps;
+mod renewal;
 mod serve;
 mod soak;
 mod supervisor;

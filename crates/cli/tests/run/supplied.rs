@@ -1,17 +1,39 @@
 //! Pages that a driver supplies at first access, beside a remapped one in the same map: who
 //! sees what of whom, and when.
 
-use crate::harness::{Mode, Run, in_each_mode};
+use std::process::Command;
+
+use crate::harness::{Daemon, Mode, Run, example, in_each_mode};
 
 in_each_mode!(@ namespace "namespace" [
     a_page_of_the_driver_is_one_for_all
     a_filled_page_is_the_homes_until_it_comes_back
     one_map_has_pages_of_each_sort
+    two_joiners_have_one_page_of_the_driver
+    a_page_of_the_driver_among_filled_ones
 ]);
 in_each_mode!(@ trapped "trapped" [
     a_page_of_the_driver_is_one_for_all
     one_map_has_pages_of_each_sort
+    two_joiners_have_one_page_of_the_driver
+    a_page_of_the_driver_among_filled_ones
 ]);
+
+/// The script says "ok": in a run of the server's own, and in one that joins it.
+fn holds(mode: Mode, script: &str, arguments: &[&str]) {
+    let daemon = daemon();
+    for run in [Run::server("supplied", mode), Run::joining(mode, &daemon)] {
+        let finished = run.python(script, arguments).finish().well();
+        assert_eq!(finished.stdout, "ok\n", "{finished:?}");
+    }
+    daemon.wait_for_calls("release", 1);
+    daemon.stop().well();
+}
+
+/// The server, for joiners.
+fn daemon() -> Daemon {
+    Daemon::start_by(Command::new(example("supplied")), "--serve")
+}
 
 /// What both begin with: two maps of a device, which overlap.
 const MAPS: &str = "
@@ -54,8 +76,7 @@ assert program_sees(b'other') == driver_sees(b'child') == list(numbers)
 say('ok')
 "
     );
-    let finished = Run::server("supplied", mode).python(&script, &[]).finish().well();
-    assert_eq!(finished.stdout, "ok\n", "{finished:?}");
+    holds(mode, &script, &[]);
 }
 
 /// A `Filled` page is one for all maps, and the driver has what was stored in it after `msync`
@@ -81,8 +102,7 @@ assert driver_sees(b'child') == list(numbers), driver_sees(b'child')
 say('ok')
 "
     );
-    let finished = Run::server("supplied", mode).python(&script, &[]).finish().well();
-    assert_eq!(finished.stdout, "ok\n", "{finished:?}");
+    holds(mode, &script, &[]);
 }
 
 /// Extents of filled pages and of the driver's own in one map, the filled ones first.
@@ -103,6 +123,61 @@ if sys.argv[1] == 'namespace':
 say('ok')
 "
     );
-    let finished = Run::server("supplied", mode).python(&script, &[mode.0]).finish().well();
-    assert_eq!(finished.stdout, "ok\n", "{finished:?}");
+    holds(mode, &script, &[mode.0]);
+}
+
+/// Pages of the driver's are shared by the programs of two joiners, and stay what they are when
+/// one of the two has ended.
+fn two_joiners_have_one_page_of_the_driver(mode: Mode) {
+    let script = format!(
+        "{MAPS}
+begin('/dev/shared')
+say('mapped')
+while word := hear():
+    if word == 'store': program_stores(b'hello')
+    elif word == 'write': driver_writes(b'words')
+    say(*[n for n in numbers if area[n * PAGE + 16:n * PAGE + 22] == b'hello%d' % n])
+    say(*program_sees(b'words'))
+"
+    );
+    let daemon = daemon();
+    let [mut one, mut two] = [(), ()].map(|()| {
+        let mut joiner = Run::joining(mode, &daemon).python(&script, &[]);
+        assert_eq!(joiner.hear(), "mapped");
+        joiner
+    });
+    one.say("store");
+    assert_eq!([one.hear(), one.hear()], ["0 1 2 3 4 5 6 7", ""]);
+    two.say("write");
+    assert_eq!([two.hear(), two.hear()], ["0 1 2 3 4 5 6 7", "0 1 2 3 4 5 6 7"]);
+    two.finish().well();
+    one.say("look");
+    assert_eq!([one.hear(), one.hear()], ["0 1 2 3 4 5 6 7", "0 1 2 3 4 5 6 7"]);
+    one.finish().well();
+    daemon.wait_for_calls("release", 2);
+    daemon.stop().well();
+}
+
+/// In one extent with filled pages, of which the first is one: SIGBUS where pages come at first
+/// access, and the driver is named; where they are supplied beforehand all are there.
+fn a_page_of_the_driver_among_filled_ones(mode: Mode) {
+    let script = "
+area = mmap.mmap(os.open('/dev/late', os.O_RDWR), 8 * PAGE)
+assert [area[n * PAGE] for n in range(4)] == [0, 1, 2, 3]
+for n in 4, 7:
+    if os.fork() == 0:
+        os._exit(area[n * PAGE])
+    say(os.waitstatus_to_exitcode(os.wait()[1]))
+";
+    let daemon = daemon();
+    for run in [Run::server("supplied", mode), Run::joining(mode, &daemon)] {
+        let finished = run.python(script, &[]).finish().well();
+        if mode.is_trapped() {
+            assert_eq!(finished.stdout, "4\n7\n");
+        } else {
+            assert_eq!(finished.stdout, format!("{0}\n{0}\n", -libc::SIGBUS));
+            finished.complains(&["/dev/late", "whose first page it filled"]);
+        }
+    }
+    daemon.stop().well();
 }

@@ -1,0 +1,186 @@
+//! Joiners that want to hang the daemon, to have it leak, or to get what is not theirs.
+
+use std::{
+    net::UdpSocket,
+    os::{
+        fd::{AsFd, OwnedFd},
+        unix::net::UnixStream,
+    },
+    time::Duration,
+};
+
+use devmap_driver::{Errno, NewArea, PageSize, Platform, Protection, Sharing};
+use rustix::net::{AddressFamily, SocketFlags, SocketType, sockopt};
+
+use super::{DEADLINE, READ_WRITE, Raw, Served, place, send, socket};
+use crate::service::{
+    daemon::Limits,
+    wire::{Answer, CHUNK, Control, Copies, Method, Step, WireArea, decode, encode},
+};
+
+/// Whether nothing more comes on a lane.
+fn is_at_its_end(lane: &OwnedFd) -> bool {
+    let mut buffer = [0; 64];
+    matches!(socket::receive_within(lane.as_fd(), &mut buffer, DEADLINE), Ok([]))
+}
+
+/// Two lanes of one number: the first of them, too, ends with the joiner.
+#[test]
+fn a_lane_twice() {
+    let served = Served::new(DEADLINE);
+    let mut raw = served.raw();
+    let lane = raw.lane();
+    raw.open(&lane);
+    raw.next = 0;
+    let _same = raw.lane();
+    raw.is_hung_up_on("a lane twice");
+    assert!(is_at_its_end(&lane));
+    served.wait_for_opens(0);
+}
+
+/// A lane has an end that the daemon can make: not so other descriptors, some of which would keep
+/// a thread of it for ever.
+#[test]
+fn lanes_that_are_none() {
+    let served = Served::new(DEADLINE);
+    let honest = served.honest();
+    let socket = |family, sort| {
+        rustix::net::socket_with(family, sort, SocketFlags::CLOEXEC, None).expect("a socket")
+    };
+    let lanes = [
+        ("netlink", socket(AddressFamily::NETLINK, SocketType::DGRAM)),
+        ("unconnected", socket(AddressFamily::UNIX, SocketType::SEQPACKET)),
+        ("udp", UdpSocket::bind("127.0.0.1:0").expect("a socket").into()),
+        ("stream", UnixStream::pair().expect("a pair").0.into()),
+        ("pipe", std::io::pipe().expect("a pipe").0.into()),
+    ];
+    for (what, lane) in lanes {
+        let raw = served.raw();
+        raw.control(&Control::Lane { lane: 0 }, Some(&lane));
+        raw.is_hung_up_on(what);
+    }
+    honest.is_served();
+}
+
+/// Who holds the daemon's end of a lane too can change how long its calls wait, and take what
+/// is for the daemon. No driver waits longer for that.
+#[test]
+fn a_lane_that_the_joiner_holds_as_well() {
+    let served = Served::new(Duration::from_millis(50));
+    let honest = served.honest();
+    let mut raw = served.raw();
+    let (lane, theirs) = socket::pair().expect("a socket pair");
+    raw.control(&Control::Lane { lane: 0 }, Some(&theirs));
+    let open = raw.open(&lane);
+    for timeout in [sockopt::Timeout::Send, sockopt::Timeout::Recv] {
+        sockopt::set_socket_timeout(&theirs, timeout, None).expect("no timeout");
+    }
+    send(&lane, Method::Read { open, place: place(u64::MAX), copies: Copies::Buffered });
+    raw.is_hung_up_on("a read, never received");
+    honest.moves_by_itself();
+    served.wait_for_opens(1);
+}
+
+/// Each answer comes in time, and yet the driver would wait for hours.
+#[test]
+fn a_joiner_that_is_slow_in_all() {
+    let served = Served::new(Duration::from_millis(50));
+    let honest = served.honest();
+    let mut raw = served.raw();
+    let lane = raw.lane();
+    let open = raw.open(&lane);
+    let place = place(1000 * CHUNK as u64);
+    send(&lane, Method::Write { open, place, head: &[], copies: Copies::Checked });
+    let mut answers = 0;
+    loop {
+        match socket::receive(&lane, &mut raw.buffer).ok().and_then(decode::<Step<'_>>) {
+            Some(Step::CopyIn { len, .. }) => {
+                std::thread::sleep(Duration::from_millis(10));
+                let bytes = vec![0; len as usize];
+                let answer = Answer::Copied(Ok(&bytes));
+                let _ = socket::send(&lane, encode(&answer, &mut Vec::new()), &[]);
+                answers += 1;
+            }
+            // It has been hung up on.
+            None => break,
+            step => panic!("{step:?}"),
+        }
+        assert!(answers < 10);
+    }
+    raw.is_hung_up_on("slow");
+    honest.moves_by_itself();
+    served.wait_for_opens(1);
+}
+
+/// More joiners give a user no more lanes and open files; others have their own.
+#[test]
+fn a_user_has_limits_for_all_joiners() {
+    let limits = Limits { patience: DEADLINE, lanes_of_a_user: 5, opens_of_a_user: 7 };
+    let served = Served::within(limits);
+    let honest = served.honest();
+    let (mut one, mut two) = (served.raw(), served.raw());
+    let lanes: Vec<_> = (0..3).map(|_| one.lane()).collect();
+    for _ in 0..4 {
+        one.open(&lanes[2]);
+    }
+    let others: Vec<_> = (0..2).map(|_| two.lane()).collect();
+    for _ in 0..3 {
+        two.open(&others[1]);
+    }
+    let open = Method::Open { device: 0, flags: READ_WRITE.into(), pid: 1 };
+    assert_eq!(two.value(&others[0], open), Err(Errno::ENFILE));
+    let refused = two.lane();
+    let open = Method::Open { device: 0, flags: READ_WRITE.into(), pid: 1 };
+    assert!(matches!(two.ask(&refused, open), Some(Step::Refused)));
+    honest.is_served();
+    // What has ended makes room.
+    drop((one, lanes));
+    served.wait_for_opens(1 + 3);
+    loop {
+        let fresh = two.lane();
+        let open = Method::Open { device: 0, flags: READ_WRITE.into(), pid: 1 };
+        match two.ask(&fresh, open) {
+            Some(Step::Done { result: Ok(_), .. }) => break,
+            // Its threads end a moment after what it had open.
+            Some(Step::Refused) => {}
+            step => panic!("{step:?}"),
+        }
+    }
+    honest.is_served();
+}
+
+impl Raw {
+    /// What a fault is answered with: the first byte of the page.
+    fn fault(&mut self, lane: &OwnedFd, open: u64, page: u64) -> Result<u8, Errno> {
+        match self.ask(lane, Method::Fault { open, page, write: false }) {
+            Some(Step::Filled { bytes }) => Ok(bytes[0]),
+            Some(Step::Done { result: Err(errno), .. }) => Err(errno.into()),
+            step => panic!("{step:?}"),
+        }
+    }
+
+    /// Whether a map of these pages is planned.
+    fn maps(&mut self, lane: &OwnedFd, open: u64, page_size: PageSize, pages: (u64, u64)) -> bool {
+        let (first, count) = pages;
+        let area = NewArea::new(page_size, first, count, Protection::READ, Sharing::Shared);
+        let area = WireArea::from(&area.expect("an area"));
+        matches!(self.ask(lane, Method::Mmap { open, area }), Some(Step::Planned { .. }))
+    }
+}
+
+/// Pages that the driver refuses to map it is not asked for either.
+#[test]
+fn faults_are_of_pages_that_a_plan_gave() {
+    let served = Served::new(DEADLINE);
+    let page_size = served.daemon.host.page_size();
+    let mut raw = served.raw();
+    let lane = raw.lane();
+    let (open, other) = (raw.open(&lane), raw.open(&lane));
+    assert_eq!(raw.fault(&lane, open, 5), Err(Errno::EFAULT));
+    assert!(raw.maps(&lane, open, page_size, (5, 2)));
+    assert!(!raw.maps(&lane, open, page_size, (7, 2)));
+    assert!(raw.maps(&lane, open, page_size, (0, 2)));
+    let answers = [0, 1, 4, 5, 6, 7, 8, u64::MAX].map(|page| raw.fault(&lane, open, page).ok());
+    assert_eq!(answers, [None, None, None, Some(5), Some(6), None, None, None]);
+    assert_eq!(raw.fault(&lane, other, 5), Err(Errno::EFAULT));
+}
