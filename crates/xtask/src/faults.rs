@@ -1,6 +1,6 @@
 //! `cargo xtask faults`, `soak` and `fuzz`: devmap with each of its system calls failing,
-//! under load, and under programs that mean ill, for as long as wanted. CI runs a sample and
-//! a moment of the same.
+//! under load, and under programs that mean ill, for as long as wanted. CI runs a sample, or
+//! a minute at most, of the same.
 
 use clap::Args;
 
