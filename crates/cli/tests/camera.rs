@@ -512,6 +512,62 @@ print(error_of(camera.frame), error_of(camera.stop), error_of(Camera))
     assert_eq!(said, "24\nENODEV ENODEV ENODEV\n");
 }
 
+/// The frames of a quick source are drawn by the calls that look for them.
+#[test]
+fn a_queued_buffer_is_as_good_as_a_frame() {
+    let said = python(
+        "pace=client,format=grey",
+        "
+camera = Camera(os.O_NONBLOCK)
+camera.start()
+# Not blocking, by poll, and by whoever looks at a buffer.
+print(camera.frame()[0], camera.poll(), camera.call(QUERYBUF, buffer(2))[12] & 4)
+# Each one that is queued is told of, also to those who wait for edges.
+print(camera.frame()[0], camera.frame()[0], error_of(camera.frame), camera.poll(0))
+edges = select.epoll()
+edges.register(camera.fd, select.EPOLLIN | select.EPOLLET)
+for index in 0, 1, 2, 0:
+    camera.call(QBUF, buffer(index))
+    print([event for _, event in edges.poll()], end=' ')
+    if index == 0: print(camera.frame()[0], end=' ')
+print()
+while error_of(camera.frame) == '0': pass
+# Who waits for a buffer to be queued gets it, or the end.
+os.set_blocking(camera.fd, True)
+def wait():
+    waiting = threading.Thread(target=lambda: print(error_of(camera.frame)))
+    waiting.start()
+    syscall = '/proc/self/task/%d/syscall' % waiting.native_id
+    while open(syscall).read().split()[0] != '16': pass
+    return waiting
+waiting = wait()
+camera.call(QBUF, buffer(1))
+waiting.join()
+waiting = wait()
+camera.stop()
+waiting.join()
+",
+    );
+    assert_eq!(said, "0 1 4\n1 2 EAGAIN 0\n[1] 0 [1] [1] [1] 1 \n0\nEINVAL\n");
+}
+
+#[test]
+fn the_last_frames_before_trouble_can_be_taken() {
+    for (options, then) in [("unplug=3", "ENODEV"), ("stall=3", "EAGAIN")] {
+        let said = python(
+            &format!("pace=client,{options}"),
+            "
+camera = Camera(os.O_NONBLOCK)
+camera.start()
+for _ in range(3): print(camera.frame()[3], end=' ')
+print(error_of(camera.frame), camera.poll(0))
+",
+        );
+        let events = if then == "ENODEV" { 24 } else { 0 };
+        assert_eq!(said, format!("0 1 2 {then} {events}\n"));
+    }
+}
+
 #[test]
 fn trouble_comes_where_it_was_asked_for() {
     let said = python(

@@ -2,7 +2,7 @@
 //! of frames that an author supplies.
 //!
 //! What does not live here: the ioctls one by one (`ioctl`), the states of buffers
-//! (`queue`), the thread that fills them (`stream`).
+//! (`queue`), how they are filled (`drawing`, `thread`) and taken (`taking`).
 
 use std::{
     fmt,
@@ -16,13 +16,16 @@ use devmap_driver::{
 
 use crate::{
     controls::{ControlSpec, Controls, PIXEL_RATE, Streaming, Value},
+    drawing::{self, Drawing},
     events::Events,
-    format::{Format, Offer},
+    format::{Format, Offer, PixelFormat},
     ioctl,
     ioctl_controls::announce,
     queue::{self, Buffers, Reading},
     source::Source,
-    stream::{self, Pace, Stream},
+    stream::{Pace, Stream},
+    taking::Due,
+    thread,
     trouble::Trouble,
     uapi::memory,
 };
@@ -63,10 +66,14 @@ pub(crate) struct Shared<P: Platform> {
     pub(crate) platform: P,
     pub(crate) about: Description,
     pub(crate) state: P::Lock<State<P>>,
-    /// A frame, an event, or the end of something.
+    /// Where pollers wait, and callers for events: a frame, an event, or the end of something.
     pub(crate) changed: P::WaitQueue,
-    /// Held by the thread of a stream, as long as it runs.
-    pub(crate) source: Mutex<Box<dyn Source>>,
+    /// Where callers wait for frames.
+    pub(crate) frames: P::WaitQueue,
+    /// Taken before the state.
+    pub(crate) drawing: Mutex<Drawing<P::Memory>>,
+    /// Formats in which the source is quick.
+    quick: Vec<PixelFormat>,
 }
 
 /// One open file's own.
@@ -87,6 +94,12 @@ pub(crate) struct State<P: Platform> {
     /// A thread waits for a frame in `VIDIOC_DQBUF`, as one at a time may
     /// (`q->waiting_in_dqbuf`).
     pub(crate) is_awaited: bool,
+    /// The stream before, which may not have ended yet.
+    stopped: Option<Arc<Stream>>,
+    /// A frame that is in its buffer ahead of its moment.
+    pub(crate) due: Option<Due>,
+    /// Callers that wait for frames.
+    pub(crate) waiting: u32,
     /// The stream failed (`q->error`).
     pub(crate) is_broken: bool,
     /// The camera was unplugged.
@@ -107,18 +120,15 @@ impl<P: Platform> State<P> {
         self.stream.as_ref().is_some_and(|current| Arc::ptr_eq(current, stream))
     }
 
-    /// Whether this stream has a buffer to fill; true also when it is over.
-    pub(crate) fn wants_frame(&self, stream: &Arc<Stream>) -> bool {
-        !self.is_current(stream) || self.buffers.as_ref().is_some_and(Buffers::has_queued)
-    }
-
     pub(crate) fn file(&mut self, id: u64) -> Option<&mut FileState> {
         self.files.iter_mut().find(|file| file.id == id)
     }
 
-    /// A stream begins.
-    pub(crate) fn start(&mut self) -> Arc<Stream> {
-        let stream = Arc::<Stream>::default();
+    /// A stream begins, once this is told to [`Shared::begin`].
+    pub(crate) fn start(&mut self, shared: &Shared<P>) -> Arc<Stream> {
+        let is_quick = shared.quick.contains(&self.format.pixels);
+        let has_thread = shared.about.pace == Pace::Timer || !is_quick;
+        let stream = Arc::new(Stream::new(has_thread));
         self.stream = Some(stream.clone());
         let changed = self.controls.stream(Streaming::On);
         announce(self, 0, &changed);
@@ -137,10 +147,12 @@ impl<P: Platform> State<P> {
     pub(crate) fn stop(&mut self) {
         if let Some(stream) = self.stream.take() {
             stream.stop();
+            self.stopped = Some(stream);
         }
         let changed = self.controls.stream(Streaming::Off);
         announce(self, 0, &changed);
         self.is_broken = false;
+        self.due = None;
         if let Some(buffers) = &mut self.buffers {
             buffers.cancel();
         }
@@ -154,46 +166,25 @@ impl<P: Platform> State<P> {
             _ => Ok(()),
         }
     }
-
-    /// The frame that comes next, for whoever waits; `None`: not yet.
-    pub(crate) fn take_frame(&mut self) -> Option<Result<u32, Errno>> {
-        if self.is_gone {
-            return Some(Err(Errno::ENODEV));
-        }
-        if self.stream.is_none() {
-            return Some(Err(Errno::EINVAL));
-        }
-        // What came before a source failed or ended is not lost.
-        let taken = self.buffers.as_mut().and_then(Buffers::take).map(Ok);
-        taken.or(self.is_broken.then_some(Err(Errno::EIO)))
-    }
-
-    /// Reads on in the frame being read, or in the next; `None`: there is none yet.
-    fn read_frame(&mut self, into: &mut [u8]) -> Option<Result<usize, Errno>> {
-        let reading = self.buffers.as_ref().and_then(|buffers| buffers.reading);
-        let (index, from) = match reading.and_then(|reading| reading.current) {
-            Some(current) => current,
-            None => match self.take_frame()? {
-                Ok(index) => (index, 0),
-                Err(errno) => return Some(Err(errno)),
-            },
-        };
-        let buffers = self.buffers.as_mut()?;
-        let count = match buffers.read(index, from, into) {
-            Ok(count) => count,
-            Err(errno) => return Some(Err(errno)),
-        };
-        let at = from + count as u32;
-        let is_over = at >= buffers.bytes_used(index);
-        if is_over {
-            buffers.enqueue(index);
-        }
-        buffers.reading = Some(Reading { current: (!is_over).then_some((index, at)) });
-        Some(Ok(count))
-    }
 }
 
 impl<P: Platform> Shared<P> {
+    /// Begins a stream that the state has just been told of.
+    pub(crate) fn begin(self: &Arc<Shared<P>>, stream: Arc<Stream>) {
+        if stream.has_thread() {
+            thread::spawn(self.clone(), stream);
+        } else {
+            drawing::begin(self, &stream);
+        }
+    }
+
+    /// Ends a stream that was stopped. That of a thread ends by itself.
+    pub(crate) fn end(&self, stream: &Arc<Stream>) {
+        if !stream.has_thread() {
+            drawing::end(self, stream);
+        }
+    }
+
     /// Adds `count` buffers of `length` bytes.
     ///
     /// # Errors
@@ -232,6 +223,9 @@ impl<P: Platform> Capture<P> {
             buffers: None,
             stream: None,
             is_awaited: false,
+            stopped: None,
+            due: None,
+            waiting: 0,
             is_broken: false,
             is_gone: false,
             frames: 0,
@@ -241,13 +235,17 @@ impl<P: Platform> Capture<P> {
             next_file: 1,
         };
         state.tell_pixel_rate();
+        let is_quick = |pixels: &PixelFormat| source.is_quick(*pixels);
+        let quick = about.offer.pixels.iter().copied().filter(is_quick).collect();
         Ok(Capture {
             shared: Arc::new(Shared {
                 platform: platform.clone(),
                 about,
                 state: platform.lock(state)?,
                 changed: platform.wait_queue()?,
-                source: Mutex::new(source),
+                frames: platform.wait_queue()?,
+                drawing: Mutex::new(Drawing::new(source)),
+                quick,
             }),
         })
     }
@@ -269,11 +267,11 @@ impl<P: Platform> Capture<P> {
             buffers.reading = Some(Reading::default());
             buffers.enqueue_all();
             state.buffers = Some(buffers);
-            Ok(Some(state.start()))
+            Ok(Some(state.start(shared)))
         })?;
         let starts = stream.is_some();
         if let Some(stream) = stream {
-            stream::spawn(shared.clone(), stream);
+            shared.begin(stream);
         }
         Ok(starts)
     }
@@ -304,18 +302,17 @@ pub struct File<P: Platform> {
 impl<P: Platform> Drop for File<P> {
     fn drop(&mut self) {
         let stream = self.shared.state.with(|state| {
-            let mut stream = None;
             if state.buffers.as_ref().is_some_and(|buffers| buffers.owner == self.id) {
-                stream = state.stream.clone();
                 state.stop();
                 state.buffers = None;
             }
             state.files.retain(|file| file.id != self.id);
-            stream
+            state.stopped.clone()
         });
-        self.shared.changed.wake_all();
+        self.shared.wake_all();
         // So that no program of its source stays.
         if let Some(stream) = stream {
+            self.shared.end(&stream);
             stream.until_over();
         }
     }
@@ -394,19 +391,17 @@ impl<P: Platform> Device<P> for Capture<P> {
         }
         let shared = &self.shared;
         let mut bytes = vec![0; wanted.min(shared.about.offer.largest())];
-        let mut attempt = || shared.state.with(|state| state.read_frame(&mut bytes));
+        let mut take = |state: &mut State<P>| state.read_frame(&mut bytes);
         let count = if transfer.flags().nonblocking {
             // However quick the source is: no camera has a frame at once.
             if has_started {
                 return Err(Errno::EAGAIN);
             }
-            attempt().ok_or(Errno::EAGAIN)?
+            shared.try_frame(take).ok_or(Errno::EAGAIN)?
         } else {
-            shared.changed.wait(&mut attempt)?
+            shared.wait_for_frame(&mut take)?
         }?;
-        if let Some(stream) = shared.state.with(|state| state.stream.clone()) {
-            stream.kick();
-        }
+        shared.kick();
         transfer.user().copy_out(&bytes[..count])?;
         Ok(count)
     }
@@ -419,14 +414,21 @@ impl<P: Platform> Device<P> for Capture<P> {
     /// stream where there are no buffers; a home that does not say what is asked for is told
     /// that there is nothing to wait for.
     fn poll(&self, file: &File<P>, table: &mut dyn PollTable<P::WaitQueue>) -> PollEvents {
-        table.register(&self.shared.changed);
         let readable = PollEvents::IN.union(PollEvents::RDNORM);
         let wants_frames = table.wanted().map(|wanted| !wanted.intersection(readable).is_empty());
-        if wants_frames == Some(true)
+        // What fails is seen below: there is no stream.
+        let has_started = wants_frames == Some(true)
             && self.shared.state.with(|state| state.buffers.is_none() && !state.is_gone)
-        {
-            // What fails is seen below: there is no stream.
-            let _ = self.start_reading(file.id);
+            && self.start_reading(file.id) == Ok(true);
+        if has_started {
+            // No camera has a frame at once. Who waits asks again.
+            table.register(&self.shared.changed);
+            self.shared.changed.wake_all();
+        } else {
+            // What is drawn before need not wake this poller; what is queued in between does.
+            self.shared.draw_all();
+            table.register(&self.shared.changed);
+            self.shared.draw_all();
         }
         self.shared.state.with(|state| {
             if state.is_gone {
@@ -444,9 +446,7 @@ impl<P: Platform> Device<P> for Capture<P> {
                     if state.is_broken {
                         events = events.union(PollEvents::ERR);
                     }
-                    if buffers.has_done()
-                        || buffers.reading.is_some_and(|reading| reading.current.is_some())
-                    {
+                    if state.has_frame() {
                         events = events.union(readable);
                     }
                 }

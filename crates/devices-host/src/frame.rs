@@ -1,7 +1,7 @@
 //! A frame being made: the memory that the program maps, open for writing while the
 //! stream runs.
 //!
-//! What does not live here: which buffer that is (`queue`), and when (`stream`).
+//! What does not live here: which buffer that is (`queue`), and when (`drawing`, `thread`).
 
 use std::{
     cell::{Ref, RefCell},

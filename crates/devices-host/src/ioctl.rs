@@ -5,7 +5,7 @@
 
 use std::sync::Arc;
 
-use devmap_driver::{Command, Direction, Errno, Ioctl, Lock, Platform, WaitQueue};
+use devmap_driver::{Command, Direction, Errno, Ioctl, Lock, Platform};
 use zerocopy::{FromBytes, FromZeros, Immutable, IntoBytes};
 
 use crate::{
@@ -13,7 +13,6 @@ use crate::{
     format::Size,
     ioctl_controls as controls,
     queue::{self, Buffers},
-    stream,
     uapi::{
         self, Buffer, Capability, CreateBuffers, Crop, CropCap, Edid, FmtDesc, Format, Fraction,
         FrameIntervals, FrameSizes, Input, PixFormat, Rect, RequestBuffers, Selection, StreamParm,
@@ -479,6 +478,7 @@ impl<P: Platform> Context<'_, P> {
     fn query_buffer(&self) -> Result<u32, Errno> {
         let asked: Buffer = fetch(self.call)?;
         check_kind(asked.kind)?;
+        self.shared.draw_all();
         let buffer =
             self.state(|state| state.buffers.as_ref().ok_or(Errno::EINVAL)?.describe(asked.index))?;
         store(self.call, &buffer)
@@ -504,15 +504,13 @@ impl<P: Platform> Context<'_, P> {
                 user.slice(byte, 1)?.copy_in(&mut [0])?;
             }
         }
-        let (buffer, stream) = self.try_state(|state| {
+        let buffer = self.try_state(|state| {
             state.check_owner(self.file)?;
             let buffers = state.buffers.as_mut().ok_or(Errno::EINVAL)?;
             change(buffers, &asked)?;
-            Ok((buffers.describe(asked.index)?, state.stream.clone()))
+            buffers.describe(asked.index)
         })?;
-        if let Some(stream) = stream {
-            stream.kick();
-        }
+        self.shared.kick();
         store(self.call, &buffer)
     }
 
@@ -528,7 +526,7 @@ impl<P: Platform> Context<'_, P> {
     fn dequeue_buffer(&self) -> Result<u32, Errno> {
         let asked: Buffer = fetch(self.call)?;
         check_kind(asked.kind)?;
-        let attempt = |state: &mut State<P>| {
+        let take = |state: &mut State<P>| {
             let index = match state.take_frame()? {
                 Ok(index) => index,
                 Err(errno) => return Some(Err(errno)),
@@ -543,23 +541,26 @@ impl<P: Platform> Context<'_, P> {
                 Ok((buffer, Some(frame)))
             }))
         };
-        let taken = self.state(|state| {
+        let check = |state: &mut State<P>| {
             state.check_owner(self.file)?;
-            if state.buffers.is_none() {
-                return Err(Errno::EINVAL);
+            match &state.buffers {
+                None => Err(Errno::EINVAL),
+                Some(_) if state.is_awaited => Err(Errno::EBUSY),
+                Some(_) => Ok(()),
             }
-            if state.is_awaited {
-                return Err(Errno::EBUSY);
-            }
-            let taken = attempt(state);
-            state.is_awaited = taken.is_none() && !self.call.flags().nonblocking;
-            Ok(taken)
-        })?;
-        let (buffer, frame) = match taken {
+        };
+        self.try_state(check)?;
+        // To learn the flags costs more than to look.
+        let (buffer, frame) = match self.shared.try_frame(take) {
             Some(taken) => taken?,
             None if self.call.flags().nonblocking => return Err(Errno::EAGAIN),
             None => {
-                let taken = self.shared.changed.wait(|| self.state(attempt));
+                self.try_state(|state| {
+                    check(state)?;
+                    state.is_awaited = true;
+                    Ok(())
+                })?;
+                let taken = self.shared.wait_for_frame(take);
                 self.state(|state| state.is_awaited = false);
                 taken??
             }
@@ -580,22 +581,26 @@ impl<P: Platform> Context<'_, P> {
             if state.stream.is_some() {
                 return Ok(None);
             }
-            Ok(Some(state.start()))
+            Ok(Some(state.start(self.shared)))
         })?;
         if let Some(stream) = stream {
-            stream::spawn(self.shared.clone(), stream);
+            self.shared.begin(stream);
         }
         Ok(0)
     }
 
     fn stream_off(&self) -> Result<u32, Errno> {
         check_kind(fetch::<Word>(self.call)?.value)?;
-        self.try_state(|state| {
+        let stream = self.try_state(|state| {
             state.check_owner(self.file)?;
+            let stream = state.stream.clone();
             state.stop();
-            Ok(())
+            Ok(stream)
         })?;
-        self.shared.changed.wake_all();
+        self.shared.wake_all();
+        if let Some(stream) = stream {
+            self.shared.end(&stream);
+        }
         Ok(0)
     }
 }

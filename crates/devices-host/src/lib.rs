@@ -15,6 +15,7 @@
 pub mod camera;
 pub mod capture;
 pub mod controls;
+mod drawing;
 mod events;
 pub mod file;
 pub mod format;
@@ -24,6 +25,8 @@ mod ioctl_controls;
 mod queue;
 pub mod source;
 mod stream;
+mod taking;
+mod thread;
 pub mod trouble;
 mod uapi;
 

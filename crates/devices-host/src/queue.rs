@@ -1,7 +1,7 @@
 //! The buffers of a stream and their states, by the rules of `videobuf2-core.c`.
 //!
 //! The buffers of one request lie in one memory; those of the first, each at the offset
-//! that `VIDIOC_QUERYBUF` says. What does not live here: who may call (`ioctl`), and who fills (`stream`).
+//! that `VIDIOC_QUERYBUF` says. What does not live here: who may call (`ioctl`), and who fills (`drawing`).
 
 use std::collections::VecDeque;
 
@@ -54,7 +54,7 @@ pub(crate) struct Filled {
 }
 
 impl Filled {
-    const NEVER: Filled = Filled {
+    pub(crate) const NEVER: Filled = Filled {
         bytes_used: 0,
         sequence: 0,
         timestamp: Time { seconds: 0, microseconds: 0 },

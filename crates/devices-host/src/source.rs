@@ -19,7 +19,10 @@ pub use pattern::{Pattern, Patterns};
 pub use pictures::Pictures;
 pub use text::Clock;
 
-use crate::{format::Format, frame::Frame};
+use crate::{
+    format::{Format, PixelFormat},
+    frame::Frame,
+};
 
 /// A frame that is due.
 #[derive(Clone, Copy, Debug)]
@@ -43,8 +46,16 @@ pub enum Drawn {
     Nothing,
 }
 
-/// Makes frames. Its methods run on the thread of a stream, never two at once.
+/// Makes frames. Its methods run on the thread of a stream, or in the call that wants a
+/// frame; never two at once.
 pub trait Source: Send + 'static {
+    /// Whether frames of this format are drawn about as quickly as they are copied, and there
+    /// is always one. Where it need not wait for a moment either, the call that wants a
+    /// frame draws it: to hand it over from another thread would take longer.
+    fn is_quick(&self, _pixels: PixelFormat) -> bool {
+        false
+    }
+
     /// A stream of this format begins.
     ///
     /// # Errors

@@ -3,6 +3,10 @@
 
 use std::{
     cell::{Cell, RefCell},
+    sync::{
+        Arc,
+        atomic::{AtomicU32, Ordering},
+    },
     time::{Duration, Instant},
 };
 
@@ -10,7 +14,7 @@ use devmap_backend_supervised::Host;
 use devmap_devices_host::{
     Frame, Pace,
     camera::{Camera, Options},
-    capture::{Capture, Description},
+    capture::{Capture, Description, File},
     controls::WEBCAM,
     format::{Format, Offer, PixelFormat, Size},
     source::{Drawn, Source, Tick},
@@ -131,25 +135,42 @@ fn stream_one<D: Device<Host>>(device: &D) -> Result<(), Errno> {
     Ok(())
 }
 
-/// A source that an author wrote: each frame is its number. Its second stream fails.
+/// A source that an author wrote: each frame is its number. Its second stream fails to start,
+/// and its third to draw.
 struct Numbers {
+    is_quick: bool,
     streams: u32,
+    /// Streams that were started and not stopped.
+    running: Arc<AtomicU32>,
 }
 
 impl Source for Numbers {
+    fn is_quick(&self, _pixels: PixelFormat) -> bool {
+        self.is_quick
+    }
+
     fn start(&mut self, _format: Format) -> Result<(), String> {
         self.streams += 1;
-        if self.streams == 2 { Err("the source is empty".to_owned()) } else { Ok(()) }
+        if self.streams == 2 {
+            return Err("the source is empty".to_owned());
+        }
+        assert_eq!(self.running.fetch_add(1, Ordering::SeqCst), 0, "two at once");
+        Ok(())
     }
 
     fn draw(&mut self, tick: &Tick, frame: &mut Frame<'_>) -> Result<Drawn, String> {
+        assert_ne!(self.streams, 3, "the source breaks, as it is meant to");
         frame.repeat(0, &[tick.sequence as u8], 16 * 8);
         Ok(Drawn::Frame)
     }
+
+    fn stop(&mut self) {
+        self.running.fetch_sub(1, Ordering::SeqCst);
+    }
 }
 
-#[test]
-fn an_author_builds_a_camera_of_a_source() {
+/// A camera of [`Numbers`].
+fn numbers(is_quick: bool, pace: Pace) -> (Capture<Host>, Arc<AtomicU32>) {
     let size = Size::new(16, 8);
     let about = Description {
         card: "Numbers".to_owned(),
@@ -163,11 +184,24 @@ fn an_author_builds_a_camera_of_a_source() {
             rate: 60,
         },
         controls: WEBCAM,
-        pace: Pace::Client,
+        pace,
         trouble: Trouble::default(),
     };
-    let camera =
-        Capture::new(&Host::new(), about, Box::new(Numbers { streams: 0 })).expect("a camera");
+    let running = Arc::new(AtomicU32::new(0));
+    let source = Numbers { is_quick, streams: 0, running: running.clone() };
+    (Capture::new(&Host::new(), about, Box::new(source)).expect("a camera"), running)
+}
+
+/// Whoever draws the frames.
+#[test]
+fn an_author_builds_a_camera_of_a_source() {
+    for is_quick in [false, true] {
+        builds_a_camera(is_quick);
+    }
+}
+
+fn builds_a_camera(is_quick: bool) {
+    let (camera, running) = numbers(is_quick, Pace::Client);
     let file = open(&camera);
     for wanted in 0..3 {
         let frame = eventually(|| {
@@ -178,15 +212,115 @@ fn an_author_builds_a_camera_of_a_source() {
         });
         assert_eq!(frame, Ok(vec![wanted; 16 * 8]));
     }
+    assert_eq!(running.load(Ordering::SeqCst), 1);
     drop(file);
-    // A source that fails ends the stream with EIO, and the next begins anew.
-    let file = open(&camera);
-    let memory = Memory::new(10);
-    let user = || UserSlice::new(&memory, Memory::BASE, 10);
-    let failed = eventually(|| camera.read(&file, &Transfer::new(&memory, user()?, 0)));
-    assert_eq!(failed, Err(Errno::EIO));
-    drop(file);
+    assert_eq!(running.load(Ordering::SeqCst), 0);
+    // A source that fails or panics ends the stream with EIO, and the next begins anew.
+    for _ in 0..2 {
+        let file = open(&camera);
+        let memory = Memory::new(10);
+        let user = || UserSlice::new(&memory, Memory::BASE, 10);
+        let failed = eventually(|| camera.read(&file, &Transfer::new(&memory, user()?, 0)));
+        assert_eq!(failed, Err(Errno::EIO));
+        drop(file);
+        assert_eq!(running.load(Ordering::SeqCst), 0);
+    }
     assert_eq!(stream_one(&camera), Ok(()));
+    assert_eq!(running.load(Ordering::SeqCst), 0);
+}
+
+/// Takes frames and queues their buffers again until the stream ends: their numbers.
+fn take_until_the_end(camera: &Capture<Host>, file: &File<Host>, count: &AtomicU32) -> Vec<u32> {
+    let blocking = OpenFlags { nonblocking: false, ..FLAGS };
+    let mut taken = Vec::new();
+    loop {
+        match call_by(blocking, camera, file, command(3, 17, 88), &[(1, 1), (15, 1)]) {
+            Ok(words) => {
+                taken.push(words[14]);
+                count.fetch_add(1, Ordering::SeqCst);
+                let index = (0, words[0]);
+                // The stream may have ended in between; a buffer can be queued all the same.
+                call(camera, file, command(3, 15, 88), &[index, (1, 1), (15, 1)])
+                    .expect("it is the program's");
+            }
+            // The other one waits.
+            Err(Errno::EBUSY) => std::thread::yield_now(),
+            Err(errno) => {
+                assert_eq!(errno, Errno::EINVAL);
+                return taken;
+            }
+        }
+    }
+}
+
+/// Two threads take frames, and a third ends the stream, again and again: each frame comes
+/// once, and nobody waits for ever.
+#[test]
+fn threads_share_a_stream_which_another_ends() {
+    for (is_quick, pace) in [(true, Pace::Client), (false, Pace::Client), (true, Pace::Timer)] {
+        // Those of its streams that fail are behind it.
+        let (camera, running) = numbers(is_quick, pace);
+        let file = open(&camera);
+        let request = [(0, 4), (1, 1), (2, 1)];
+        let count = AtomicU32::new(0);
+        for stream in 1..=6 {
+            call(&camera, &file, command(3, 8, 20), &request).expect("buffers");
+            for index in 0..4 {
+                call(&camera, &file, command(3, 15, 88), &[(0, index), (1, 1), (15, 1)])
+                    .expect("a buffer");
+            }
+            call(&camera, &file, command(1, 18, 4), &[(0, 1)]).expect("a stream");
+            let is_broken = stream == 2 || stream == 3;
+            if is_broken {
+                let dequeue = || call(&camera, &file, command(3, 17, 88), &[(1, 1), (15, 1)]);
+                assert_eq!(eventually(dequeue), Err(Errno::EIO));
+                call(&camera, &file, command(1, 19, 4), &[(0, 1)]).expect("it ends");
+                continue;
+            }
+            count.store(0, Ordering::SeqCst);
+            let mut taken = std::thread::scope(|scope| {
+                let take = || take_until_the_end(&camera, &file, &count);
+                let threads = [scope.spawn(take), scope.spawn(take)];
+                while count.load(Ordering::SeqCst) < 10 {
+                    std::thread::yield_now();
+                }
+                call(&camera, &file, command(1, 19, 4), &[(0, 1)]).expect("it ends");
+                threads.map(|thread| thread.join().expect("it takes frames")).concat()
+            });
+            taken.sort_unstable();
+            assert!(taken.len() >= 10);
+            assert!(taken.windows(2).all(|two| two[0] < two[1]), "{taken:?}");
+            if pace == Pace::Client {
+                // One that was drawn, and that nobody took before the end, is missing at most
+                // at the end.
+                assert_eq!(taken, (0..taken.len() as u32).collect::<Vec<_>>());
+            }
+        }
+        drop(file);
+        assert_eq!(running.load(Ordering::SeqCst), 0);
+    }
+}
+
+/// However early who waits is woken.
+#[test]
+fn no_frame_comes_before_its_moment() {
+    let (camera, _) = numbers(false, Pace::Timer);
+    let file = open(&camera);
+    call(&camera, &file, command(3, 8, 20), &[(0, 4), (1, 1), (2, 1)]).expect("buffers");
+    for index in 0..4 {
+        call(&camera, &file, command(3, 15, 88), &[(0, index), (1, 1), (15, 1)]).expect("a buffer");
+    }
+    let started = Instant::now();
+    call(&camera, &file, command(1, 18, 4), &[(0, 1)]).expect("a stream");
+    for _ in 0..30 {
+        let blocking = OpenFlags { nonblocking: false, ..FLAGS };
+        let words = call_by(blocking, &camera, &file, command(3, 17, 88), &[(1, 1), (15, 1)]);
+        let words = words.expect("a frame");
+        let moment = Duration::from_secs(1) / 60 * (words[14] + 1);
+        assert!(started.elapsed() >= moment, "{} {:?}", words[14], started.elapsed());
+        call(&camera, &file, command(3, 15, 88), &[(0, words[0]), (1, 1), (15, 1)])
+            .expect("a buffer");
+    }
 }
 
 fn usual_camera(host: &Host) -> Camera<Host> {

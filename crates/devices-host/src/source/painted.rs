@@ -113,6 +113,11 @@ pub enum Changed {
 
 /// Paints pictures, one after the other, each over the one before.
 pub trait Painter: Send + 'static {
+    /// Whether it mostly changes little, and waits for nothing.
+    fn is_quick(&self) -> bool {
+        false
+    }
+
     /// A stream begins, with a black picture.
     ///
     /// # Errors
@@ -173,6 +178,10 @@ fn encode(rgb: &[u8], size: Size, frame: &mut Vec<u8>) -> Result<(), String> {
 }
 
 impl<P: Painter> Source for Painted<P> {
+    fn is_quick(&self, pixels: PixelFormat) -> bool {
+        self.painter.is_quick() && !pixels.is_compressed()
+    }
+
     fn start(&mut self, format: Format) -> Result<(), String> {
         self.format = format;
         self.picture = Picture::new(format.size);

@@ -78,6 +78,10 @@ impl Patterns {
 }
 
 impl Painter for Patterns {
+    fn is_quick(&self) -> bool {
+        self.pattern != Pattern::Noise
+    }
+
     fn start(&mut self, picture: &mut Picture) -> Result<(), String> {
         let size = picture.size();
         let (width, height) = (size.width as usize, size.height as usize);
