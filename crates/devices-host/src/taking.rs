@@ -4,6 +4,7 @@
 //! one of a stream without a thread draws it. What does not live here: drawing (`drawing`).
 
 use std::{
+    num::NonZeroU64,
     sync::Arc,
     time::{Duration, Instant},
 };
@@ -18,9 +19,13 @@ use crate::{
     uapi::Time,
 };
 
-/// How long before a frame's moment who waits for it is woken. A processor that slept takes
-/// up to 100 microseconds to wake one thread and then the other.
-pub(crate) const AHEAD: Duration = Duration::from_micros(150);
+/// How long before a frame's moment who waits for it is woken: two threads wake one after the
+/// other, on a processor that slept.
+pub(crate) const AHEAD: Duration = Duration::from_millis(2);
+
+/// How long before that moment the one who takes the frame sleeps no more. A processor that
+/// slept takes up to 100 microseconds to wake a thread.
+const AWAKE: Duration = Duration::from_micros(150);
 
 /// A frame that is finished ahead of its moment.
 pub(crate) struct Due {
@@ -30,9 +35,15 @@ pub(crate) struct Due {
     pub(crate) is_awaited: bool,
 }
 
-/// Waits for a moment that is at most [`AHEAD`] away, and ends at that very moment: a sleep
-/// would end as late as the processor takes to wake.
-fn spin_until(moment: Instant) {
+/// Waits for a moment that is at most [`AHEAD`] away, and ends at that very moment. A sleep
+/// alone would end as late as the processor takes to wake.
+fn wait_until(moment: Instant) {
+    // Sleeps end when they should, not up to 50 microseconds later. Best effort.
+    let _ = rustix::thread::set_current_timer_slack(NonZeroU64::new(1));
+    let left = moment.saturating_duration_since(Instant::now());
+    if let Some(sleep) = left.checked_sub(AWAKE) {
+        std::thread::sleep(sleep);
+    }
     while Instant::now() < moment {
         std::hint::spin_loop();
     }
@@ -172,7 +183,13 @@ impl<P: Platform> Shared<P> {
         mut take: impl FnMut(&mut State<P>) -> Option<R>,
     ) -> Result<R, Interrupted> {
         let _waiting = Waiting::new(self);
-        self.frames.wait(|| self.try_frame(&mut take).or_else(|| self.take_at_moment(&mut take)))
+        // The first look is before the home knows of the wait, and must not be long.
+        let mut is_first = true;
+        self.frames.wait(|| {
+            let looks_only = std::mem::take(&mut is_first);
+            let taken = self.try_frame(&mut take);
+            if looks_only { taken } else { taken.or_else(|| self.take_at_moment(&mut take)) }
+        })
     }
 
     /// What `take` takes of a frame whose moment is about to come, at that moment.
@@ -183,7 +200,7 @@ impl<P: Platform> Shared<P> {
             // One is enough; the others get what comes next.
             (!std::mem::replace(&mut due.is_awaited, true)).then_some(due.moment)
         })?;
-        spin_until(moment);
+        wait_until(moment);
         let (taken, is_news) = self.deliver_due(take);
         if is_news {
             self.wake_all();
