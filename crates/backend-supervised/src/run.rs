@@ -311,7 +311,8 @@ fn hand_over(
 }
 
 /// Open files of devices take descriptors here: for their maps, and in trapped mode by
-/// themselves. What a driver writes is as long as its caller may make it, or not at all.
+/// themselves. What a driver writes is as long as its caller may make it, or `EFBIG`: the
+/// signal is blocked.
 pub(crate) fn loosen_limits() {
     for resource in [Resource::Nofile, Resource::Fsize] {
         let limit = rustix::process::getrlimit(resource);
@@ -320,8 +321,6 @@ pub(crate) fn loosen_limits() {
             Rlimit { current: limit.maximum, maximum: limit.maximum },
         );
     }
-    // Past the limit of files' sizes it would end this process, and all devices.
-    let _ = devmap_sys::process::set_ignored(&[libc::SIGXFSZ]);
 }
 
 /// Serves a program in trapped mode.

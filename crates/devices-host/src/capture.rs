@@ -91,9 +91,8 @@ pub(crate) struct State<P: Platform> {
     pub(crate) buffers: Option<Buffers<P::Memory>>,
     /// Present while streaming.
     pub(crate) stream: Option<Arc<Stream>>,
-    /// A thread waits for a frame in `VIDIOC_DQBUF`, as one at a time may
-    /// (`q->waiting_in_dqbuf`).
-    pub(crate) is_awaited: bool,
+    /// A thread waits for a frame in `VIDIOC_DQBUF`, as one at a time may (`struct vb2_queue`).
+    pub(crate) waiting_in_dqbuf: bool,
     /// The stream before, which may not have ended yet.
     stopped: Option<Arc<Stream>>,
     /// A frame that is in its buffer ahead of its moment.
@@ -222,7 +221,7 @@ impl<P: Platform> Capture<P> {
             controls: Controls::new(about.controls),
             buffers: None,
             stream: None,
-            is_awaited: false,
+            waiting_in_dqbuf: false,
             stopped: None,
             due: None,
             waiting: 0,

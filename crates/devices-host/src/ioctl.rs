@@ -397,7 +397,7 @@ impl<P: Platform> Context<'_, P> {
         }
         let count = self.state(|state| {
             state.check_owner(self.file)?;
-            if state.stream.is_some() || state.is_awaited && asked.count > 0 {
+            if state.stream.is_some() || state.waiting_in_dqbuf && asked.count > 0 {
                 return Err(Errno::EBUSY);
             }
             state.buffers = None;
@@ -438,7 +438,7 @@ impl<P: Platform> Context<'_, P> {
             if asked.count == 0 {
                 return Ok((index, 0));
             }
-            if state.buffers.is_none() && state.is_awaited {
+            if state.buffers.is_none() && state.waiting_in_dqbuf {
                 return Err(Errno::EBUSY);
             }
             if state.buffers.as_ref().is_some_and(|buffers| buffers.kind() != asked.memory) {
@@ -545,7 +545,7 @@ impl<P: Platform> Context<'_, P> {
             state.check_owner(self.file)?;
             match &state.buffers {
                 None => Err(Errno::EINVAL),
-                Some(_) if state.is_awaited => Err(Errno::EBUSY),
+                Some(_) if state.waiting_in_dqbuf => Err(Errno::EBUSY),
                 Some(_) => Ok(()),
             }
         };
@@ -557,11 +557,11 @@ impl<P: Platform> Context<'_, P> {
             None => {
                 self.try_state(|state| {
                     check(state)?;
-                    state.is_awaited = true;
+                    state.waiting_in_dqbuf = true;
                     Ok(())
                 })?;
                 let taken = self.shared.wait_for_frame(take);
-                self.state(|state| state.is_awaited = false);
+                self.state(|state| state.waiting_in_dqbuf = false);
                 taken??
             }
         };

@@ -169,9 +169,9 @@ impl Filler {
     }
 }
 
-/// How many packets show a mask to a client with this access, in so many slots. The groups are those of
-/// `select` (`POLLIN_SET`, `POLLOUT_SET` in fs/select.c): whoever waits for a read or a
-/// write is woken by an error too.
+/// How many packets show a mask to a client with this access, in so many slots. The groups
+/// are those of `select` (`POLLIN_SET`, `POLLOUT_SET` in fs/select.c): whoever waits for a
+/// read or a write is woken by an error too.
 fn packets(mask: PollEvents, access: OpenFlags, slots: usize) -> usize {
     let has = |events: &[PollEvents]| events.iter().any(|event| mask.contains(*event));
     let error = has(&[PollEvents::ERR]);

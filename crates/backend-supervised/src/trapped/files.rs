@@ -118,12 +118,16 @@ pub(super) fn serve(core: &std::sync::Arc<Core>, trapped: &Trapped, call: &Call<
 /// such call; others go on.
 fn change(core: &std::sync::Arc<Core>, trapped: &Trapped, call: &Call<'_>) -> bool {
     let Notification { tid, nr, args, .. } = *call.notification;
-    let mut reply = None;
-    for (_, change) in changes::all().filter(|(other, _)| *other == nr) {
-        trapped.regular.settle();
-        if nr == nr::CHROOT {
-            trapped.paths.roots_will_differ();
-        }
+    let mut changes = changes::all().filter(|(other, _)| *other == nr).peekable();
+    if changes.peek().is_none() {
+        return false;
+    }
+    trapped.regular.settle();
+    if nr == nr::CHROOT {
+        trapped.paths.roots_will_differ();
+    }
+    let mut reply = Reply::Continue;
+    for (_, change) in changes {
         let directory = change.directory.map_or(libc::AT_FDCWD, |index| args[index] as i32);
         let found = paths::read(tid, args[change.path])
             .map(|path| trapped.paths.find(tid, directory, &path, change.follow).found);
@@ -132,7 +136,7 @@ fn change(core: &std::sync::Arc<Core>, trapped: &Trapped, call: &Call<'_>) -> bo
             Ok(Found::Entry(Entry::Device(_)))
                 if nr == nr::ACCT && !rustix::process::geteuid().is_root() =>
             {
-                reply = Some(Reply::Error(libc::EPERM));
+                reply = Reply::Error(libc::EPERM);
             }
             Ok(Found::Entry(Entry::Device(device))) => {
                 if let (nr::TRUNCATE, Some(file)) = (nr, trapped.regular.get(&device)) {
@@ -143,17 +147,14 @@ fn change(core: &std::sync::Arc<Core>, trapped: &Trapped, call: &Call<'_>) -> bo
                     true => change.of_regular(nr),
                     false => change.errno.raw(),
                 };
-                reply = Some(Reply::Error(errno));
+                reply = Reply::Error(errno);
             }
-            Ok(Found::Below) => reply = Some(Reply::Error(libc::ENOTDIR)),
-            _ => reply = reply.or(Some(Reply::Continue)),
+            Ok(Found::Below) => reply = Reply::Error(libc::ENOTDIR),
+            _ => {}
         }
     }
-    let is_change = reply.is_some();
-    if let Some(reply) = reply {
-        call.answer(reply);
-    }
-    is_change
+    call.answer(reply);
+    true
 }
 
 fn truncate(core: &std::sync::Arc<Core>, trapped: &Trapped, call: &Call<'_>, cache: &Cache) {

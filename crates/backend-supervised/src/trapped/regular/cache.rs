@@ -25,7 +25,7 @@ use devmap_sys::{memfd, stat::FileStatus};
 use parking_lot::{Mutex, MutexGuard};
 use rustix::fs::{Mode, OFlags, Timespec, Timestamps};
 
-use super::compare::{changed, next_data, read_whole};
+use super::compare;
 use crate::{
     Core, client,
     devfs::{fault_event, write_back_event},
@@ -38,7 +38,7 @@ use crate::{
 /// The most bytes of content, which all have to be in memory.
 const LIMIT: u64 = 256 << 20;
 
-/// So many bytes are filled and compared at once.
+/// So many bytes are filled at once.
 const CHUNK: u64 = 256 << 10;
 
 /// Flags of an open that the open file of the memory has too.
@@ -266,17 +266,8 @@ impl Cache {
 
     /// A copy of the memory, which nobody can have changed yet.
     fn copy(&self) -> io::Result<File> {
-        let memory = &self.memory()?.file;
-        let copy: File = memfd::create_open_ended("devmap-clean", 0o600)?.into();
-        let len = memory.metadata()?.len();
-        copy.set_len(len)?;
-        let mut bytes = vec![0; CHUNK as usize];
-        let mut at = 0;
-        while let Some(data) = next_data(memory, at) {
-            let count = read_whole(memory, &mut bytes, data)?;
-            copy.write_all_at(&bytes[..count], data)?;
-            at = data + count as u64;
-        }
+        let copy = memfd::create_open_ended("devmap-clean", 0o600)?.into();
+        compare::copy(&self.memory()?.file, &copy)?;
         Ok(copy)
     }
 
@@ -430,44 +421,18 @@ impl Cache {
     ) -> io::Result<()> {
         let memory = &self.memory()?.file;
         let page_len = core.host.page_size().bytes();
-        let mut ours = vec![0; CHUNK as usize];
-        let mut theirs = vec![0; CHUNK as usize];
-        let mut at = bytes.start / page_len * page_len;
-        // What is a hole in both is zeros in both.
-        while let Some(data) =
-            [memory, clean].into_iter().filter_map(|file| next_data(file, at)).min()
-            && data < bytes.end
-        {
-            at = data / page_len * page_len;
-            let most = CHUNK.min(bytes.end - at) as usize;
-            let len = read_whole(memory, &mut ours[..most], at)?;
-            if len == 0 {
-                // A program has just cut it.
-                break;
+        compare::changes(memory, clean, bytes, page_len, |offset, bytes| {
+            let started = Instant::now();
+            let result = self.device.call("write_back", |driver| driver.write_back(offset, bytes));
+            core.trace_call(started, || {
+                write_back_event(&self.device, offset, bytes.len(), result)
+            });
+            self.stored.fetch_add(1, Ordering::SeqCst);
+            if let Err(errno) = result {
+                state.fail(errno);
             }
-            let same = read_whole(clean, &mut theirs[..len], at)?;
-            theirs[same..len].fill(0);
-            if ours[..len] == theirs[..len] {
-                at += len as u64;
-                continue;
-            }
-            for run in changed(&ours[..len], &theirs[..len], page_len as usize) {
-                let (offset, bytes) = (at + run.start as u64, &ours[run]);
-                let started = Instant::now();
-                let result =
-                    self.device.call("write_back", |driver| driver.write_back(offset, bytes));
-                core.trace_call(started, || {
-                    write_back_event(&self.device, offset, bytes.len(), result)
-                });
-                self.stored.fetch_add(1, Ordering::SeqCst);
-                if let Err(errno) = result {
-                    state.fail(errno);
-                }
-                clean.write_all_at(bytes, offset)?;
-            }
-            at += len as u64;
-        }
-        Ok(())
+            clean.write_all_at(bytes, offset)
+        })
     }
 }
 
