@@ -364,11 +364,9 @@ say('done')
 /// close: each finds that the one before has given them up.
 fn buffers_pass_from_file_to_file(mode: Mode) {
     let script = "
-
-REQBUFS = 0xc0145608
 def turn():
-    fd = os.open('/dev/video0', os.O_RDWR)
-    fcntl.ioctl(fd, REQBUFS, struct.pack('IIIII', 2, 1, 1, 0, 0))
+    fd = camera()
+    request(fd)
     os.close(fd)
 def work(hears, tells):
     while os.read(hears, 1):
@@ -393,5 +391,6 @@ for i in range(200):
 say('done')
 ";
     let run = Run::new(mode, &["/dev/video0=camera:pace=client"]);
-    assert_eq!(run.python(script, &[]).finish().well().stdout, "done\n");
+    let running = run.python(&format!("{BUFFERS}{script}"), &[]);
+    assert_eq!(running.finish().well().stdout, "done\n");
 }
