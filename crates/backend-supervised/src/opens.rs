@@ -16,7 +16,7 @@ use std::{
         Arc, Weak,
         atomic::{AtomicU64, AtomicUsize, Ordering},
     },
-    time::{Duration, Instant},
+    time::Duration,
 };
 
 use devmap_driver::{Errno, Kind, Metadata, Open, OpenFlags};
@@ -117,6 +117,8 @@ pub(crate) struct OpenFile {
     /// In a daemon: the pages of fault extents.
     pub(crate) given: Given,
     trace: Arc<Trace>,
+    /// Dropped last: says that it is not released yet.
+    _alive: Arc<()>,
 }
 
 /// The pages of the device that plans gave to an open file, to be faulted: ranges in order, with
@@ -252,6 +254,8 @@ pub(crate) struct Opens {
     closed: Mutex<HashMap<u64, Arc<OpenFile>>>,
     /// How many that were among them are being released.
     releasing: AtomicUsize,
+    /// Held by each open file until it is released.
+    alive: Arc<()>,
     trace: Arc<Trace>,
 }
 
@@ -263,6 +267,7 @@ impl Opens {
             files: Mutex::default(),
             closed: Mutex::default(),
             releasing: AtomicUsize::new(0),
+            alive: Arc::default(),
             trace,
         }
     }
@@ -289,6 +294,7 @@ impl Opens {
             backing: Mutex::new(Backing::None),
             given: Given::default(),
             trace: self.trace.clone(),
+            _alive: self.alive.clone(),
         });
         self.files.lock().insert(id, file.clone());
         Ok(file)
@@ -304,12 +310,6 @@ impl Opens {
 
     pub(crate) fn get(&self, id: u64) -> Option<Arc<OpenFile>> {
         self.files.lock().get(&id).cloned()
-    }
-
-    /// Whether the device has an open file, though it may be closed and only mapped.
-    pub(crate) fn is_open(&self, device: u64) -> bool {
-        let of = |file: &Arc<OpenFile>| file.device.index == device;
-        self.files.lock().values().any(of) || self.closed.lock().values().any(of)
     }
 
     /// The open file, though it may be closed and only mapped.
@@ -363,16 +363,7 @@ impl Opens {
     pub(crate) fn await_release(&self, file: &Weak<OpenFile>) {
         let is_mapped =
             || file.upgrade().is_some_and(|file| self.closed.lock().contains_key(&file.id));
-        pool::patiently(|| {
-            let deadline = Instant::now() + pool::PATIENCE;
-            while file.strong_count() > 0 && !is_mapped() {
-                if Instant::now() > deadline {
-                    return Err(true);
-                }
-                std::thread::yield_now();
-            }
-            Ok(())
-        });
+        pool::wait_until(|| file.strong_count() == 0 || is_mapped(), || true);
     }
 
     /// A map through `file` has been made: had the file been closed meanwhile, its
@@ -424,11 +415,14 @@ impl Opens {
         self.closed.lock().is_empty() && self.releasing.load(Ordering::SeqCst) == 0
     }
 
-    /// Releases everything: no program is left.
+    /// Releases everything: no program is left. Another thread may be about to release one, or
+    /// have just answered a call on it; a driver that blocks is not waited for.
     pub(crate) fn release_all(&self) {
         let files = std::mem::take(&mut *self.files.lock());
         let closed = std::mem::take(&mut *self.closed.lock());
         drop((files, closed));
+        let is_releasing = || self.releasing.load(Ordering::SeqCst) > 0;
+        pool::wait_until(|| Arc::strong_count(&self.alive) == 1, is_releasing);
     }
 }
 

@@ -14,7 +14,7 @@ use std::{
         Arc,
         atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering},
     },
-    time::Duration,
+    time::{Duration, Instant},
 };
 
 use devmap_sys::arch::nr;
@@ -109,6 +109,22 @@ pub(crate) fn patiently<T>(mut attempt: impl FnMut() -> Result<T, bool>) -> Opti
         }
     }
     None
+}
+
+/// Waits until it is so, as long as [`patiently`] does: `goes_on` says whether those that it
+/// waits for are runnable. Whether it is so.
+pub(crate) fn wait_until(is_so: impl Fn() -> bool, goes_on: impl Fn() -> bool) -> bool {
+    let so = patiently(|| {
+        let deadline = Instant::now() + PATIENCE;
+        while !is_so() {
+            if Instant::now() > deadline {
+                return Err(goes_on());
+            }
+            std::thread::yield_now();
+        }
+        Ok(())
+    });
+    so.is_some()
 }
 
 thread_local! {

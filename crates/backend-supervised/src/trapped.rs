@@ -205,17 +205,8 @@ impl Trapped {
         if self.descriptors.are_caught_up(held) {
             return;
         }
-        let settled = pool::patiently(|| {
-            let deadline = Instant::now() + pool::PATIENCE;
-            while Instant::now() < deadline {
-                if self.descriptors.are_caught_up(held) {
-                    return Ok(());
-                }
-                std::thread::yield_now();
-            }
-            Err(self.descriptors.are_being_released())
-        });
-        if settled.is_none() {
+        let is_settled = || self.descriptors.are_caught_up(held);
+        if !pool::wait_until(is_settled, || self.descriptors.are_being_released()) {
             self.descriptors.give_up();
         }
     }

@@ -112,7 +112,7 @@ impl Devfs {
             pid: client::process_of(header.pid).unwrap_or(header.pid),
         };
         // Who else holds it open may have pages that are not written back, so they stay.
-        let keep = if core.opens.is_open(device.index) { open_flags::KEEP_CACHE } else { 0 };
+        let keep = if core.opens.has(device.index) { open_flags::KEEP_CACHE } else { 0 };
         let id = core.opens.reserve();
         let opened = self.interruptible(core, header, || {
             core.opens.open(id, device, &open)?;

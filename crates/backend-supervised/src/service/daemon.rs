@@ -245,7 +245,7 @@ impl Daemon {
 
     /// A joiner has released an open file of the device.
     pub(super) fn released(&self, device: u64) {
-        if !self.opens.is_open(device) {
+        if !self.opens.has(device) {
             self.kept.forget(device);
         }
     }
