@@ -1,14 +1,6 @@
 //! An area: where an object is mapped, and how its pages get there.
 
-use std::{
-    collections::BTreeSet,
-    io,
-    ops::Range,
-    sync::{
-        Arc,
-        atomic::{AtomicBool, AtomicU64, Ordering},
-    },
-};
+use std::{collections::BTreeSet, io, ops::Range, sync::Arc};
 
 use devmap_driver::{Access, Errno, Fault, Memory, Sharing, Supply};
 use devmap_mm::trace::{Detail, Outcome};
@@ -16,7 +8,6 @@ use devmap_sys::{
     span::{Span, mark},
     userfaultfd::{Install, Userfaultfd},
 };
-use parking_lot::{Mutex, MutexGuard};
 
 use crate::{
     Error, LocalMemory, OnError,
@@ -27,6 +18,11 @@ use crate::{
     object::Object,
     order::Order,
     platform::MappedMemory,
+    primitives::{
+        Mutex, MutexGuard,
+        atomic::{AtomicBool, AtomicU64, Ordering},
+        others_may_go_on,
+    },
     trace::{self, Details},
 };
 
@@ -143,9 +139,11 @@ impl Area {
     }
 
     pub(crate) fn set_marks(&self, pages: Range<u64>, marks: u8) {
+        others_may_go_on();
         for mark in &self.span.marks()[pages.start as usize..pages.end as usize] {
             mark.store(marks, Ordering::Relaxed);
         }
+        others_may_go_on();
     }
 
     /// What a page is marked with once it is mapped like this.
@@ -652,6 +650,7 @@ impl Area {
             for known in &self.span.marks()[inside.start as usize..inside.end as usize] {
                 known.fetch_and(!mark::WRITABLE, Ordering::Relaxed);
             }
+            others_may_go_on();
             uffd.write_protect(&self.span, self.bytes(&inside), Install::WriteProtected)
                 .map_err(|error| Error::system("UFFDIO_WRITEPROTECT", &error))?;
         }

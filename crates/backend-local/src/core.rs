@@ -11,9 +11,14 @@ use std::{
 
 use devmap_driver::{Errno, PageSize};
 use devmap_sys::{span::Span, userfaultfd::Userfaultfd};
-use parking_lot::{Condvar, Mutex, RwLock};
 
-use crate::{area::Area, object::Object, readahead::Readers, trace::Trace};
+use crate::{
+    area::Area,
+    object::Object,
+    primitives::{Condvar, Mutex, RwLock},
+    readahead::Readers,
+    trace::Trace,
+};
 
 /// What happened in a home so far.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -173,7 +178,8 @@ impl Core {
         }
     }
 
-    /// Nobody can drop these pages now, but soon.
+    /// Nobody can drop these pages now, but soon. To be said before their block is unlocked:
+    /// else who needs room finds neither a page to drop nor one to wait for.
     pub(crate) fn unsettle(&self, pages: u64) {
         self.held.lock().moving += pages;
     }

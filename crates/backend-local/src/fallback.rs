@@ -6,11 +6,7 @@
 //! would read as zeros there. What the file grows by is supplied and laid when it is
 //! truncated here, or at the first checked access there.
 
-use std::{
-    ops::Range,
-    os::fd::AsFd,
-    sync::{Arc, atomic::Ordering},
-};
+use std::{ops::Range, os::fd::AsFd, sync::Arc};
 
 use devmap_driver::{Access, Errno};
 use devmap_sys::{
@@ -18,7 +14,7 @@ use devmap_sys::{
     span::{Span, mark},
 };
 
-use crate::{Error, area::Area, object::refused};
+use crate::{Error, area::Area, object::refused, primitives::atomic::Ordering};
 
 impl Area {
     /// Supplies all pages that come by faults.
@@ -31,11 +27,11 @@ impl Area {
             return Err(refused("mmap", Errno::ENOMEM));
         }
         for at in self.faulted.iter().cloned().flatten() {
-            if self.object.check_end(self.first_page + at).is_err() {
+            match self.supply(at, Access::Read) {
                 // A program that touches it gets an error, as with any map.
-                break;
+                Err(Error::PastEnd { .. }) => break,
+                supplied => supplied?,
             }
-            self.supply(at, Access::Read)?;
         }
         Ok(())
     }

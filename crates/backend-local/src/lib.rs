@@ -54,6 +54,7 @@
 //! | `handler` | the threads that serve plain accesses |
 //! | `sync` | write-back |
 //! | `fallback` | without userfaultfd |
+//! | `primitives` | locks and threads, which tests replace |
 //! | `trace` | what ran, step by step |
 //! | [`maps`] | the text of `/proc/PID/maps` |
 //!
@@ -75,7 +76,10 @@ pub mod maps;
 mod object;
 mod order;
 mod platform;
+mod primitives;
 mod readahead;
+#[cfg(test)]
+mod schedules;
 mod sync;
 mod trace;
 

@@ -33,6 +33,9 @@ use crate::{
     trace,
 };
 
+/// Whether shuttle switches the threads, see `schedules`: none may wait for a fault then.
+const UNDER_TEST: bool = cfg!(test);
+
 /// What a plain access gets where the device fails.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub enum OnError {
@@ -131,14 +134,15 @@ impl Local {
         let page_size = LocalPlatform.page_size();
         sigbus::install().map_err(failed("sigaction"))?;
         // What the refusal costs is in the documentation; how much is `is_lazy`.
-        let uffd = options.userfaultfd.then(Userfaultfd::new).and_then(Result::ok);
+        let new = if UNDER_TEST { Userfaultfd::untold } else { Userfaultfd::new };
+        let uffd = options.userfaultfd.then(new).and_then(Result::ok);
         let limit = page_size.page_of(options.memory_limit);
         let (span, bell) =
             Span::reserve(NonZeroUsize::MIN, map::Protection::Read, map::Sharing::Shared)
                 .map_err(failed("mmap"))?;
         let core = Arc::new(Core::new(span, uffd, page_size, limit, options.prefill_limit));
         let mut handlers = None;
-        if let Some(uffd) = &core.uffd {
+        if let Some(uffd) = core.uffd.as_ref().filter(|_| !UNDER_TEST) {
             let page = 0..page_size.bytes() as usize;
             let store = Store::new("devmap-bell").map_err(failed("memfd_create"))?;
             core.bell.lay_store(0, &store, 0, page.len()).map_err(failed("mmap"))?;

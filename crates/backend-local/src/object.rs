@@ -10,7 +10,6 @@ use std::{
 use devmap_driver::{Errno, Kind, Store as Keeper};
 use devmap_mm::trace::Detail;
 use devmap_sys::store::Store;
-use parking_lot::{Mutex, MutexGuard, RwLock};
 
 use crate::{
     Error,
@@ -18,6 +17,7 @@ use crate::{
     block::{Block, PAGES, Pages, State},
     core::{Core, Spare, count},
     driver::Driver,
+    primitives::{Mutex, MutexGuard, RwLock},
 };
 
 /// A device with its page cache.
@@ -199,8 +199,8 @@ impl Object {
         state.busy.add(claimed);
         state.resident.remove(victims);
         state.dirty.remove(victims);
-        drop(state);
         self.core.unsettle(victims.count());
+        drop(state);
 
         for area in self.areas() {
             area.forget(index, victims);

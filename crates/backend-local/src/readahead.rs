@@ -4,13 +4,11 @@ use std::{
     collections::VecDeque,
     ops::Range,
     sync::{Arc, Weak},
-    thread,
     time::Duration,
 };
 
 use devmap_driver::Sharing;
 use devmap_sys::large::Large;
-use parking_lot::{Condvar, Mutex, MutexGuard};
 
 use crate::{
     Error, Mapping,
@@ -19,6 +17,7 @@ use crate::{
     core::{Core, count},
     object::refused,
     order::{DEPTH, WINDOW},
+    primitives::{Condvar, Mutex, MutexGuard, thread},
     trace,
 };
 
@@ -177,9 +176,15 @@ impl Area {
             return;
         }
         let claimed = self.claim(&pages);
+        // Asked again: a cut that comes after this drops them, since they are busy now.
+        let end = self.object.end();
         let runs = claimed.iter().flat_map(|claim| claim.pages.runs(claim.index));
         let mut came: Vec<Range<u64>> = Vec::new();
         for run in joined(runs) {
+            let run = run.start..run.end.min(end);
+            if run.is_empty() {
+                break;
+            }
             let got = self.read_pages(run.clone(), pages.start, memory);
             came.push(run.start..run.start + got);
             if got < run.end - run.start {

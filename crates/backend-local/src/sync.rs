@@ -1,6 +1,6 @@
 //! Write-back: `msync(2)`, and what comes with the last map.
 
-use std::{ops::Range, sync::Arc, thread};
+use std::{ops::Range, sync::Arc};
 
 use devmap_driver::{Fsync, Store as Keeper};
 
@@ -9,6 +9,7 @@ use crate::{
     area::{Area, Writes},
     block::{Block, Pages},
     object::{Object, refused},
+    primitives::thread,
 };
 
 impl Object {
@@ -44,8 +45,8 @@ impl Object {
         }
         state.busy.add(dirty);
         state.dirty.remove(dirty);
-        drop(state);
         self.core.unsettle(dirty.count());
+        drop(state);
 
         let mut writes_untold = false;
         let protected = self.areas().iter().try_for_each(|area| {

@@ -4,19 +4,21 @@
 //! A thread keeps the steps of an operation to itself until that has ended, so those of
 //! several threads do not mix. What does not live here: which steps there are.
 
-use std::{
-    cell::RefCell,
-    mem,
-    sync::atomic::{AtomicBool, Ordering},
-};
+use std::{cell::RefCell, mem};
 
 use devmap_mm::{
     Fatal,
     trace::{self, Detail, Outcome, Step},
 };
-use parking_lot::Mutex;
 
-use crate::{Error, Local, core::Core};
+use crate::{
+    Error, Local,
+    core::Core,
+    primitives::{
+        Mutex,
+        atomic::{AtomicBool, Ordering},
+    },
+};
 
 /// Details of a step.
 pub(crate) type Details<'a> = &'a [(&'static str, Detail)];

@@ -15,6 +15,7 @@ use crate::span::Span;
 const API: u64 = 0xaa;
 const FEATURE_PAGEFAULT_FLAG_WP: u64 = 1 << 0;
 const FEATURE_MISSING_SHMEM: u64 = 1 << 5;
+const FEATURE_SIGBUS: u64 = 1 << 7;
 const FEATURE_MINOR_SHMEM: u64 = 1 << 10;
 const FEATURE_WP_HUGETLBFS_SHMEM: u64 = 1 << 12;
 /// Linux 6.4, which also brought `UFFDIO_CONTINUE_MODE_WP`.
@@ -151,11 +152,24 @@ impl Userfaultfd {
     /// Those of userfaultfd(2): `EPERM` where a sandbox forbids it, `ENOSYS`; `EINVAL` when
     /// the kernel cannot do shared memory (before 5.14).
     pub fn new() -> io::Result<Userfaultfd> {
+        Self::with(0)
+    }
+
+    /// One that tells of no fault: a guarded access to a page that is not there fails, any
+    /// other gets SIGBUS.
+    ///
+    /// # Errors
+    /// As of [`Userfaultfd::new`].
+    pub fn untold() -> io::Result<Userfaultfd> {
+        Self::with(FEATURE_SIGBUS)
+    }
+
+    fn with(feature: u64) -> io::Result<Userfaultfd> {
         let fd = probe::userfaultfd(false).or_else(|_| probe::userfaultfd(true))?;
         // Features that the kernel lacks are refused, and another try needs a new one: so
         // ask first which there are.
         let asked = Self::handshake(&fd, 0)?;
-        let needed = FEATURE_MISSING_SHMEM | FEATURE_MINOR_SHMEM;
+        let needed = FEATURE_MISSING_SHMEM | FEATURE_MINOR_SHMEM | feature;
         if asked & needed != needed {
             return Err(io::Error::from_raw_os_error(libc::EINVAL));
         }
