@@ -388,7 +388,7 @@ fn runs_are_handed_over_and_taken_back() {
                         map.store::<u32>(page * PAGE + 4, round).unwrap();
                     }
                     written.store(round.into(), Ordering::SeqCst);
-                    DROPPED.map(|dropped| map.evict(page(dropped)).unwrap());
+                    DROPPED.iter().for_each(|dropped| map.evict(page(*dropped)).unwrap());
                 }
             });
         });
