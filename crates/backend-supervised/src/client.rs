@@ -200,8 +200,8 @@ pub(crate) fn kill(tid: u32) {
 /// Whether a descriptor of the client may be open on this file. Where it cannot be looked
 /// at, it may.
 pub(crate) fn may_hold(tid: u32, fd: u32, file: (u64, u64)) -> bool {
-    match rustix::fs::statx(CWD, format!("/proc/{tid}/fd/{fd}"), AtFlags::empty(), StatxFlags::INO)
-    {
+    let path = format!("/proc/{tid}/fd/{fd}");
+    match rustix::fs::statx(CWD, path, AtFlags::STATX_DONT_SYNC, StatxFlags::INO) {
         Ok(stat) => {
             (rustix::fs::makedev(stat.stx_dev_major, stat.stx_dev_minor), stat.stx_ino) == file
         }

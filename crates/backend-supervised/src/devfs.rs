@@ -26,7 +26,10 @@ use std::{
     os::unix::ffi::OsStrExt,
     panic::{AssertUnwindSafe, catch_unwind},
     path::Path,
-    sync::Arc,
+    sync::{
+        Arc,
+        atomic::{AtomicU32, Ordering},
+    },
     time::{Duration, Instant},
 };
 
@@ -57,6 +60,9 @@ use crate::{
 /// For what never changes: the kernel need not ask again. Mounts stand on some of
 /// these nodes, and stay reachable when this server is gone.
 const FOR_EVER: Duration = Duration::from_secs(u32::MAX as u64);
+
+/// To be told the number of a thread of this process that opens the file of faulted pages.
+type Tell<'a> = dyn Fn(u32) + Sync + 'a;
 
 /// The server's state.
 pub(crate) struct Devfs {
@@ -119,12 +125,15 @@ impl Devfs {
         self.nodes.opens_of(node) > 1
     }
 
-    /// Runs `open`, which opens the file of faulted pages in this thread, for an open file.
-    pub(crate) fn opening_backing<T>(&self, file: u64, open: impl FnOnce() -> T) -> T {
-        let tid = rustix::thread::gettid().as_raw_nonzero().get().cast_unsigned();
-        self.opening.lock().insert(tid, file);
-        let opened = open();
-        self.opening.lock().remove(&tid);
+    /// Runs `open`, which tells the thread in which it opens the file of faulted pages, for an
+    /// open file.
+    pub(crate) fn opening_backing<T>(&self, file: u64, open: impl FnOnce(&Tell<'_>) -> T) -> T {
+        let thread = AtomicU32::new(0);
+        let opened = open(&|tid| {
+            thread.store(tid, Ordering::SeqCst);
+            self.opening.lock().insert(tid, file);
+        });
+        self.opening.lock().remove(&thread.into_inner());
         opened
     }
 

@@ -20,14 +20,15 @@ use std::{
     collections::{HashMap, HashSet},
     io,
     ops::Range,
-    os::fd::OwnedFd,
+    os::fd::{AsFd, OwnedFd},
     path::PathBuf,
     sync::{Arc, OnceLock},
 };
 
 use devmap_driver::{Access, Errno, Fault, Memory, NewArea, NewPage, Platform, Store, Supply};
+use devmap_sys::apart;
 use parking_lot::Mutex;
-use rustix::fs::{Mode, OFlags};
+use rustix::fs::OFlags;
 
 pub(crate) use self::buffer::Buffer;
 use self::kept::{Kept, Part};
@@ -194,8 +195,8 @@ impl Faulted {
         };
         let path = PathBuf::from(BACKING).join(file.device.index.to_string());
         let access = if file.flags.write { OFlags::RDWR } else { OFlags::RDONLY };
-        devfs.opening_backing(file.id, || {
-            Ok(rustix::fs::openat(directory, path, access | OFlags::CLOEXEC, Mode::empty())?)
+        devfs.opening_backing(file.id, |tell| {
+            apart::openat(directory.as_fd(), &path, access | OFlags::CLOEXEC, tell)
         })
     }
 }

@@ -18,8 +18,9 @@ use std::{
 
 use devmap_driver::{Command, Errno, Ioctl, Kind, SeekFrom};
 use devmap_sys::{
+    apart,
     arch::{AUDIT_ARCH, COMPAT, nr},
-    descriptor, process,
+    process,
     seccomp::{Listener, Notification, Reply},
     stat::{self, FileStatus},
 };
@@ -199,7 +200,7 @@ fn open_file(core: &Core, tid: u32, fd: u32) -> Option<Arc<OpenFile>> {
     static TICKETS: AtomicU64 = AtomicU64::new(0);
     let ticket = TICKETS.fetch_add(1, Ordering::Relaxed);
     let file = client::take_descriptor(tid, fd).ok()?;
-    descriptor::which(file.as_fd(), ticket).ok()?;
+    apart::which(file.as_fd(), ticket).ok()?;
     core.opens.get(devfs.which(ticket)?)
 }
 
@@ -268,16 +269,16 @@ pub(crate) fn interruptible<R>(core: &Arc<Core>, call: &Call<'_>, serve: impl Fn
 pub(crate) fn answer(call: &Call<'_>, result: Result<i64, Errno>) {
     match result.map_err(call::errno) {
         Ok(value) => call.answer(Reply::Value(value)),
-        Err(Errno::ERESTARTSYS) => restart(call),
+        Err(Errno::ERESTARTSYS) => restart(call, Errno::ERESTARTSYS.raw()),
         Err(errno) => call.answer(Reply::Error(errno.raw())),
     }
 }
 
-/// Ends a call as a signal ends it. The code must not reach the program itself, which
-/// it would if another thread of it had taken the signal meanwhile; a thread that is
-/// held on its way out always handles it.
-fn restart(call: &Call<'_>) {
-    let reply = || call.send(Reply::Error(Errno::ERESTARTSYS.raw()));
+/// Ends a call as a signal ends it, with one of the kernel's codes for that. It must not reach
+/// the program itself, which it would if another thread of it had taken the signal meanwhile; a
+/// thread that is held on its way out always handles it.
+pub(crate) fn restart(call: &Call<'_>, code: i32) {
+    let reply = || call.send(Reply::Error(code));
     match attach::hold(call.notification.tid, reply) {
         Ok(held) => {
             let _ = held.release();

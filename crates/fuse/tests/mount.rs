@@ -17,9 +17,14 @@ use rustix::mount::{
     FsMountFlags, FsOpenFlags, MountAttrFlags, fsconfig_create, fsconfig_set_string, fsmount,
     fsopen,
 };
-use std::os::fd::{AsRawFd, OwnedFd};
+use std::io::{BufRead, BufReader};
+use std::os::fd::{AsFd, AsRawFd, OwnedFd};
+use std::path::Path;
+use std::process::{Command, Stdio};
 use std::sync::Mutex;
 use std::time::Duration;
+
+use devmap_sys::apart;
 
 const TEXT: &[u8] = b"written in safe Rust\n";
 const FILE: u64 = 2;
@@ -28,6 +33,8 @@ const QUEUE: u64 = 3;
 const QUEUE_FH: u64 = 77;
 /// Opens of this node are answered by an error.
 const SHUT: u64 = 4;
+/// Opens of this node, which is in no list, are never answered.
+const STUCK: u64 = 5;
 
 #[derive(Default)]
 struct Server {
@@ -62,6 +69,7 @@ impl Server {
             assert!(unique != 0);
             let error = |errno: Errno| channel.reply_error(unique, errno.raw_os_error());
             let sent = match request.operation {
+                Operation::Lookup { name: b"stuck" } => channel.reply_entry(unique, &entry(STUCK)),
                 Operation::Lookup { name } => match NAMES.iter().find(|known| known.0 == name) {
                     Some((_, id)) => channel.reply_entry(unique, &entry(*id)),
                     None => error(Errno::NOENT),
@@ -85,6 +93,12 @@ impl Server {
                     channel.reply_data(unique, list.as_bytes())
                 }
                 Operation::Open { .. } if id == SHUT => error(Errno::NXIO),
+                Operation::Open { .. } if id == STUCK => {
+                    println!("{WAITS}");
+                    loop {
+                        std::thread::park();
+                    }
+                }
                 Operation::Open { .. } if id == FILE => channel.reply_open(unique, 1, 0),
                 Operation::Open { .. } => {
                     let flags =
@@ -261,4 +275,39 @@ fn a_poll_waits_for_its_notification_and_the_last_close_is_told() {
         }
         assert_eq!(*server.released.lock().unwrap(), [QUEUE_FH]);
     });
+}
+
+/// What a server says that never answers.
+const WAITS: &str = "it waits";
+
+/// Set for a process that is to be such a server.
+const IS_SERVER: &str = "DEVMAP_FUSE_TEST_SERVER";
+
+/// A server waits for itself on a thread apart, and is killed: it ends, and so its connection.
+#[test]
+fn a_server_that_waits_for_itself_can_be_killed() {
+    if std::env::var_os(IS_SERVER).is_some() {
+        return with_mount(false, |mount, _| {
+            let flags = OFlags::RDONLY | OFlags::CLOEXEC;
+            apart::openat(mount.as_fd(), Path::new("stuck"), flags, |_| ()).expect("never");
+        });
+    }
+    let mut server = Command::new(std::env::current_exe().expect("this program"))
+        .args(["--exact", "a_server_that_waits_for_itself_can_be_killed", "--nocapture"])
+        .env(IS_SERVER, "1")
+        .stdout(Stdio::piped())
+        .spawn()
+        .expect("it starts");
+    let said = BufReader::new(server.stdout.take().expect("a pipe")).lines();
+    let said = said.map(|line| line.expect("text"));
+    let line = said.into_iter().find(|line| line.contains(WAITS) || line.contains("SKIPPED"));
+    let line = line.expect("it waits, or says why not");
+    server.kill().expect("killed");
+    // A minute, of which it needs a moment.
+    let ended = (0..6000).any(|_| {
+        std::thread::sleep(Duration::from_millis(10));
+        server.try_wait().expect("its state").is_some()
+    });
+    assert!(ended, "it does not end");
+    println!("{line}");
 }

@@ -5,6 +5,7 @@
 //! call. What does not live here: any decision about devices, mappings or
 //! processes; that is the business of the crates above.
 
+pub mod apart;
 pub mod arch;
 pub mod capture;
 pub mod descriptor;

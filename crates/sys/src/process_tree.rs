@@ -65,8 +65,8 @@ pub fn send_signal(pidfd: BorrowedFd<'_>, signal: i32) -> io::Result<()> {
 
 /// Closes every descriptor above 2 except `keep`; close_range(2), Linux 5.9.
 ///
-/// For a fresh fork only, which from here on uses nothing of what its parent
-/// had open: values that own one of the closed descriptors must have been
+/// For a fresh fork, or a thread that has a table of its own, which from here on uses
+/// nothing of what its parent had open: values that own one of the closed descriptors must have been
 /// leaked ([`std::mem::forget`]), for their drop would close a stranger.
 ///
 /// # Errors

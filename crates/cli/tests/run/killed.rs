@@ -11,7 +11,7 @@ use crate::{
 
 in_each_mode!(the_supervisor_at_any_moment, the_daemon_at_any_moment, a_joiner_at_any_moment);
 
-const MEM: &[&str] = &["/dev/m=mem:size=64K"];
+const DEVICES: &[&str] = &["/dev/m=mem:size=64K", "/dev/p=pattern"];
 
 /// Rounds, and how long all of them may take before no other is begun.
 const ROUNDS: u64 = 5;
@@ -25,7 +25,13 @@ def right(got, what):
     if got != b'data':
         say('wrong', what, got)
         os._exit(50)
+def map_faulted():
+    # For the map of faulted pages, devmap opens a file that it serves itself.
+    fd = os.open('/dev/p', os.O_RDWR)
+    try: libc.munmap(ctypes.addressof(map_raw(fd, 2)), 2 * PAGE)
+    finally: os.close(fd)
 def once():
+    map_faulted()
     fd = os.open('/dev/m', os.O_RDWR)
     try:
         right(os.pread(fd, 4, 8), 'read')
@@ -102,7 +108,7 @@ fn rounds(round: impl Fn(Duration)) {
 
 fn the_supervisor_at_any_moment(mode: Mode) {
     rounds(|moment| {
-        let running = load(Run::new(mode, MEM));
+        let running = load(Run::new(mode, DEVICES));
         let below = all_below(&running);
         std::thread::sleep(moment);
         kill(running.supervisor());
@@ -112,7 +118,7 @@ fn the_supervisor_at_any_moment(mode: Mode) {
 
 fn the_daemon_at_any_moment(mode: Mode) {
     rounds(|moment| {
-        let daemon = Daemon::start(MEM, &[]);
+        let daemon = Daemon::start(DEVICES, &[]);
         let joiners = [(); 2].map(|()| load(Run::joining(mode, &daemon)));
         std::thread::sleep(moment);
         let _directory = daemon.kill();
@@ -125,7 +131,7 @@ fn the_daemon_at_any_moment(mode: Mode) {
 
 /// The daemon serves the others on.
 fn a_joiner_at_any_moment(mode: Mode) {
-    let daemon = Daemon::start(MEM, &[]);
+    let daemon = Daemon::start(DEVICES, &[]);
     let other = load(Run::joining(mode, &daemon));
     rounds(|moment| {
         let running = load(Run::joining(mode, &daemon));
