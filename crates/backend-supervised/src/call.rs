@@ -10,6 +10,7 @@ use std::{
         Arc,
         atomic::{AtomicBool, Ordering},
     },
+    time::Instant,
 };
 
 use devmap_driver::Errno;
@@ -91,9 +92,18 @@ impl Waiter {
     }
 
     pub(crate) fn park(&self) {
+        self.park_until(None);
+    }
+
+    /// As [`Waiter::park`], until this moment at the latest.
+    pub(crate) fn park_until(&self, end: Option<Instant>) {
         let mut woken = self.woken.lock();
-        while !*woken {
-            self.wake.wait(&mut woken);
+        let mut is_over = false;
+        while !*woken && !is_over {
+            match end {
+                Some(end) => is_over = self.wake.wait_until(&mut woken, end).timed_out(),
+                None => self.wake.wait(&mut woken),
+            }
         }
         *woken = false;
     }

@@ -5,7 +5,7 @@
 //! here (`paths`, `files`). A device's descriptor is a FIFO (`descriptors`) with a number
 //! that the filter knows (`filter`); what the program reads and writes goes to the driver
 //! (`transfer`), and copies of the descriptor get such numbers too (`copies`), or are only
-//! stood for (`standins`).
+//! stood for (`standins`). What a FIFO cannot say to `select`, is said to it (`select`).
 //!
 //! Regular files are none of these: their descriptors are open files of a memory file, which
 //! holds their content (`regular`).
@@ -23,6 +23,7 @@ mod listings;
 mod locks;
 mod paths;
 mod regular;
+mod select;
 mod standins;
 mod transfer;
 
@@ -327,7 +328,10 @@ fn lowest_free(tid: u32, first: u32, limit: u64) -> Option<u32> {
 
 /// Serves a notified call if it is answered otherwise than in namespace mode.
 pub(crate) fn serve(core: &Arc<Core>, trapped: &Trapped, call: &Call<'_>) -> bool {
-    if regular::serve_sync(core, trapped, call) || files::serve(core, trapped, call) {
+    if regular::serve_sync(core, trapped, call)
+        || files::serve(core, trapped, call)
+        || select::serve(core, trapped, call)
+    {
         return true;
     }
     let args = call.notification.args;

@@ -57,6 +57,11 @@ impl PollEvents {
         PollEvents(self.0 & other.0)
     }
 
+    /// Whether any of `other` is set.
+    pub const fn intersects(self, other: PollEvents) -> bool {
+        self.0 & other.0 != 0
+    }
+
     /// Whether all of `other` are set.
     pub const fn contains(self, other: PollEvents) -> bool {
         self.0 & other.0 == other.0

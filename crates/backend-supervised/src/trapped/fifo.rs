@@ -26,6 +26,17 @@ use rustix::{
     pipe::{PipeFlags, SpliceFlags},
 };
 
+/// What says to `select` that reads would not block (fs/select.c).
+pub(super) const POLLIN_SET: PollEvents = PollEvents::IN
+    .union(PollEvents::RDNORM)
+    .union(PollEvents::RDBAND)
+    .union(PollEvents::HUP)
+    .union(PollEvents::ERR);
+
+/// The same, of writes.
+pub(super) const POLLOUT_SET: PollEvents =
+    PollEvents::OUT.union(PollEvents::WRNORM).union(PollEvents::WRBAND).union(PollEvents::ERR);
+
 /// How many packets fill a FIFO, where the kernel gives as many. To an ordinary user who
 /// has many pipes it gives two (`fs.pipe-user-pages-soft`).
 const SLOTS: usize = 4;
@@ -169,15 +180,10 @@ impl Filler {
     }
 }
 
-/// How many packets show a mask to a client with this access, in so many slots. The groups
-/// are those of `select` (`POLLIN_SET`, `POLLOUT_SET` in fs/select.c): whoever waits for a
-/// read or a write is woken by an error too.
+/// How many packets show a mask to a client with this access, in so many slots. Whoever waits
+/// for a read or a write is woken by an error too.
 fn packets(mask: PollEvents, access: OpenFlags, slots: usize) -> usize {
-    let has = |events: &[PollEvents]| events.iter().any(|event| mask.contains(*event));
-    let error = has(&[PollEvents::ERR]);
-    let reads =
-        error || has(&[PollEvents::IN, PollEvents::RDNORM, PollEvents::RDBAND, PollEvents::HUP]);
-    let writes = error || has(&[PollEvents::OUT, PollEvents::WRNORM, PollEvents::WRBAND]);
+    let (reads, writes) = (mask.intersects(POLLIN_SET), mask.intersects(POLLOUT_SET));
     match (access.read, access.write) {
         (_, false) => usize::from(reads),
         (false, true) => {

@@ -4,7 +4,7 @@
 //! opens of programs that walk trees, unless a device has a class, by which it is listed; and the calls on descriptors that a FIFO would
 //! answer in its own way, where the number may be a device's (see `filter`).
 
-use std::collections::BTreeSet;
+use std::{collections::BTreeSet, iter};
 
 use devmap_sys::{
     arch::{AUDIT_ARCH, nr},
@@ -120,6 +120,10 @@ pub(super) fn filter(
     let mremap = at(&mut asm, nr::MREMAP);
     let madvise = at(&mut asm, nr::MADVISE);
     let on_two = ON_TWO.map(|(nr, second)| (at(&mut asm, nr), second));
+    let select = asm.label();
+    for nr in iter::once(nr::PSELECT6).chain(nr::SELECT) {
+        asm.jump_if_eq(nr, select);
+    }
     let io_uring = at(&mut asm, nr::IO_URING_SETUP);
     let own_filter = (at(&mut asm, nr::SECCOMP), at(&mut asm, nr::PRCTL));
     // No number above has this bit; it comes last, since reads and writes come first.
@@ -204,6 +208,17 @@ pub(super) fn filter(
     asm.load_arg_low(2);
     asm.jump_if_eq(libc::MADV_REMOVE as u32, notify);
     asm.jump(allow);
+
+    // One that asks for exceptions, which a FIFO never has.
+    let low_is_null = asm.label();
+    asm.bind(select);
+    asm.load_arg_low(3);
+    asm.jump_if_eq(0, low_is_null);
+    asm.jump(notify);
+    asm.bind(low_is_null);
+    asm.load_arg_high(3);
+    asm.jump_if_eq(0, allow);
+    asm.jump(notify);
 
     for (label, second) in on_two {
         let other = asm.label();
