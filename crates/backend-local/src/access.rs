@@ -154,6 +154,8 @@ impl Mapping {
         self.check_range(bytes.start, bytes.end.saturating_sub(bytes.start))?;
         let pages = self.pages(&bytes);
         let fits = pages.end - pages.start <= self.area.core.limit;
+        // A slice is of the file's pages.
+        self.area.object.share(&self.area.object.maps.count.lock());
         // Others may drop pages as quickly as they come; not for ever, then.
         for _ in 0..if fits { SLICE_TRIES } else { 0 } {
             self.populate(bytes.clone())?;

@@ -5,6 +5,7 @@ use std::{collections::BTreeSet, io, ops::Range, sync::Arc};
 use devmap_driver::{Access, Errno, Fault, Memory, Sharing, Supply};
 use devmap_mm::trace::{Detail, Outcome};
 use devmap_sys::{
+    mapping as map,
     span::{Span, mark},
     userfaultfd::{Install, Userfaultfd},
 };
@@ -50,6 +51,9 @@ pub(crate) struct Area {
     pub(crate) first_page: u64,
     pub(crate) sharing: Sharing,
     pub(crate) writes: Writes,
+    /// Whether its pages may be its own memory while it is the only map of the object: see
+    /// `own`.
+    pub(crate) is_owner: bool,
     pub(crate) on_error: OnError,
     /// The pages that come by faults, counted from the area's start.
     pub(crate) faulted: Vec<Range<u64>>,
@@ -79,6 +83,7 @@ pub(crate) struct NewlyMapped {
     pub(crate) first_page: u64,
     pub(crate) sharing: Sharing,
     pub(crate) writes: Writes,
+    pub(crate) is_owner: bool,
     pub(crate) on_error: OnError,
     pub(crate) faulted: Vec<Range<u64>>,
     pub(crate) memories: Vec<MappedMemory>,
@@ -87,11 +92,14 @@ pub(crate) struct NewlyMapped {
 }
 
 /// How a page came.
-enum Filled {
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Filled {
     /// Into the page cache.
     Cached,
     /// Into the page cache and the page table.
     Mapped,
+    /// Into own memory, which is mapped: see `own`.
+    Own,
     /// It is memory of the driver, and mapped.
     Laid,
 }
@@ -106,6 +114,7 @@ impl Area {
             first_page: new.first_page,
             sharing: new.sharing,
             writes: new.writes,
+            is_owner: new.is_owner,
             on_error: new.on_error,
             faulted: new.faulted,
             memories: Mutex::new(new.memories),
@@ -129,7 +138,7 @@ impl Area {
     }
 
     /// The area's pages among pages of the device, counted from its start.
-    fn inside(&self, pages: Range<u64>) -> impl Iterator<Item = Range<u64>> {
+    pub(crate) fn inside(&self, pages: Range<u64>) -> impl Iterator<Item = Range<u64>> {
         let start = pages.start.saturating_sub(self.first_page);
         let end = pages.end.saturating_sub(self.first_page);
         self.faulted.iter().filter_map(move |extent| {
@@ -171,6 +180,16 @@ impl Area {
     /// Whether a page that is mapped like this must be taken for written.
     pub(crate) fn counts_as_written(&self, install: Install) -> bool {
         self.writes == Writes::Shared && install == Install::AsMapped
+    }
+
+    /// How pages come that are copied into the page table; `None`: they must not be.
+    pub(crate) fn copied(&self) -> Option<Filled> {
+        match self.span.sharing() {
+            map::Sharing::Shared => Some(Filled::Mapped),
+            map::Sharing::Private => {
+                (self.is_owner && self.object.maps.is_alone()).then_some(Filled::Own)
+            }
+        }
     }
 
     /// A page that is the driver's memory is there.
@@ -272,9 +291,7 @@ impl Area {
             }
             state.busy.add(bit);
             drop(state);
-            let trusts_fault = self.object.fault_checks_end;
-            let inside = if trusts_fault { Ok(()) } else { self.object.check_end(page) };
-            let reserved = inside.and_then(|()| {
+            let reserved = self.object.check_end(page).and_then(|()| {
                 let failed = |errno| Error::Failed { call: "reserve", page, errno };
                 self.core.reserve(1).map_err(failed)
             });
@@ -284,10 +301,11 @@ impl Area {
             };
             let filled = reserved
                 .and_then(|()| self.step(call, &trace::page(page), || self.fill(at, access)));
-            // What it failed of, if it was the end.
-            let filled = filled.or_else(|error| self.object.check_end(page).and(Err(error)));
-            let came = matches!(filled, Ok(Filled::Cached | Filled::Mapped));
-            let mut state = block.lock();
+            let own = if filled == Ok(Filled::Own) { bit } else { Pages::NONE };
+            let (mut state, lost) = self.object.lock_with_own(self, &block, index, own);
+            let came =
+                lost.is_empty() && filled.as_ref().is_ok_and(|filled| *filled != Filled::Laid);
+            let is_mapped = filled == Ok(Filled::Mapped) || state.own.has(bit);
             if came {
                 state.resident.add(bit);
                 if self.writes == Writes::Shared
@@ -302,13 +320,13 @@ impl Area {
                 self.core.settle(1, u64::from(!came));
             }
             match filled? {
-                // Mapped by the next round, unless it is gone again by then.
-                Filled::Cached => {}
-                Filled::Mapped => {
+                Filled::Laid => return self.wake(at),
+                _ if is_mapped => {
                     self.looked_for(at, at + 1);
                     return Ok(());
                 }
-                Filled::Laid => return self.wake(at),
+                // Mapped by the next round, unless it is gone again by then.
+                _ => {}
             }
         }
     }
@@ -345,9 +363,8 @@ impl Area {
     /// Puts content into the page cache, and into the page table where that is one call.
     fn insert(&self, at: u64, content: &[u8], access: Access) -> Result<Filled, Error> {
         let page = self.first_page + at;
-        if self.sharing == Sharing::Shared
+        if let (Some(filled), Some(uffd)) = (self.copied(), &self.core.uffd)
             && !self.poisoned.lock().contains(&at)
-            && let Some(uffd) = &self.core.uffd
         {
             let install = if access == Access::Write { Install::AsMapped } else { self.quiet() };
             let to = self.bytes(&(at..at + 1)).start;
@@ -356,8 +373,10 @@ impl Area {
             });
             match copied {
                 Ok(_) => {
-                    self.set_marks(at..at + 1, self.marks(install));
-                    return Ok(Filled::Mapped);
+                    if filled == Filled::Mapped {
+                        self.set_marks(at..at + 1, self.marks(install));
+                    }
+                    return Ok(filled);
                 }
                 // It is in the file: a hole that somebody read there.
                 Err(error) if error.raw_os_error() == Some(libc::EEXIST) => {}
@@ -401,12 +420,26 @@ impl Area {
         Ok(())
     }
 
-    /// Lays zeros where a page failed: who mapped it asked for that.
-    pub(crate) fn lay_zeros(&self, at: u64) -> Result<(), Error> {
+    /// Lays zeros where a page failed, unless it has come meanwhile: who mapped it asked for
+    /// that.
+    pub(crate) fn lay_zeros(self: &Arc<Self>, at: u64) -> Result<(), Error> {
+        let page = self.first_page + at;
         let zeros = devmap_driver::Platform::contiguous(&crate::LocalPlatform, 1);
-        let failed =
-            |errno| Error::Failed { call: "memfd_create", page: self.first_page + at, errno };
-        self.lay_page(at, &zeros.map_err(failed)?, 0)?;
+        let failed = |errno| Error::Failed { call: "memfd_create", page, errno };
+        let zeros = zeros.map_err(failed)?;
+        let (bit, index) = (Pages::one(page), page / PAGES);
+        let block = self.object.block(index);
+        let mut state = block.settled(bit);
+        if state.resident.has(bit) {
+            return self.install(state, page, Access::Read);
+        }
+        state.busy.add(bit);
+        drop(state);
+        let laid = self.lay_page(at, &zeros, 0);
+        let mut state = block.lock();
+        self.object.enqueue(index, &mut state);
+        block.finish(state, bit);
+        laid?;
         self.wake(at)
     }
 
@@ -429,8 +462,11 @@ impl Area {
             }
             return Ok(());
         };
-        if self.poisoned.lock().remove(&at) {
-            self.heal(at)?;
+        let own = state.own;
+        let is_own = own.has(Pages::one(page));
+        // What it was poisoned for has come since, if it is there.
+        if self.poisoned.lock().remove(&at) && !is_own {
+            self.lay_anew(at..at + 1)?;
         }
         state.referenced = true;
         let quiet = self.quiet();
@@ -456,8 +492,11 @@ impl Area {
         } else {
             pages = pages.and(Pages::in_block(page / PAGES, &(first..first + AROUND)));
         }
-        // What was woken above is mapped.
-        let wanted = (!woken).then_some(at);
+        for inside in own.and(pages).runs(page / PAGES).flat_map(|run| self.inside(run)) {
+            self.set_marks(inside, mark::PRESENT);
+        }
+        // What was woken above is mapped, and what is own.
+        let wanted = (!woken && !is_own).then_some(at);
         let mut end = at + 1;
         for run in pages.runs(page / PAGES) {
             for inside in self.inside(run) {
@@ -514,7 +553,8 @@ impl Area {
             let wanted = Pages::in_block(index, &of_device);
             let block = self.object.block(index);
             let state = block.lock();
-            if !state.resident.has(wanted) || !state.busy.and(wanted).is_empty() {
+            let cached = state.resident.without(state.own);
+            if !cached.has(wanted) || !state.busy.and(wanted).is_empty() {
                 break;
             }
             end = ((index + 1) * PAGES).min(of_device.end);
@@ -661,7 +701,7 @@ impl Area {
         Ok(())
     }
 
-    /// Makes a page fail with SIGBUS that is not there. False where the kernel cannot.
+    /// Makes a page fail with SIGBUS, unless it is there. False where the kernel cannot.
     pub(crate) fn poison(&self, at: u64) -> bool {
         let Some(uffd) = self.core.uffd.as_ref().filter(|uffd| uffd.can_poison()) else {
             return false;
@@ -671,17 +711,23 @@ impl Area {
         let poisoned = self.told("mfill_atomic_poison", &(page..page + 1), || {
             uffd.poison(&self.span, self.bytes(&(at..at + 1)))
         });
-        poisoned.is_ok()
+        match poisoned {
+            // It has come meanwhile.
+            Err(error) if error.raw_os_error() == Some(libc::EEXIST) => self.wake(at).is_ok(),
+            poisoned => poisoned.is_ok(),
+        }
     }
 
-    /// A page that failed shall be looked for again.
-    fn heal(&self, at: u64) -> Result<(), Error> {
-        let bytes = self.bytes(&(at..at + 1));
-        let offset = self.object.bytes(&(self.first_page + at..self.first_page + at + 1)).start;
+    /// Pages that are in the file, and failed here or could not be dropped, shall be looked for
+    /// again.
+    pub(crate) fn lay_anew(&self, pages: Range<u64>) -> Result<(), Error> {
+        let bytes = self.bytes(&pages);
+        let first = self.first_page + pages.start;
+        let offset = self.object.bytes(&(first..first + 1)).start;
         self.span
             .lay_store(bytes.start, &self.object.pages, offset, bytes.len())
             .map_err(|error| Error::system("mmap", &error))?;
-        self.register(at..at + 1)
+        self.register(pages)
     }
 
     /// Drops one's own copies of pages that are no longer in the file.

@@ -90,6 +90,9 @@ impl Pages {
 pub(crate) struct State {
     /// In the page cache, with its content.
     pub(crate) resident: Pages,
+    /// Of the resident ones, those that are the only map's own memory, and not in the file: see
+    /// `own`.
+    pub(crate) own: Pages,
     /// Being filled, written back or dropped.
     pub(crate) busy: Pages,
     /// Written, or writable, in a shared map since it was last written back.

@@ -48,6 +48,7 @@
 //! | [`access`] | loads, stores, copies, slices |
 //! | `area` | how pages get where they are mapped |
 //! | `object` | the page cache of a device, eviction |
+//! | `own` | the memory of a map that is the only one of its device |
 //! | `block` | what is known of 64 pages, under one lock |
 //! | `core` | the memory limit, areas by address |
 //! | `order`, `readahead` | filling pages before they are looked for |
@@ -75,6 +76,7 @@ mod mapping;
 pub mod maps;
 mod object;
 mod order;
+mod own;
 mod platform;
 mod primitives;
 mod readahead;

@@ -420,9 +420,18 @@ impl File {
             (true, Sharing::Private) => (map::Protection::ReadWrite, Writes::Private),
             (true, Sharing::Shared) => (map::Protection::ReadWrite, Writes::Shared),
         };
+        // Held to the end: from then on others see this one.
+        let mut maps = self.object.maps.count.lock();
+        self.object.share(&maps);
+        let has_faults = plan.extents().any(|extent| matches!(extent.source, Source::Fault));
+        let is_owner = writes == Writes::None
+            && has_faults
+            && core.uffd.is_some()
+            && *maps == 0
+            && self.object.is_empty();
         let sharing = match options.sharing {
-            Sharing::Private => map::Sharing::Private,
-            Sharing::Shared => map::Sharing::Shared,
+            Sharing::Shared if !is_owner => map::Sharing::Shared,
+            Sharing::Shared | Sharing::Private => map::Sharing::Private,
         };
         let pages = usize::try_from(new.pages()).ok().and_then(NonZeroUsize::new);
         let pages = pages.ok_or_else(|| refused("mmap", Errno::ENOMEM))?;
@@ -502,6 +511,7 @@ impl File {
             first_page: new.first_page(),
             sharing: options.sharing,
             writes,
+            is_owner,
             on_error: options.on_error,
             faulted,
             memories,
@@ -509,6 +519,11 @@ impl File {
         });
         let page_shift = core.page_size.bytes().trailing_zeros();
         let mapping = Mapping { access, area, page_shift, _home: self.home.clone() };
+        if is_owner {
+            self.object.maps.begin_alone(&maps);
+        }
+        *maps += 1;
+        drop(maps);
         if core.uffd.is_none() {
             let details = [("pages", Detail::Number(new.pages()))];
             self.step_to("mm_populate", &details, |()| None, || mapping.area.prefill())?;
@@ -572,9 +587,14 @@ impl Mapping {
     /// them.
     ///
     /// # Errors
-    /// Those of fstat(2).
+    /// Those of fstat(2), and of `/proc/self/pagemap`.
     pub fn held_bytes(&self) -> Result<u64, Error> {
-        self.area.object.pages.held().map_err(|error| Error::system("fstat", &error))
+        let object = &self.area.object;
+        let areas = object.areas();
+        let cached = object.pages.held().map_err(|error| Error::system("fstat", &error))?;
+        let own = areas.iter().filter(|area| area.is_owner).map(|area| area.span.held());
+        let own = own.sum::<std::io::Result<u64>>();
+        Ok(cached + own.map_err(|error| Error::system("pagemap", &error))?)
     }
 
     /// The first address, for diagnostics.

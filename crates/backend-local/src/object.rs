@@ -17,6 +17,7 @@ use crate::{
     block::{Block, PAGES, Pages, State},
     core::{Core, Spare, count},
     driver::Driver,
+    own::Maps,
     primitives::{Mutex, MutexGuard, RwLock},
 };
 
@@ -26,14 +27,14 @@ pub(crate) struct Object {
     pub(crate) name: String,
     pub(crate) number: u64,
     pub(crate) driver: Box<dyn Driver>,
-    /// The content of resident pages, at the device's offsets.
+    /// The content of resident pages, at the device's offsets, but for those that are the only
+    /// map's own.
     pub(crate) pages: Arc<Store>,
     pub(crate) keeper: Keeper,
-    /// Whether a fault past the end fails by itself.
-    pub(crate) fault_checks_end: bool,
     this: Weak<Object>,
     blocks: RwLock<HashMap<u64, Arc<Block>>>,
     areas: RwLock<Vec<Weak<Area>>>,
+    pub(crate) maps: Maps,
     /// A write-back that nobody could be told of yet.
     failed: Mutex<Option<Error>>,
 }
@@ -52,7 +53,7 @@ impl Object {
         driver: Box<dyn Driver>,
         pages: Arc<Store>,
     ) -> Arc<Object> {
-        let (keeper, fault_checks_end) = (driver.store(), driver.fault_checks_end());
+        let keeper = driver.store();
         Arc::new_cyclic(|this| Object {
             core,
             name: name.into(),
@@ -60,10 +61,10 @@ impl Object {
             driver,
             pages,
             keeper,
-            fault_checks_end,
             this: this.clone(),
             blocks: RwLock::default(),
             areas: RwLock::default(),
+            maps: Maps::default(),
             failed: Mutex::default(),
         })
     }
@@ -113,6 +114,14 @@ impl Object {
             .collect();
         found.sort_unstable_by_key(|(index, _)| *index);
         found
+    }
+
+    /// Whether no page is resident, nor about to be or to be dropped.
+    pub(crate) fn is_empty(&self) -> bool {
+        self.blocks.read().values().all(|block| {
+            let state = block.lock();
+            state.resident.is_empty() && state.busy.is_empty()
+        })
     }
 
     /// Has eviction pass at a block.
@@ -187,21 +196,22 @@ impl Object {
     ///
     /// # Errors
     /// Those of the driver's `write_back`; all pages stay then.
-    fn drop_pages(
+    pub(crate) fn drop_pages(
         &self,
         block: &Block,
         mut state: MutexGuard<'_, State>,
         index: u64,
         victims: Pages,
     ) -> Result<bool, Error> {
-        let dirty = state.dirty.and(victims);
-        // Nobody shall fill what lies between them, so that they leave the file in few calls.
+        let (dirty, own) = (state.dirty.and(victims), state.own.and(victims));
+        // Nobody shall fill what lies between them, so that they go in few calls.
         let gaps = victims.span().without(state.resident).without(state.busy);
         let mut claimed = victims;
         claimed.add(gaps);
         state.busy.add(claimed);
         state.resident.remove(victims);
         state.dirty.remove(victims);
+        state.own.remove(victims);
         self.core.unsettle(victims.count());
         drop(state);
 
@@ -209,10 +219,15 @@ impl Object {
             area.forget(index, victims);
         }
         let written = dirty.runs(index).try_for_each(|run| self.write_back(run));
-        let gone = if written.is_ok() { self.punch(index, victims, claimed) } else { Pages::NONE };
+        let mut gone = Pages::NONE;
+        if written.is_ok() {
+            gone.add(self.zap(index, own, claimed));
+            gone.add(self.punch(index, victims.without(own), claimed));
+        }
         count(&self.core.counters.evicted, gone.count());
 
-        let mut state = block.lock();
+        let (mut state, lost) = self.lock_with_rest(block, index, own.without(gone));
+        gone.add(lost);
         state.resident.add(victims.without(gone));
         if written.is_err() {
             state.dirty.add(dirty);
@@ -231,6 +246,9 @@ impl Object {
     /// those that went. What a slice is held of stays.
     fn punch(&self, index: u64, pages: Pages, claimed: Pages) -> Pages {
         let mut gone = pages;
+        if pages.is_empty() {
+            return gone;
+        }
         let punch = |run: &Range<u64>| self.pages.punch(self.bytes(run)).is_ok();
         for run in claimed.runs(index).filter(|run| !punch(run)) {
             let stay = run.filter(|page| !punch(&(*page..page + 1)));

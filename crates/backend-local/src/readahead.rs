@@ -7,12 +7,11 @@ use std::{
     time::Duration,
 };
 
-use devmap_driver::Sharing;
 use devmap_sys::large::Large;
 
 use crate::{
     Error, Mapping,
-    area::Area,
+    area::{Area, Filled},
     block::{Block, PAGES, Pages},
     core::{Core, count},
     object::refused,
@@ -179,28 +178,36 @@ impl Area {
         // Asked again: a cut that comes after this drops them, since they are busy now.
         let end = self.object.end();
         let runs = claimed.iter().flat_map(|claim| claim.pages.runs(claim.index));
-        let mut came: Vec<Range<u64>> = Vec::new();
+        let (mut came, mut own): (Vec<Range<u64>>, Vec<Range<u64>>) = (Vec::new(), Vec::new());
         for run in joined(runs) {
             let run = run.start..run.end.min(end);
             if run.is_empty() {
                 break;
             }
-            let got = self.read_pages(run.clone(), pages.start, memory);
-            came.push(run.start..run.start + got);
-            if got < run.end - run.start {
+            let read = self.read_pages(run.clone(), pages.start, memory);
+            let is_all = read.came.end == run.end;
+            came.push(read.came);
+            own.push(read.own);
+            if !is_all {
                 break;
             }
         }
+        let mut all_lost = 0;
         for claim in claimed {
-            let mut state = claim.block.lock();
-            for run in &came {
-                state.resident.add(Pages::in_block(claim.index, run).and(claim.pages));
-            }
+            let among = |runs: &[Range<u64>]| {
+                let mut among = Pages::NONE;
+                runs.iter().for_each(|run| among.add(Pages::in_block(claim.index, run)));
+                among.and(claim.pages)
+            };
+            let (mut state, lost) =
+                self.object.lock_with_own(self, &claim.block, claim.index, among(&own));
+            all_lost += lost.count();
+            state.resident.add(among(&came).without(lost));
             self.object.enqueue(claim.index, &mut state);
             claim.block.finish(state, claim.pages);
         }
         let filled = came.iter().map(|run| run.end - run.start).sum();
-        self.core.settle(filled, 0);
+        self.core.settle(filled, all_lost);
         count(&self.core.counters.filled, filled);
     }
 
@@ -219,27 +226,30 @@ impl Area {
         indices.map(claim).filter(|claim| !claim.pages.is_empty()).collect()
     }
 
-    /// Reads pages that this thread is busy with: how many came. They move, then.
-    fn read_pages(&self, run: Range<u64>, unmapped: u64, memory: &mut Option<Large>) -> u64 {
+    /// Reads pages that this thread is busy with: those that came move, then.
+    fn read_pages(&self, run: Range<u64>, unmapped: u64, memory: &mut Option<Large>) -> Read {
         let page_len = self.core.page_size.bytes() as usize;
         let pages = run.end - run.start;
+        let mut read = Read { came: run.start..run.start, own: run.start..run.start };
         // Before they are read: memory that they are read into is held too.
         if self.core.reserve(pages).is_err() {
-            return 0;
+            return read;
         }
-        let filled = self.read_into(&run, memory).map_or(0, |bytes| {
+        if let Some(bytes) = self.read_into(&run, memory) {
             // The first page of a window is cached only.
             let first = if run.start == unmapped { page_len } else { 0 };
             let (first, rest) = bytes.split_at(first.min(bytes.len()));
             let after = run.start + (first.len() / page_len) as u64;
-            let inserted = self
-                .insert_cached(run.start, first)
-                .and_then(|()| self.insert_run(after, rest))
-                .is_ok();
-            if inserted { (bytes.len() / page_len) as u64 } else { 0 }
-        });
-        self.core.settle(pages - filled, pages - filled);
-        filled
+            let own =
+                self.insert_cached(run.start, first).and_then(|()| self.insert_run(after, rest));
+            if let Ok(own) = own {
+                read.came.end += (bytes.len() / page_len) as u64;
+                read.own = own;
+            }
+        }
+        let missing = run.end - read.came.end;
+        self.core.settle(missing, missing);
+        read
     }
 
     /// Has the driver read pages: those that it filled.
@@ -276,28 +286,43 @@ impl Area {
     }
 
     /// Puts pages of the device into the page cache, and into the page table as far as that
-    /// is one call.
-    fn insert_run(&self, page: u64, content: &[u8]) -> Result<(), Error> {
+    /// is one call: those that are own memory then.
+    fn insert_run(&self, page: u64, content: &[u8]) -> Result<Range<u64>, Error> {
         let mut done = 0;
+        let mut own = page..page;
         let quiet = self.quiet();
-        if let (Sharing::Shared, Some(uffd), false) =
-            (self.sharing, &self.core.uffd, self.counts_as_written(quiet))
+        if let (Some(filled), Some(uffd), false) =
+            (self.copied(), &self.core.uffd, self.counts_as_written(quiet))
         {
             let at = page - self.first_page;
             let to = self.bytes(&(at..at + 1)).start;
             if let Ok(copied) = uffd.copy(&self.span, to, content, quiet) {
                 done = copied;
                 let pages = self.core.page_size.page_of(copied as u64);
-                self.mark_mapped(at..at + pages, quiet);
+                match filled {
+                    Filled::Own => own.end += pages,
+                    _ => self.mark_mapped(at..at + pages, quiet),
+                }
             }
         }
         if done < content.len() {
             let offset = self.object.bytes(&(page..page + 1)).start + done as u64;
-            let written = self.object.pages.write(offset, &content[done..]);
-            written.map_err(|error| Error::system("pwrite", &error))?;
+            if let Err(error) = self.object.pages.write(offset, &content[done..]) {
+                for inside in self.inside(own) {
+                    let _ = self.span.zap(self.bytes(&inside));
+                }
+                return Err(Error::system("pwrite", &error));
+            }
         }
-        Ok(())
+        Ok(own)
     }
+}
+
+/// Pages of the device that were read.
+struct Read {
+    came: Range<u64>,
+    /// Those of them that are own memory.
+    own: Range<u64>,
 }
 
 /// Pages of a block that this thread is busy with.

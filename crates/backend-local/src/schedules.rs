@@ -57,11 +57,7 @@ type Words = [u32; WORDS];
 
 /// What is behind the cache: a regular file. Its lock is one that schedules are made of.
 #[derive(Clone)]
-struct Disk {
-    platter: Arc<Mutex<Platter>>,
-    /// What it says of its faults past the end, and keeps; else those are zeros.
-    checks_end: bool,
-}
+struct Disk(Arc<Mutex<Platter>>);
 
 struct Platter {
     pages: usize,
@@ -73,16 +69,11 @@ impl Disk {
     /// Of zeros, but for the first word of each page, which is its number and one.
     fn new(pages: usize) -> Disk {
         let written = (0..pages).map(|page| (page, [page as u32 + 1, 0, 0, 0])).collect();
-        let platter = Arc::new(Mutex::new(Platter { pages, written }));
-        Disk { platter, checks_end: false }
-    }
-
-    fn checks_end(self) -> Disk {
-        Disk { checks_end: true, ..self }
+        Disk(Arc::new(Mutex::new(Platter { pages, written })))
     }
 
     fn with<R>(&self, look: impl FnOnce(&mut Platter) -> R) -> R {
-        look(&mut self.platter.lock().unwrap())
+        look(&mut self.0.lock().unwrap())
     }
 
     fn words(&self, page: usize) -> Words {
@@ -120,17 +111,8 @@ impl Device<LocalPlatform> for Disk {
         page: &mut dyn NewPage,
     ) -> Result<Supply<LocalMemory>, Errno> {
         let bytes = page.bytes()?;
-        self.with(|platter| {
-            if self.checks_end && fault.page >= platter.pages as u64 {
-                return Err(Errno::EIO);
-            }
-            platter.fill(fault.page, bytes);
-            Ok(Supply::Filled)
-        })
-    }
-
-    fn fault_checks_end(&self) -> bool {
-        self.checks_end
+        self.with(|platter| platter.fill(fault.page, bytes));
+        Ok(Supply::Filled)
     }
 
     fn readahead(&self, _file: &(), first_page: u64, bytes: &mut [u8]) -> Result<usize, Errno> {
@@ -267,16 +249,15 @@ fn room_is_waited_for() {
 
 /// What is cut off is gone for whoever looks after the cut, until the file has grown again,
 /// with zeros; what was stored before it in the rest of the file stays.
-fn cut(options: LocalOptions, disk: impl Fn() -> Disk + Send + Sync + Clone + 'static) {
+fn cut(options: LocalOptions, pages: usize) {
     /// What the cutter has made of the file, once it has.
     const WHOLE: u64 = 0;
     const CUT: u64 = 1;
     const GROWN: u64 = 2;
     const CHANGING: u64 = 3;
+    let last = pages - 1;
     explore(move || {
-        let (home, disk) = (options.build().unwrap(), disk());
-        let pages = disk.with(|platter| platter.pages);
-        let last = pages - 1;
+        let (home, disk) = (options.build().unwrap(), Disk::new(pages));
         let file = open(&home, &disk);
         let map = to_write(&file);
         let state = AtomicU64::new(WHOLE);
@@ -324,17 +305,12 @@ fn cut(options: LocalOptions, disk: impl Fn() -> Disk + Send + Sync + Clone + 's
 
 #[test]
 fn a_cut_is_seen_by_every_access_after_it() {
-    cut(LocalOptions::new(), || Disk::new(BLOCK + 2));
-}
-
-#[test]
-fn a_cut_is_seen_where_faults_check_the_end() {
-    cut(LocalOptions::new(), || Disk::new(BLOCK + 2).checks_end());
+    cut(LocalOptions::new(), BLOCK + 2);
 }
 
 #[test]
 fn a_cut_is_seen_without_userfaultfd() {
-    cut(LocalOptions::new().without_userfaultfd(), || Disk::new(3));
+    cut(LocalOptions::new().without_userfaultfd(), 3);
 }
 
 /// Maps come and go while their pages are looked for, read ahead, written and dropped; when
@@ -419,4 +395,104 @@ fn runs_are_handed_over_and_taken_back() {
         // Zeros that the kernel made would be there, and not be known.
         assert!(map.held_bytes().unwrap() <= home.stats().held * PAGE as u64);
     });
+}
+
+/// Another map comes, of any kind, or a slice is asked for, while threads look for the pages of
+/// the only map, drop them and read them ahead: each is found, and what is stored is seen.
+#[test]
+fn another_map_comes() {
+    const PAGES: [usize; 4] = [0, 1, BLOCK - 1, BLOCK];
+    explore_lazy(|| {
+        let (home, disk) = (limited(64), Disk::new(2 * BLOCK));
+        let file = open(&home, &disk);
+        let map = file.map(&MapOptions::new()).unwrap();
+        let stored = AtomicU64::new(0);
+        thread::scope(|scope| {
+            scope.spawn(|| {
+                for page in PAGES.into_iter().chain(PAGES) {
+                    let before = stored.load(Ordering::SeqCst) as u32;
+                    let found = map.load::<u32>(page * PAGE + 4).unwrap();
+                    assert!((before..=1).contains(&found), "{found} after {before}");
+                    assert_eq!(map.load::<u32>(page * PAGE), Ok(page as u32 + 1));
+                }
+            });
+            scope.spawn(|| {
+                map.prefetch(page(BLOCK - 2).start..(BLOCK + 2) * PAGE).unwrap();
+                map.populate(page(1)).unwrap();
+                map.evict(page(BLOCK - 1)).unwrap();
+                check_held(&home, &map, 64);
+                map.evict(0..map.len()).unwrap();
+            });
+            scope.spawn(|| {
+                let reading = MapOptions::new();
+                let other = match thread_rng().gen_range(0..5) {
+                    0 => {
+                        let slice = map.slice(page(1)).unwrap();
+                        assert_eq!(slice[..4], 2_u32.to_ne_bytes());
+                        return;
+                    }
+                    1 => reading,
+                    2 => reading.writable(),
+                    3 => reading.private(),
+                    _ => reading.private().writable(),
+                };
+                let other = file.map(&other).unwrap();
+                for page in PAGES {
+                    assert_eq!(other.load::<u32>(page * PAGE), Ok(page as u32 + 1));
+                    // Not seen by others, if they are private.
+                    let is_written = other.store::<u32>(page * PAGE + 4, 1).is_ok();
+                    assert_eq!(other.load::<u32>(page * PAGE + 4), Ok(u32::from(is_written)));
+                }
+                if other.area.writes == crate::area::Writes::Shared {
+                    stored.store(1, Ordering::SeqCst);
+                }
+            });
+        });
+        check_held(&home, &map, 64);
+        let stored = stored.load(Ordering::SeqCst) as u32;
+        for page in PAGES {
+            assert_eq!(map.load::<u32>(page * PAGE), Ok(page as u32 + 1));
+            assert_eq!(map.load::<u32>(page * PAGE + 4), Ok(stored));
+        }
+        let keeps: bool = thread_rng().r#gen();
+        let file = keeps.then_some(file);
+        drop(map);
+        if let Some(file) = &file {
+            let map = file.map(&MapOptions::new()).unwrap();
+            assert_eq!(map.load::<u32>(4), Ok(stored));
+        }
+        drop(file);
+        assert_eq!(home.stats().held, 0);
+    });
+}
+
+/// A page that is filled for the only map is found by another one that comes at that moment.
+#[test]
+fn another_map_comes_while_a_page_is_filled() {
+    for ahead in [false, true] {
+        explore_lazy(move || {
+            let (home, disk) = (limited(64), Disk::new(BLOCK));
+            let file = open(&home, &disk);
+            let map = file.map(&MapOptions::new()).unwrap();
+            if ahead {
+                map.prefetch(0..2 * PAGE).unwrap();
+            }
+            thread::scope(|scope| {
+                scope.spawn(|| {
+                    for page in usize::from(ahead)..2 {
+                        assert_eq!(map.load::<u32>(page * PAGE), Ok(page as u32 + 1));
+                    }
+                });
+                scope.spawn(|| {
+                    let other = to_write(&file);
+                    for page in 0..2 {
+                        assert_eq!(other.load::<u32>(page * PAGE), Ok(page as u32 + 1));
+                        other.store::<u32>(page * PAGE + 4, 1).unwrap();
+                        assert_eq!(map.load::<u32>(page * PAGE + 4), Ok(1));
+                    }
+                });
+            });
+            check_held(&home, &map, 2);
+        });
+    }
 }

@@ -130,6 +130,9 @@ impl Drop for Mapping {
             return;
         }
         area.no_read_ahead();
+        if area.is_owner {
+            area.object.owner_goes();
+        }
         area.core.remove_area(area.span.address());
         area.object.remove_area(area);
         // Nobody accesses it, so nobody waits for a page of it; but who has just supplied
@@ -140,5 +143,6 @@ impl Drop for Mapping {
         }
         area.sync_at_unmap();
         area.object.area_gone();
+        *area.object.maps.count.lock() -= 1;
     }
 }

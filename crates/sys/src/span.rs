@@ -6,10 +6,12 @@
 //!
 //! What does not live here: which page is supplied when.
 
+use std::fs::File;
 use std::io;
 use std::num::NonZeroUsize;
 use std::ops::Range;
 use std::os::fd::BorrowedFd;
+use std::os::unix::fs::FileExt;
 use std::ptr::{self, NonNull};
 use std::sync::atomic::{AtomicU8, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
@@ -184,13 +186,7 @@ impl Span {
         };
         // Held to the end, so that nothing is frozen between the question and the map.
         let mut parts = self.0.parts();
-        if self
-            .0
-            .stores(&parts, &part.bytes)
-            .any(|part| part.is_some_and(|(store, bytes)| store.is_frozen(&bytes)))
-        {
-            return Err(io::Error::from_raw_os_error(libc::ETXTBSY));
-        }
+        self.0.check_thawed(&parts, &part.bytes)?;
         // SAFETY: replaces only what lies within this span, of which there are no
         // references but slices, and those were just looked for.
         unsafe { mmap(to.cast(), part.bytes.len(), protection, flags, fd, offset) }?;
@@ -200,17 +196,74 @@ impl Span {
     }
 
     /// Takes pages out of this process' page table (`MADV_DONTNEED`): the next access
-    /// faults. Stores that were made are in the file then.
+    /// faults. Stores that were made are in the file then; of a private span, pages that were
+    /// copied in are gone.
     ///
     /// # Errors
-    /// `EINVAL` for a private span, whose changed pages would be lost; those of madvise(2).
+    /// `EINVAL` for a private span that can be written, whose changed pages would be lost;
+    /// `ETXTBSY` when slices of a private one are held; those of madvise(2).
     pub fn zap(&self, bytes: Range<usize>) -> io::Result<()> {
-        if self.0.sharing == Sharing::Private {
-            return Err(io::Error::from_raw_os_error(libc::EINVAL));
+        let inner = &self.0;
+        let start = inner.pointer(&bytes)?;
+        // Held to the end, so that nothing is frozen between the question and the answer.
+        let parts;
+        if inner.sharing == Sharing::Private {
+            if inner.protection == Protection::ReadWrite {
+                return Err(io::Error::from_raw_os_error(libc::EINVAL));
+            }
+            parts = inner.parts();
+            inner.check_thawed(&parts, &bytes)?;
         }
-        let start = self.0.pointer(&bytes)?;
-        // SAFETY: of a shared file no content is lost, and the next access finds it.
-        Ok(unsafe { madvise(start.cast(), bytes.len(), Advice::LinuxDontNeed) }?)
+        let take = |advice| {
+            // SAFETY: of a shared file no content is lost, and the next access finds it; of
+            // the pages of a private span no slice is held, see above.
+            unsafe { madvise(start.cast(), bytes.len(), advice) }
+        };
+        match take(Advice::LinuxDontNeed) {
+            // The program has locked its memory.
+            Err(rustix::io::Errno::INVAL) => Ok(take(Advice::LinuxDontneedLocked)?),
+            taken => Ok(taken?),
+        }
+    }
+
+    /// Writes pages that are there into a page cache.
+    ///
+    /// # Errors
+    /// `EINVAL` outside of the span, `ETXTBSY` when a slice is held of what would be written;
+    /// those of pwrite(2).
+    pub fn save(&self, bytes: Range<usize>, store: &Store, offset: u64) -> io::Result<()> {
+        let from = self.0.pointer(&bytes)?;
+        // SAFETY: mapped while `self` lives (invariant).
+        unsafe { store.write_from(offset, from, bytes.len()) }
+    }
+
+    /// The bytes of memory that pages take which were copied into a private span, as the
+    /// kernel counts them.
+    ///
+    /// # Errors
+    /// Those of reading `/proc/self/pagemap`.
+    pub fn held(&self) -> io::Result<u64> {
+        const PRESENT: u64 = 1 << 63;
+        const SWAPPED: u64 = 1 << 62;
+        const OF_FILE: u64 = 1 << 61;
+        let entry = size_of::<u64>() as u64;
+        let pagemap = File::open("/proc/self/pagemap")?;
+        let first = (self.address() >> self.0.page_shift) as u64;
+        let (mut at, end) = (first, first + self.marks().len() as u64);
+        let mut entries = vec![0; 1 << 16];
+        let mut pages = 0;
+        while at < end {
+            let len = entries.len().min(((end - at) * entry) as usize);
+            pagemap.read_exact_at(&mut entries[..len], at * entry)?;
+            let (words, _) = entries[..len].as_chunks::<8>();
+            let own = |word: &&[u8; 8]| {
+                let word = u64::from_ne_bytes(**word);
+                word & (PRESENT | SWAPPED) != 0 && word & OF_FILE == 0
+            };
+            pages += words.iter().filter(own).count() as u64;
+            at += len as u64 / entry;
+        }
+        Ok(pages << self.0.page_shift)
     }
 
     /// Leaves pages out of core dumps (`MADV_DONTDUMP`).
@@ -221,6 +274,11 @@ impl Span {
         let start = self.0.pointer(&bytes)?;
         // SAFETY: changes neither content nor permissions.
         Ok(unsafe { madvise(start.cast(), bytes.len(), Advice::LinuxDontDump) }?)
+    }
+
+    /// Whether what is laid is shared.
+    pub fn sharing(&self) -> Sharing {
+        self.0.sharing
     }
 
     /// The first address.
@@ -281,6 +339,17 @@ impl Inner {
         self.parts.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
+    /// That no slices are held of a range.
+    fn check_thawed(&self, parts: &[Part], bytes: &Range<usize>) -> io::Result<()> {
+        let is_frozen = |part: Option<(&Arc<Store>, Range<u64>)>| {
+            part.is_some_and(|(store, bytes)| store.is_frozen(&bytes))
+        };
+        if self.stores(parts, bytes).any(is_frozen) {
+            return Err(io::Error::from_raw_os_error(libc::ETXTBSY));
+        }
+        Ok(())
+    }
+
     /// The parts that lie in a range and their stores' bytes; `None` for other memory.
     fn stores<'a>(
         &self,
@@ -330,5 +399,67 @@ impl Drop for Inner {
             ]
         };
         debug_assert!(results.iter().all(Result::is_ok), "munmap: {results:?}");
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::userfaultfd::{Install, Userfaultfd};
+
+    /// A span for reading, laid privately, into which pages are copied.
+    fn private(store: &Arc<Store>, uffd: &Userfaultfd) -> (Span, Access) {
+        let pages = NonZeroUsize::new(8).unwrap();
+        let (span, access) = Span::reserve(pages, Protection::Read, Sharing::Private).unwrap();
+        span.lay_store(0, store, 0, span.len()).unwrap();
+        uffd.register(&span, 0..span.len(), Install::AsMapped).unwrap();
+        (span, access)
+    }
+
+    #[test]
+    fn what_is_copied_into_a_private_span_is_in_no_file() {
+        // Where it is refused there is nothing to test.
+        let Ok(uffd) = Userfaultfd::new() else { return };
+        let page = rustix::param::page_size();
+        let store = Store::new("private").unwrap();
+        let (span, access) = private(&store, &uffd);
+        uffd.copy(&span, page, &vec![7; 3 * page], Install::AsMapped).unwrap();
+        assert_eq!((span.held().unwrap(), store.held().unwrap()), (3 * page as u64, 0));
+        assert_eq!(access.load_plain::<u8>(3 * page + 5), Some(7));
+        // Into the file, and found there.
+        span.save(page..2 * page, &store, page as u64).unwrap();
+        span.zap(page..2 * page).unwrap();
+        assert_eq!((span.held().unwrap(), store.held().unwrap()), (2 * page as u64, page as u64));
+        uffd.map(&span, page..2 * page, Install::AsMapped).unwrap();
+        assert_eq!(access.load_plain::<u8>(page + 5), Some(7));
+        assert_eq!(span.held().unwrap(), 2 * page as u64);
+        // Locked memory goes too.
+        // SAFETY: changes no content.
+        unsafe { rustix::mm::mlock(span.0.pointer(&(0..0)).unwrap().add(2 * page).cast(), page) }
+            .unwrap();
+        span.zap(0..span.len()).unwrap();
+        assert_eq!(span.held().unwrap(), 0);
+    }
+
+    #[test]
+    fn what_a_slice_is_of_is_not_taken_away() {
+        let Ok(uffd) = Userfaultfd::new() else { return };
+        let page = rustix::param::page_size();
+        let store = Store::new("private").unwrap();
+        let (span, access) = private(&store, &uffd);
+        uffd.copy(&span, 0, &vec![7; 2 * page], Install::AsMapped).unwrap();
+        let slice = access.freeze(0..page).unwrap();
+        let refused = |result: io::Result<()>| {
+            assert_eq!(result.unwrap_err().raw_os_error(), Some(libc::ETXTBSY));
+        };
+        refused(span.zap(0..span.len()));
+        refused(span.save(0..page, &store, 0));
+        span.zap(page..2 * page).unwrap();
+        assert!(slice.iter().all(|byte| *byte == 7));
+        drop(slice);
+        span.zap(0..span.len()).unwrap();
+        let pages = NonZeroUsize::MIN;
+        let (written, _) = Span::reserve(pages, Protection::ReadWrite, Sharing::Private).unwrap();
+        assert_eq!(written.zap(0..page).unwrap_err().raw_os_error(), Some(libc::EINVAL));
     }
 }

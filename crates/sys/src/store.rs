@@ -3,12 +3,12 @@
 
 use std::io;
 use std::ops::Range;
-use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
 use std::sync::{Arc, PoisonError, RwLock, RwLockReadGuard, RwLockWriteGuard};
 
 use rustix::fs::{FallocateFlags, fallocate, fstat};
 
-use crate::memfd;
+use crate::{check, memfd};
 
 /// A page cache's file, at the offsets of what it caches.
 ///
@@ -75,6 +75,34 @@ impl Store {
             let written = rustix::io::pwrite(&self.file, bytes, offset)?;
             bytes = &bytes[written..];
             offset += written as u64;
+        }
+        Ok(())
+    }
+
+    /// As [`Store::write`], of memory that others may write.
+    ///
+    /// # Safety
+    /// `from` is mapped for `len` bytes.
+    pub(crate) unsafe fn write_from(
+        &self,
+        offset: u64,
+        from: *const u8,
+        len: usize,
+    ) -> io::Result<()> {
+        let state = self.shared();
+        state.check(&(offset..offset + len as u64))?;
+        let mut done = 0;
+        while done < len {
+            let to = libc::off_t::try_from(offset + done as u64)
+                .map_err(|_| io::Error::from_raw_os_error(libc::EFBIG))?;
+            // SAFETY: the kernel reads memory that is mapped (the caller's contract).
+            let written = check(unsafe {
+                libc::pwrite(self.file.as_raw_fd(), from.add(done).cast(), len - done, to)
+            });
+            match written {
+                Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
+                written => done += written? as usize,
+            }
         }
         Ok(())
     }

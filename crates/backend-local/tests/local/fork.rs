@@ -13,7 +13,7 @@ use crate::{
 };
 
 /// What became of a child that did this.
-fn in_child(child: impl FnOnce() -> bool) -> WaitStatus {
+pub fn in_child(child: impl FnOnce() -> bool) -> WaitStatus {
     let pid = process::fork_to(|| u8::from(!child())).unwrap();
     waitpid(Some(pid), WaitOptions::empty()).unwrap().unwrap().1
 }

@@ -7,6 +7,7 @@ mod file;
 mod files;
 mod fork;
 mod maps;
+mod own;
 mod reading_ahead;
 #[cfg(target_arch = "x86_64")]
 mod sandbox;

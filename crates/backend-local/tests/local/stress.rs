@@ -15,7 +15,7 @@ use crate::{
 const PAGES: usize = 64;
 
 /// A generator of numbers, the same every time.
-fn random(state: &mut u64) -> u64 {
+pub fn random(state: &mut u64) -> u64 {
     *state ^= *state << 13;
     *state ^= *state >> 7;
     *state ^= *state << 17;
