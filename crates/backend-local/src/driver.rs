@@ -17,6 +17,7 @@ pub(crate) trait Driver: Send + Sync {
     fn open(&self, open: &Open) -> Result<Box<dyn Opened>, Errno>;
     fn metadata(&self) -> Metadata;
     fn store(&self) -> Store;
+    fn fault_checks_end(&self) -> bool;
     fn write_back(&self, offset: u64, bytes: &[u8]) -> Result<(), Errno>;
     fn truncate(&self, size: u64) -> Result<(), Errno>;
 }
@@ -53,6 +54,10 @@ impl<D: Device<LocalPlatform>> Driver for Typed<D> {
 
     fn store(&self) -> Store {
         guarded(|| Ok(self.0.store())).unwrap_or(Store::Home)
+    }
+
+    fn fault_checks_end(&self) -> bool {
+        guarded(|| Ok(self.0.fault_checks_end())).unwrap_or(false)
     }
 
     fn write_back(&self, offset: u64, bytes: &[u8]) -> Result<(), Errno> {

@@ -31,6 +31,8 @@ pub(crate) struct Object {
     /// map's own.
     pub(crate) pages: Arc<Store>,
     pub(crate) keeper: Keeper,
+    /// Whether a fault past the end fails by itself.
+    pub(crate) fault_checks_end: bool,
     this: Weak<Object>,
     blocks: RwLock<HashMap<u64, Arc<Block>>>,
     areas: RwLock<Vec<Weak<Area>>>,
@@ -53,7 +55,7 @@ impl Object {
         driver: Box<dyn Driver>,
         pages: Arc<Store>,
     ) -> Arc<Object> {
-        let keeper = driver.store();
+        let (keeper, fault_checks_end) = (driver.store(), driver.fault_checks_end());
         Arc::new_cyclic(|this| Object {
             core,
             name: name.into(),
@@ -61,6 +63,7 @@ impl Object {
             driver,
             pages,
             keeper,
+            fault_checks_end,
             this: this.clone(),
             blocks: RwLock::default(),
             areas: RwLock::default(),

@@ -57,7 +57,11 @@ type Words = [u32; WORDS];
 
 /// What is behind the cache: a regular file. Its lock is one that schedules are made of.
 #[derive(Clone)]
-struct Disk(Arc<Mutex<Platter>>);
+struct Disk {
+    platter: Arc<Mutex<Platter>>,
+    /// What it says of its faults past the end, and keeps; else those are zeros.
+    checks_end: bool,
+}
 
 struct Platter {
     pages: usize,
@@ -69,11 +73,16 @@ impl Disk {
     /// Of zeros, but for the first word of each page, which is its number and one.
     fn new(pages: usize) -> Disk {
         let written = (0..pages).map(|page| (page, [page as u32 + 1, 0, 0, 0])).collect();
-        Disk(Arc::new(Mutex::new(Platter { pages, written })))
+        let platter = Arc::new(Mutex::new(Platter { pages, written }));
+        Disk { platter, checks_end: false }
+    }
+
+    fn checks_end(self) -> Disk {
+        Disk { checks_end: true, ..self }
     }
 
     fn with<R>(&self, look: impl FnOnce(&mut Platter) -> R) -> R {
-        look(&mut self.0.lock().unwrap())
+        look(&mut self.platter.lock().unwrap())
     }
 
     fn words(&self, page: usize) -> Words {
@@ -111,8 +120,17 @@ impl Device<LocalPlatform> for Disk {
         page: &mut dyn NewPage,
     ) -> Result<Supply<LocalMemory>, Errno> {
         let bytes = page.bytes()?;
-        self.with(|platter| platter.fill(fault.page, bytes));
-        Ok(Supply::Filled)
+        self.with(|platter| {
+            if self.checks_end && fault.page >= platter.pages as u64 {
+                return Err(Errno::EIO);
+            }
+            platter.fill(fault.page, bytes);
+            Ok(Supply::Filled)
+        })
+    }
+
+    fn fault_checks_end(&self) -> bool {
+        self.checks_end
     }
 
     fn readahead(&self, _file: &(), first_page: u64, bytes: &mut [u8]) -> Result<usize, Errno> {
@@ -249,15 +267,16 @@ fn room_is_waited_for() {
 
 /// What is cut off is gone for whoever looks after the cut, until the file has grown again,
 /// with zeros; what was stored before it in the rest of the file stays.
-fn cut(options: LocalOptions, pages: usize) {
+fn cut(options: LocalOptions, disk: impl Fn() -> Disk + Send + Sync + Clone + 'static) {
     /// What the cutter has made of the file, once it has.
     const WHOLE: u64 = 0;
     const CUT: u64 = 1;
     const GROWN: u64 = 2;
     const CHANGING: u64 = 3;
-    let last = pages - 1;
     explore(move || {
-        let (home, disk) = (options.build().unwrap(), Disk::new(pages));
+        let (home, disk) = (options.build().unwrap(), disk());
+        let pages = disk.with(|platter| platter.pages);
+        let last = pages - 1;
         let file = open(&home, &disk);
         let map = to_write(&file);
         let state = AtomicU64::new(WHOLE);
@@ -305,12 +324,17 @@ fn cut(options: LocalOptions, pages: usize) {
 
 #[test]
 fn a_cut_is_seen_by_every_access_after_it() {
-    cut(LocalOptions::new(), BLOCK + 2);
+    cut(LocalOptions::new(), || Disk::new(BLOCK + 2));
+}
+
+#[test]
+fn a_cut_is_seen_where_faults_check_the_end() {
+    cut(LocalOptions::new(), || Disk::new(BLOCK + 2).checks_end());
 }
 
 #[test]
 fn a_cut_is_seen_without_userfaultfd() {
-    cut(LocalOptions::new().without_userfaultfd(), 3);
+    cut(LocalOptions::new().without_userfaultfd(), || Disk::new(3));
 }
 
 /// Maps come and go while their pages are looked for, read ahead, written and dropped; when

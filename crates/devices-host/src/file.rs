@@ -221,11 +221,15 @@ impl<P: Platform> Device<P> for File<P> {
         page: &mut dyn NewPage,
     ) -> Result<Supply<P::Memory>, Errno> {
         let offset = fault.page.checked_mul(self.page_len).ok_or(Errno::EIO)?;
-        // The read itself says where the file ends.
         match self.read_pages(offset, page.bytes()?)? {
             0 => Err(Errno::EIO),
             _ => Ok(Supply::Filled),
         }
+    }
+
+    /// The read itself says where the file ends.
+    fn fault_checks_end(&self) -> bool {
+        true
     }
 
     fn readahead(&self, _file: &(), first_page: u64, bytes: &mut [u8]) -> Result<usize, Errno> {

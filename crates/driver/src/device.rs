@@ -244,6 +244,13 @@ pub trait Device<P: Platform>: Send + Sync + 'static {
         Err(Errno::EIO)
     }
 
+    /// Whether [`Device::fault`] of a regular file fails for a page that lies wholly past the
+    /// end, as the kernel's file systems have it (`filemap_fault`). A home then asks for the
+    /// size only where a fault failed, else before each. Must not change. Left out: it may not.
+    fn fault_checks_end(&self) -> bool {
+        false
+    }
+
     /// Fills pages before anybody looks for them (`address_space_operations->readahead`):
     /// `bytes`, one or more whole pages, zeroed, stand from page `first_page` on. Answers how
     /// many bytes from the front are filled, whole pages. Only asked where pages are looked

@@ -43,6 +43,10 @@ pub struct Disk {
     trouble: Arc<Mutex<Trouble>>,
     /// Faults so far.
     pub faults: Arc<AtomicU64>,
+    /// How often it was asked for its size.
+    pub asked: Arc<AtomicU64>,
+    /// What it says of its faults past the end, and keeps; else those are zeros.
+    checks_end: bool,
 }
 
 impl Disk {
@@ -58,7 +62,13 @@ impl Disk {
             content: Arc::new(Mutex::new(content)),
             trouble: Arc::new(Mutex::new(Trouble::None)),
             faults: Arc::default(),
+            asked: Arc::default(),
+            checks_end: false,
         }
+    }
+
+    pub fn checks_end(self) -> Disk {
+        Disk { checks_end: true, ..self }
     }
 
     pub fn content(&self) -> MutexGuard<'_, Content> {
@@ -84,6 +94,7 @@ impl Device<LocalPlatform> for Disk {
     }
 
     fn metadata(&self) -> Metadata {
+        self.asked.fetch_add(1, Ordering::Relaxed);
         let size = self.content().bytes.len() as u64;
         Metadata { kind: Kind::Regular { size }, ..Metadata::CHARACTER }
     }
@@ -107,10 +118,17 @@ impl Device<LocalPlatform> for Disk {
         // Others shall meet a page that is being filled.
         thread::yield_now();
         let content = self.content();
+        if self.checks_end && fault.page as usize * PAGE >= content.bytes.len() {
+            return Err(Errno::EIO);
+        }
         let start = (fault.page as usize * PAGE).min(content.bytes.len());
         let end = (start + PAGE).min(content.bytes.len());
         page.bytes()?[..end - start].copy_from_slice(&content.bytes[start..end]);
         Ok(Supply::Filled)
+    }
+
+    fn fault_checks_end(&self) -> bool {
+        self.checks_end
     }
 
     fn store(&self) -> Store {

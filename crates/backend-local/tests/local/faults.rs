@@ -32,6 +32,31 @@ fn a_checked_access_says_what_the_device_says() {
     assert_eq!(home.stats().held, 2);
 }
 
+/// A driver is asked for the size before each fault, unless it says that it looks itself.
+#[test]
+fn a_file_that_its_driver_cuts_ends_there() {
+    for checks in [false, true] {
+        let home = Local::new().unwrap();
+        if !home.is_lazy() {
+            return;
+        }
+        let disk = Disk::new(8 * PAGE);
+        let disk = if checks { disk.checks_end() } else { disk };
+        let map = open(&home, &disk).map(&MapOptions::new()).unwrap();
+        let asked = disk.asked.load(Ordering::Relaxed);
+        assert_eq!(byte(&map, 2 * PAGE), expected(2 * PAGE));
+        assert_eq!(disk.asked.load(Ordering::Relaxed) - asked, u64::from(!checks));
+        disk.content().bytes.truncate(4 * PAGE);
+        let past = Error::PastEnd { page: 4, size: 4 * PAGE as u64 };
+        assert_eq!(map.load::<u8>(4 * PAGE), Err(past));
+        // Not all that fails is past the end.
+        disk.trouble(Trouble::Faults(1));
+        let failed = Error::Failed { call: "fault", page: 1, errno: Errno::EIO };
+        assert_eq!(map.load::<u8>(PAGE), Err(failed));
+        assert_eq!(home.stats().held, 1);
+    }
+}
+
 #[test]
 fn a_file_that_ends_is_an_error_and_grows_back() {
     let home = Local::new().unwrap();
