@@ -20,7 +20,7 @@ pub(crate) use self::regular::{fault_event, write_back_event};
 use std::{
     borrow::Cow,
     cell::RefCell,
-    collections::HashMap,
+    collections::{HashMap, HashSet},
     ffi::OsStr,
     io,
     os::unix::ffi::OsStrExt,
@@ -64,6 +64,9 @@ const FOR_EVER: Duration = Duration::from_secs(u32::MAX as u64);
 /// To be told the number of a thread of this process that opens the file of faulted pages.
 type Tell<'a> = dyn Fn(u32) + Sync + 'a;
 
+/// Instead of the number of an open file: a file is opened so that pages of it are forgotten.
+pub(crate) const NO_FILE: u64 = 0;
+
 /// The server's state.
 pub(crate) struct Devfs {
     channel: Arc<Channel>,
@@ -75,6 +78,9 @@ pub(crate) struct Devfs {
     opening: Mutex<HashMap<u32, u64>>,
     /// When regular files were last changed, since 1970, by their devices' indices.
     changed: Mutex<HashMap<u64, Duration>>,
+    /// Regular files that other runs have changed since this one opened them, by their devices'
+    /// indices.
+    changed_elsewhere: Mutex<HashSet<u64>>,
     /// Answers to [`WHICH`], by ticket: which open file a descriptor is of.
     tickets: Mutex<HashMap<u64, u64>>,
 }
@@ -93,6 +99,7 @@ impl Devfs {
             in_progress: Mutex::default(),
             opening: Mutex::default(),
             changed: Mutex::default(),
+            changed_elsewhere: Mutex::default(),
             tickets: Mutex::default(),
         }
     }
@@ -453,6 +460,7 @@ impl Devfs {
                 Some(Content::Backing) => {
                     let file = self.opening.lock().get(&header.pid).copied();
                     match file {
+                        Some(NO_FILE) => self.reply_renewal(unique),
                         Some(file) => self.channel.reply_open(
                             unique,
                             file,
@@ -505,6 +513,11 @@ impl Devfs {
             replied
         };
         opening::answer(header.pid, is_native, reply)
+    }
+
+    /// Answers an open by which the kernel forgets pages.
+    fn reply_renewal(&self, unique: u64) -> io::Result<()> {
+        self.channel.reply_open(unique, NO_FILE, open_flags::NOFLUSH)
     }
 
     fn read(

@@ -33,6 +33,18 @@ pub trait AnyDevice: Send + Sync {
     fn mmap(&self, file: &AnyFile, area: &NewArea) -> Result<Plan<HostMemory>, Errno>;
     /// The run has forked: from here on there may be threads.
     fn started(&self) {}
+    /// Whether other runs change its pages too: then `renew` is called when the kernel shall
+    /// forget those that this run has. It may wait.
+    fn is_shared(&self) -> bool {
+        false
+    }
+    /// See [`AnyDevice::is_shared`].
+    fn set_renewal(&self, _renew: Box<dyn Fn() + Send + Sync>) {}
+    /// Whether other runs have changed content of a regular file that this run may have in its
+    /// page cache. Said once.
+    fn take_changed(&self) -> bool {
+        false
+    }
     /// The last descriptor is closed. The file is dropped when its last map is gone, which
     /// may be now.
     fn closed(&self, _file: &AnyFile) {}

@@ -34,6 +34,7 @@ pub(crate) use self::buffer::Buffer;
 use self::kept::{Kept, Part};
 use crate::{
     Core,
+    devfs::NO_FILE,
     host::HostMemory,
     nodes::BACKING,
     opens::{DeviceEntry, OpenFile},
@@ -164,6 +165,18 @@ impl Faulted {
         Ok(())
     }
 
+    /// Other runs have changed pages of the device: has the kernel give back those that programs
+    /// have stored to, and forget all that it has. It waits for pages that are being asked for.
+    pub(crate) fn renew(&self, core: &Core, device: u64) {
+        // Where nothing can be opened, nothing has been asked for.
+        if let Err(error) = self.open_pages(core, device, OFlags::RDONLY, NO_FILE)
+            && error.kind() != io::ErrorKind::Unsupported
+        {
+            let error = crate::with_remedy(&error);
+            crate::report_once(format_args!("pages that other runs change stay here: {error}"));
+        }
+    }
+
     /// Nobody maps pages of the device any more.
     pub(crate) fn forget(&self, device: u64) {
         self.fills.lock().remove(&device);
@@ -190,12 +203,23 @@ impl Faulted {
     }
 
     fn open_backing(&self, core: &Core, file: &OpenFile) -> io::Result<OwnedFd> {
+        let access = if file.flags.write { OFlags::RDWR } else { OFlags::RDONLY };
+        self.open_pages(core, file.device.index, access, file.id)
+    }
+
+    /// Opens the file of a device's pages for an open file, or for [`NO_FILE`].
+    fn open_pages(
+        &self,
+        core: &Core,
+        device: u64,
+        access: OFlags,
+        file: u64,
+    ) -> io::Result<OwnedFd> {
         let (Some(directory), Some(devfs)) = (self.directory.get(), core.devfs.get()) else {
             return Err(io::ErrorKind::Unsupported.into());
         };
-        let path = PathBuf::from(BACKING).join(file.device.index.to_string());
-        let access = if file.flags.write { OFlags::RDWR } else { OFlags::RDONLY };
-        devfs.opening_backing(file.id, |tell| {
+        let path = PathBuf::from(BACKING).join(device.to_string());
+        devfs.opening_backing(file, |tell| {
             apart::openat(directory.as_fd(), &path, access | OFlags::CLOEXEC, tell)
         })
     }
@@ -285,8 +309,8 @@ pub(crate) fn supply(
                 let mut fills = core.faulted.fills.lock();
                 let pages = fills.entry(device).or_default();
                 // Of the very first extent alone: else the page may have been stored to, and
-                // is asked for again if it is not there.
-                if pages.is_empty() {
+                // is asked for again if it is not there. So may others', by other runs.
+                if pages.is_empty() && !file.device.device.is_shared() {
                     let mut kept = core.faulted.kept.lock();
                     kept.entry(device).or_default().write(page_len, page, &buffer);
                 }

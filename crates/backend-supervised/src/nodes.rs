@@ -55,8 +55,8 @@ pub(crate) enum Content {
     Backing,
 }
 
-/// The directory of backing files within that of devices: listed nowhere, and found by
-/// the supervisor alone.
+/// The directory of backing files, and of regular files, by the devices' indices, within that of
+/// devices: listed nowhere, and found by the supervisor alone.
 pub(crate) const BACKING: &str = ".devmap-faulted";
 
 struct OpenNode {
@@ -105,13 +105,13 @@ impl Nodes {
         }
         let files = nodes.directory(root, OsStr::new(namespace::FILES));
         for (index, device) in devices.iter().enumerate() {
-            let Ok(path) = device.path.strip_prefix("/dev") else {
-                nodes.insert(files, Path::new(&index.to_string()), Content::Device(index));
-                continue;
+            let name = PathBuf::from(index.to_string());
+            let shown = match device.path.strip_prefix("/dev") {
+                Ok(path) => nodes.insert(dev, path, Content::Device(index)),
+                Err(_) => nodes.insert(files, &name, Content::Device(index)),
             };
-            nodes.insert(dev, path, Content::Device(index));
-            let backing = PathBuf::from(index.to_string());
-            nodes.insert(nodes.backing.0, &backing, Content::Backing);
+            let pages = if device.is_regular() { shown } else { nodes.add(Content::Backing) };
+            nodes.link(nodes.backing.0, &name, pages);
         }
         for (path, content) in devices.iter().flat_map(|device| sysfs::files(device)) {
             let found = trees.iter().find_map(|(place, root)| {
@@ -132,15 +132,21 @@ impl Nodes {
         self.fixed.len() as u64 - 1 + devmap_fuse::ROOT_ID
     }
 
-    /// Puts `content` at `path` below `directory`, making the directories between.
-    fn insert(&mut self, directory: u64, path: &Path, content: Content) {
+    /// Puts `content` at `path` below `directory`, making the directories between: its node.
+    fn insert(&mut self, directory: u64, path: &Path, content: Content) -> u64 {
+        let node = self.add(content);
+        self.link(directory, path, node);
+        node
+    }
+
+    /// The same, with a node that there is.
+    fn link(&mut self, directory: u64, path: &Path, node: u64) {
         let Some(name) = path.file_name() else { return };
         let parents = path.parent().into_iter().flat_map(Path::iter);
         let mut directory = directory;
         for parent in parents {
             directory = self.directory(directory, parent);
         }
-        let node = self.add(content);
         if let Some(Content::Directory(children)) = self.content_mut(directory) {
             children.insert(name.to_owned(), node);
         }

@@ -191,6 +191,14 @@ fn supervise_namespace(
         return Ok(());
     };
     let _ = core.devfs.set(Devfs::new(core, fuse, entries, owner));
+    for device in core.devices.iter().filter(|device| device.device.is_shared()) {
+        let (core, index) = (Arc::downgrade(core), device.index);
+        device.device.set_renewal(Box::new(move || {
+            if let Some(core) = core.upgrade() {
+                core.faulted.renew(&core, index);
+            }
+        }));
+    }
     let order = Arc::new(Order::default());
     let requests = serve_requests(core, &order)?;
     let entered = supervisor.wait();

@@ -2,7 +2,8 @@
 //! may be harmed.
 //!
 //! `BAD=WHAT:WHERE bad_driver [OPTIONS] PROGRAM [ARG]...` serves `/dev/bad`. WHAT is
-//! `panic`, `block` or `absurd`, and WHERE the method of the driver in which it does; or
+//! `panic`, `block` or `absurd`, and WHERE the method of the driver in which it does, or
+//! `second-fault`, the fault of any page but the first; or
 //! WHAT is `errno`, an unusual one, and WHERE is `open` or `read`; or WHAT is `plan`, and WHERE
 //! says what is wrong with the plan; or WHAT is `store`, the device is a regular file, and WHERE
 //! is the error of its store, or `block`.
@@ -139,7 +140,7 @@ impl<P: Platform> Device<P> for Bad<P> {
         let (pages, memory) = (area.pages(), &self.memory);
         if self.wrong.what != "plan" {
             return Ok(match self.wrong.place.as_str() {
-                "fault" => Plan::new().fault(0..pages),
+                "fault" | "second-fault" => Plan::new().fault(0..pages),
                 _ => Plan::remap_all(area, memory, 0),
             });
         }
@@ -163,6 +164,9 @@ impl<P: Platform> Device<P> for Bad<P> {
     ) -> Result<Supply<P::Memory>, Errno> {
         if self.wrong.in_method("fault") {
             return Ok(Supply::Page { memory: self.memory.clone(), page: u64::MAX });
+        }
+        if fault.page > 0 {
+            self.wrong.in_method("second-fault");
         }
         page.bytes()?.fill(fault.page as u8);
         Ok(Supply::Filled)

@@ -63,6 +63,9 @@ impl Devfs {
                 channel.reply_attr(unique, &attr, std::time::Duration::ZERO)
             }
             Operation::Setattr(change) => self.change(core, header, device, change),
+            Operation::Open { .. } if self.opening.lock().contains_key(&header.pid) => {
+                self.reply_renewal(unique)
+            }
             Operation::Open { flags } => self.open_regular(core, header, device, *flags),
             Operation::Read { fh, offset, size, .. } => match open(*fh) {
                 Some(file) => self.supply(core, header, &file, *offset, *size),
@@ -99,6 +102,23 @@ impl Devfs {
         })
     }
 
+    /// Whether pages that the kernel has stay at an open. Where it keeps them from an earlier
+    /// time they do not; nor, from then on, when other runs have changed the file while this one
+    /// has it open: when the kernel has dropped them for one open, the next cannot know. It gives
+    /// back before what programs have stored.
+    fn is_current(&self, core: &Core, device: &DeviceEntry) -> bool {
+        let is_changed = device.device.take_changed();
+        let mut changed = self.changed_elsewhere.lock();
+        if !core.opens.has(device.index) {
+            changed.remove(&device.index);
+            return false;
+        }
+        if is_changed {
+            changed.insert(device.index);
+        }
+        !changed.contains(&device.index)
+    }
+
     fn open_regular(
         &self,
         core: &Core,
@@ -111,8 +131,7 @@ impl Devfs {
             flags: client::open_flags(flags),
             pid: client::process_of(header.pid).unwrap_or(header.pid),
         };
-        // Who else holds it open may have pages that are not written back, so they stay.
-        let keep = if core.opens.has(device.index) { open_flags::KEEP_CACHE } else { 0 };
+        let keep = if self.is_current(core, device) { open_flags::KEEP_CACHE } else { 0 };
         let id = core.opens.reserve();
         let opened = self.interruptible(core, header, || {
             core.opens.open(id, device, &open)?;

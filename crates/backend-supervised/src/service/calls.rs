@@ -125,6 +125,9 @@ impl Serving<'_> {
             Method::Fsync { open, all } => self.file(open).and_then(|file| self.fsync(&file, all)),
             Method::WriteBack { device, offset, bytes } => self.write_back(device, offset, bytes),
             Method::Truncate { device, size } => self.truncate(device, size),
+            Method::TakeChanged { device } => self
+                .device(device)
+                .map(|device| u64::from(self.connection.take_changed(device.index))),
             Method::Metadata { device } => match self.device(device) {
                 Ok(device) => return self.metadata(device, out),
                 Err(errno) => Err(errno),
@@ -354,6 +357,8 @@ impl Serving<'_> {
         if !is_given {
             return self.done(Err(Errno::EFAULT), out);
         }
+        // Said before: what is changed from here on the joiner shall forget.
+        self.connection.gives(file.device.index);
         let page_len = self.connection.daemon.host.page_size().bytes();
         let Ok(mut bytes) = faulted::Buffer::new(page_len as usize) else {
             return self.done(Err(Errno::ENOMEM), out);
@@ -403,6 +408,10 @@ impl Serving<'_> {
         let mut caller = Joiner::new(self, (0, head.unwrap_or(&[])), readable, writable);
         caller.buffered = buffered;
         caller.flags = flags.map(OpenFlags::from);
+        if writes && file.device.is_regular() {
+            // The joiner's kernel keeps what it writes.
+            self.connection.gives(file.device.index);
+        }
         let result = if permitted {
             self.interruptible(|| {
                 file.device.call(name, |driver| {
@@ -419,6 +428,9 @@ impl Serving<'_> {
         } else {
             Err(Errno::EBADF)
         };
+        if writes && file.device.is_regular() {
+            self.connection.changes(file.device.index);
+        }
         self.trace(&file.device, name, started, result, || {
             vec![("open", file.id.into()), ("offset", position.into()), ("size", len.into())]
         });
@@ -491,7 +503,10 @@ impl Serving<'_> {
         let started = Instant::now();
         let what = if all { Fsync::All } else { Fsync::Data };
         let result = self.interruptible(|| {
-            file.device.call("fsync", |driver| driver.fsync(file.state(), what).map(|()| 0))
+            let done =
+                file.device.call("fsync", |driver| driver.fsync(file.state(), what).map(|()| 0));
+            self.connection.daemon.renew(file.device.index);
+            done
         });
         self.trace(&file.device, "fsync", started, result, || vec![("open", file.id.into())]);
         result
@@ -517,6 +532,7 @@ impl Serving<'_> {
                 }
             })
         });
+        self.connection.changes(device.index);
         let result = result.map(|()| 0);
         self.trace(device, "write_back", started, result, || {
             vec![("offset", offset.into()), ("size", bytes.len().into())]
@@ -532,6 +548,7 @@ impl Serving<'_> {
         let started = Instant::now();
         let result = self
             .interruptible(|| device.call("truncate", |driver| driver.truncate(size).map(|()| 0)));
+        self.connection.changes(device.index);
         self.trace(device, "truncate", started, result, || vec![("size", size.into())]);
         result
     }

@@ -3,7 +3,7 @@
 //! What does not live here: serving a call (`calls`).
 
 use std::{
-    collections::{BTreeSet, HashMap, hash_map::Entry},
+    collections::{BTreeSet, HashMap, HashSet, hash_map::Entry},
     io,
     os::fd::{AsFd, OwnedFd},
     panic::{AssertUnwindSafe, catch_unwind},
@@ -11,7 +11,7 @@ use std::{
         Arc, Weak,
         atomic::{AtomicBool, Ordering},
     },
-    time::Duration,
+    time::{Duration, Instant},
 };
 
 use parking_lot::{Condvar, Mutex};
@@ -27,6 +27,7 @@ use crate::{
     call::{WaitHook, Waiter},
     host::Wake,
     opens::OpenFile,
+    pool,
 };
 
 /// The most lanes of a joiner, that is calls in progress.
@@ -48,8 +49,34 @@ pub(super) struct Connection {
     lanes: Mutex<HashMap<u32, Arc<Lane>>>,
     /// By the daemon's number. What is not here, the joiner has not opened.
     files: Mutex<HashMap<u64, Arc<OpenFile>>>,
+    /// Locked before `wakes`, where both are.
+    pages: Mutex<Pages>,
+    /// It has forgotten pages, or it is over.
+    renewed: Condvar,
     wakes: Mutex<Wakes>,
     some: Condvar,
+}
+
+/// Of filled pages and of regular files: what the joiner may have in its page cache, and
+/// others have changed. By the devices' indices.
+#[derive(Default)]
+struct Pages {
+    /// It was given some since others changed any.
+    held: HashSet<u64>,
+    /// It has some that others have changed, and does not know.
+    changed: HashSet<u64>,
+    /// How often it is told of that.
+    told: u64,
+    /// How often it has answered.
+    answered: u64,
+    /// It was waited for in vain, and has not answered since.
+    is_late: bool,
+}
+
+impl Pages {
+    fn owes_answer(&self, number: u64) -> bool {
+        self.answered < number && !self.is_late
+    }
 }
 
 /// Wakes of a joiner's pollers.
@@ -59,6 +86,8 @@ struct Wakes {
     opens: BTreeSet<u64>,
     /// How many have been taken from there to be told on the control connection.
     told: u64,
+    /// Devices of whose changed pages the joiner is to be told.
+    changed: BTreeSet<u64>,
 }
 
 /// A lane, as the daemon sees it.
@@ -151,6 +180,8 @@ impl Connection {
             over: AtomicBool::new(false),
             lanes: Mutex::default(),
             files: Mutex::default(),
+            pages: Mutex::default(),
+            renewed: Condvar::new(),
             wakes: Mutex::default(),
             some: Condvar::new(),
         });
@@ -182,6 +213,9 @@ impl Connection {
         let wakes = self.wakes.lock();
         self.some.notify_all();
         drop(wakes);
+        let pages = self.pages.lock();
+        self.renewed.notify_all();
+        drop(pages);
         let lanes: Vec<_> = self.lanes.lock().drain().collect();
         lanes.iter().for_each(|(_, lane)| lane.end());
         let files: Vec<_> = self.files.lock().drain().collect();
@@ -224,6 +258,7 @@ impl Connection {
                     }
                     true
                 }
+                Control::Renewed => self.has_answered(),
                 Control::Hello { .. } => false,
             };
             if !served {
@@ -327,12 +362,76 @@ impl Connection {
         drop(file);
         self.daemon.opens.close(id);
         self.daemon.released(device);
+        self.daemon.tell_changed(device);
     }
 
     /// Whether it has the device open for writing.
     pub(super) fn may_write(&self, device: u64) -> bool {
         let files = self.files.lock();
         files.values().any(|file| file.device.index == device && file.flags.write)
+    }
+
+    /// The joiner is about to get pages of the device: it has them until it is told to forget
+    /// them.
+    pub(super) fn gives(&self, device: u64) {
+        self.pages.lock().held.insert(device);
+    }
+
+    /// The joiner has changed what others may have pages of.
+    pub(super) fn changes(&self, device: u64) {
+        self.daemon.changed(self.id, device);
+    }
+
+    /// Another joiner has changed pages of the device.
+    pub(super) fn others_changed(&self, device: u64) {
+        let mut pages = self.pages.lock();
+        if pages.held.remove(&device) {
+            pages.changed.insert(device);
+        }
+    }
+
+    /// Whether it may have pages of the device that others have changed; from here on it knows.
+    pub(super) fn take_changed(&self, device: u64) -> bool {
+        let mut pages = self.pages.lock();
+        // Those of which it is being told it may have yet.
+        pages.changed.remove(&device) || pages.answered < pages.told
+    }
+
+    /// Has it told to forget pages of the device, if others have changed any: the number of the
+    /// answer after which it has none of those.
+    pub(super) fn tell_changed(&self, device: u64) -> u64 {
+        let mut pages = self.pages.lock();
+        if pages.changed.remove(&device) && self.wakes.lock().changed.insert(device) {
+            pages.told += 1;
+            self.some.notify_one();
+        }
+        pages.told
+    }
+
+    /// Whether the answer of this number is worth waiting for.
+    pub(super) fn owes_answer(&self, number: u64) -> bool {
+        self.pages.lock().owes_answer(number) && !self.is_over()
+    }
+
+    /// Waits for the answer of this number, unless it has not come by `deadline`.
+    pub(super) fn await_answer(&self, number: u64, deadline: Instant, waiter: &Waiter) {
+        let mut pages = self.pages.lock();
+        while pages.owes_answer(number) && !self.is_over() {
+            pages.is_late = Instant::now() >= deadline;
+            if waiter.is_interrupted() {
+                break;
+            }
+            self.renewed.wait_for(&mut pages, pool::PATIENCE);
+        }
+    }
+
+    /// Whether there was something to answer.
+    fn has_answered(&self) -> bool {
+        let mut pages = self.pages.lock();
+        pages.answered += 1;
+        pages.is_late = false;
+        self.renewed.notify_all();
+        pages.answered <= pages.told
     }
 
     /// The wakes of which the joiner must have heard before a call ends now: some that
@@ -348,25 +447,26 @@ impl Connection {
         (some, wakes.told)
     }
 
-    /// Tells the joiner of wakes. A thread of its own, since whoever wakes a queue must
-    /// never wait for a joiner.
+    /// Tells the joiner of wakes and of changed pages. A thread of its own, since whoever wakes a
+    /// queue must never wait for a joiner.
     fn tell(&self) {
         let mut buffer = Vec::new();
         loop {
-            let woken = {
+            let (woken, changed) = {
                 let mut wakes = self.wakes.lock();
-                while wakes.opens.is_empty() && !self.is_over() {
+                while wakes.opens.is_empty() && wakes.changed.is_empty() && !self.is_over() {
                     self.some.wait(&mut wakes);
                 }
                 if self.is_over() {
                     return;
                 }
                 wakes.told += wakes.opens.len() as u64;
-                std::mem::take(&mut wakes.opens)
+                (std::mem::take(&mut wakes.opens), std::mem::take(&mut wakes.changed))
             };
-            for open in woken {
-                let message = encode(&News::Wake { open }, &mut buffer);
-                if socket::send(&self.control, message, &[]).is_err() {
+            let woken = woken.into_iter().map(|open| News::Wake { open });
+            let changed = changed.into_iter().map(|at| News::Changed { device: at as u32 });
+            for news in woken.chain(changed) {
+                if socket::send(&self.control, encode(&news, &mut buffer), &[]).is_err() {
                     return self.end();
                 }
             }

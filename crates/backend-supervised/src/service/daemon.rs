@@ -29,6 +29,7 @@ use super::{
     wire::{DeviceInfo, LONGEST, News, WireMetadata, encode},
 };
 use crate::{
+    call::{self, Waiter},
     host::Host,
     opens::{DeviceEntry, Opens},
     reaper::Reaper,
@@ -59,7 +60,8 @@ pub struct Service {
 /// What joiners may have.
 pub(super) struct Limits {
     /// How long a joiner may leave a driver waiting for its caller's memory, or for room to
-    /// answer, in all of a call: then it counts as dead.
+    /// answer, in all of a call: then it counts as dead. And how long others wait for it to
+    /// forget pages.
     pub(super) patience: Duration,
     /// The most lanes of all joiners of a user.
     pub(super) lanes_of_a_user: usize,
@@ -247,6 +249,40 @@ impl Daemon {
     pub(super) fn released(&self, device: u64) {
         if !self.opens.has(device) {
             self.kept.forget(device);
+        }
+    }
+
+    /// A joiner has changed filled pages of a device, or a regular file.
+    pub(super) fn changed(&self, by: u64, device: u64) {
+        let connections = self.connections.lock();
+        let others = connections.iter().filter(|(id, _)| **id != by);
+        others.for_each(|(_, joiner)| joiner.others_changed(device));
+    }
+
+    /// Has all joiners told of what others have changed of a device: who has pages to forget,
+    /// and the number of its answer.
+    pub(super) fn tell_changed(&self, device: u64) -> Vec<(Arc<Connection>, u64)> {
+        let connections: Vec<_> = self.connections.lock().values().cloned().collect();
+        let told = |joiner: Arc<Connection>| {
+            let number = joiner.tell_changed(device);
+            (joiner, number)
+        };
+        connections.into_iter().map(told).collect()
+    }
+
+    /// The same, and waits until they have forgotten the pages. Not for one that does not answer
+    /// in time: a page that it has been asking for may be one for which a driver waits.
+    pub(super) fn renew(&self, device: u64) {
+        let mut told = self.tell_changed(device);
+        told.retain(|(joiner, number)| joiner.owes_answer(*number));
+        if told.is_empty() {
+            return;
+        }
+        let waiter = Waiter::current();
+        let _waiting = call::begin_wait(&waiter);
+        let deadline = Instant::now() + self.limits.patience;
+        for (joiner, number) in told {
+            joiner.await_answer(number, deadline, &waiter);
         }
     }
 

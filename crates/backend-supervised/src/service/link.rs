@@ -11,6 +11,7 @@ use std::{
     sync::{
         Arc, Once,
         atomic::{AtomicBool, AtomicU32, Ordering},
+        mpsc::{Sender, channel},
     },
 };
 
@@ -48,7 +49,12 @@ pub(super) struct Link {
     started: AtomicBool,
     /// What pollers of an open file wait on, by the daemon's number.
     queues: Mutex<HashMap<u64, Arc<HostWaitQueue>>>,
+    /// What forgets pages of a device, by the daemon's number.
+    renewals: Mutex<HashMap<u32, Arc<Renewal>>>,
 }
+
+/// See [`crate::AnyDevice::set_renewal`].
+type Renewal = dyn Fn() + Send + Sync;
 
 /// A lane, as the joiner sees it.
 struct Lane {
@@ -97,6 +103,7 @@ impl Link {
             hearing: Condvar::new(),
             started: AtomicBool::new(false),
             queues: Mutex::default(),
+            renewals: Mutex::default(),
         })
     }
 
@@ -138,6 +145,11 @@ impl Link {
         self.queues.lock().remove(&open);
     }
 
+    /// Has `renew` called when others have changed pages of the device.
+    pub(super) fn set_renewal(&self, device: u32, renew: Box<Renewal>) {
+        self.renewals.lock().insert(device, renew.into());
+    }
+
     /// The run has forked: from here on there may be threads.
     pub(super) fn start(&self) {
         self.started.store(true, Ordering::SeqCst);
@@ -149,17 +161,51 @@ impl Link {
     }
 
     /// Hears what the daemon tells by itself, to its end.
-    fn hear(&self) {
+    fn hear(self: &Arc<Link>) {
         let mut buffer = vec![0; LONGEST];
+        // What renews pages, from the first time on: it may wait.
+        let mut renewing: Option<Sender<u32>> = None;
         loop {
             let news = match socket::receive(&self.control, &mut buffer) {
                 Ok(bytes) if !bytes.is_empty() => decode::<News>(bytes),
                 _ => None,
             };
-            let Some(News::Wake { open }) = news else { return self.die() };
-            self.wake(open);
-            *self.heard.lock() += 1;
-            self.hearing.notify_all();
+            match news {
+                Some(News::Wake { open }) => {
+                    self.wake(open);
+                    *self.heard.lock() += 1;
+                    self.hearing.notify_all();
+                }
+                Some(News::Changed { device }) => {
+                    let renewing = renewing.get_or_insert_with(|| self.start_renewing());
+                    // It goes when the daemon does.
+                    let _ = renewing.send(device);
+                }
+                _ => return self.die(),
+            }
+        }
+    }
+
+    fn start_renewing(self: &Arc<Link>) -> Sender<u32> {
+        let (sender, changes) = channel();
+        let link = self.clone();
+        self.start_thread("devmap-renewal", move || {
+            while let Ok(device) = changes.recv() {
+                let renew = link.renewals.lock().get(&device).cloned();
+                // In trapped mode there is nothing to forget.
+                if let Some(renew) = renew {
+                    renew();
+                }
+                let _ = link.say(&Control::Renewed, None);
+            }
+        });
+        sender
+    }
+
+    fn start_thread(&self, name: &str, run: impl FnOnce() + Send + 'static) {
+        if let Err(error) = std::thread::Builder::new().name(name.into()).spawn(run) {
+            crate::report(format_args!("cannot start the thread {name}: {error}"));
+            self.die();
         }
     }
 
@@ -183,11 +229,7 @@ impl Link {
     fn start_hearing(self: &Arc<Link>) {
         self.hears.call_once(|| {
             let link = self.clone();
-            let hearing = std::thread::Builder::new().name("devmap-join".into());
-            if let Err(error) = hearing.spawn(move || link.hear()) {
-                crate::report(format_args!("cannot start the thread devmap-join: {error}"));
-                self.die();
-            }
+            self.start_thread("devmap-join", move || link.hear());
         });
     }
 

@@ -245,6 +245,18 @@ impl AnyDevice for RemoteDevice {
         self.link.start();
     }
 
+    fn is_shared(&self) -> bool {
+        true
+    }
+
+    fn take_changed(&self) -> bool {
+        self.call(Method::TakeChanged { device: self.index }).is_ok_and(|changed| changed > 0)
+    }
+
+    fn set_renewal(&self, renew: Box<dyn Fn() + Send + Sync>) {
+        self.link.set_renewal(self.index, renew);
+    }
+
     fn closed(&self, file: &AnyFile) {
         let _ = self.call(Method::Close { open: Self::file(file).open });
     }

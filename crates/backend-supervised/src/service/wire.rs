@@ -33,6 +33,8 @@ pub(super) enum Control {
     Lane { lane: u32 },
     /// The caller of this call has a signal.
     Interrupt { lane: u32, call: u32 },
+    /// The answer to a `Changed`, of which there may be several: in their order.
+    Renewed,
 }
 
 /// What a daemon says on the control connection.
@@ -44,6 +46,9 @@ pub(super) enum News {
     Refused { why: String },
     /// Something has changed for those who poll this open file.
     Wake { open: u64 },
+    /// Others have changed filled pages of this device, or a regular file, of which the joiner has
+    /// pages. Answered when it has them no more.
+    Changed { device: u32 },
 }
 
 /// A device, as its joiners see it.
@@ -243,6 +248,11 @@ pub(super) enum Method<'a> {
     Truncate {
         device: u32,
         size: u64,
+    },
+    /// Whether others have changed pages of a regular file that the joiner may have. It is told
+    /// once.
+    TakeChanged {
+        device: u32,
     },
     Metadata {
         device: u32,

@@ -418,6 +418,12 @@ impl Daemon {
         self.running.front()
     }
 
+    /// Waits for a line of its standard error that holds `words`.
+    #[track_caller]
+    pub fn hear_error(&mut self, words: &str) {
+        self.running.hear_error(words);
+    }
+
     /// Waits until it has traced as many of these calls.
     #[track_caller]
     pub fn wait_for_calls(&self, call: &str, count: usize) {
@@ -527,9 +533,15 @@ fn stat(pid: i32) -> Option<(char, i32)> {
     Some((fields.next()?.chars().next()?, fields.next()?.parse().ok()?))
 }
 
-/// Whether it has ended. Where nobody reaps orphans, it remains as a zombie.
+/// Whether it has ended, with all its threads. Where nobody reaps orphans, it remains as a zombie.
 pub fn is_gone(pid: i32) -> bool {
-    matches!(stat(pid), None | Some(('Z' | 'X', _)))
+    let threads = || fs::read_dir(format!("/proc/{pid}/task")).map_or(0, Iterator::count);
+    matches!(stat(pid), None | Some(('Z' | 'X', _))) && threads() <= 1
+}
+
+/// Whether a process or thread waits in a way that no signal ends.
+pub fn is_stuck(pid: i32) -> bool {
+    matches!(stat(pid), Some(('D', _)))
 }
 
 /// The children of a process.

@@ -9,13 +9,13 @@ use std::{
     time::Duration,
 };
 
-use devmap_driver::{Errno, NewArea, PageSize, Platform, Protection, Sharing};
+use devmap_driver::{Errno, Fsync, NewArea, PageSize, Platform, Protection, Sharing};
 use rustix::net::{AddressFamily, SocketFlags, SocketType, sockopt};
 
-use super::{DEADLINE, READ_WRITE, Raw, Served, place, send, socket};
+use super::{DEADLINE, Honest, READ_WRITE, Raw, Served, place, send, socket};
 use crate::service::{
     daemon::Limits,
-    wire::{Answer, CHUNK, Control, Copies, Method, Step, WireArea, decode, encode},
+    wire::{Answer, CHUNK, Control, Copies, Method, News, Step, WireArea, decode, encode},
 };
 
 /// Whether nothing more comes on a lane.
@@ -183,4 +183,37 @@ fn faults_are_of_pages_that_a_plan_gave() {
     let answers = [0, 1, 4, 5, 6, 7, 8, u64::MAX].map(|page| raw.fault(&lane, open, page).ok());
     assert_eq!(answers, [None, None, None, Some(5), Some(6), None, None, None]);
     assert_eq!(raw.fault(&lane, other, 5), Err(Errno::EFAULT));
+}
+
+/// Others wait for who does not forget pages, but not for ever, and not again until it answers;
+/// an answer to nothing is nonsense.
+#[test]
+fn a_joiner_that_does_not_forget_pages() {
+    let served = Served::new(Duration::from_millis(50));
+    let page_size = served.daemon.host.page_size();
+    let Honest { node, file, .. } = served.honest();
+    let mut raw = served.raw();
+    let lane = raw.lane();
+    let open = raw.open(&lane);
+    assert!(raw.maps(&lane, open, page_size, (4, 4)));
+    let stores = |byte: u8| {
+        let page = vec![byte; page_size.bytes() as usize];
+        assert_eq!(node.device.write_back(5 * page_size.bytes(), &page), Ok(()));
+        // The driver has none.
+        assert_eq!(node.device.fsync(&file, Fsync::All), Err(Errno::EINVAL));
+    };
+    // Nobody has the page.
+    stores(1);
+    for byte in 1..4 {
+        assert_eq!(raw.fault(&lane, open, 5), Ok(byte));
+        stores(byte + 1);
+        let news = socket::receive(&raw.control, &mut raw.buffer).ok().and_then(decode::<News>);
+        assert!(matches!(news, Some(News::Changed { device: 0 })), "{news:?}");
+    }
+    for _ in 1..4 {
+        raw.control(&Control::Renewed, None);
+    }
+    assert_eq!(raw.fault(&lane, open, 5), Ok(4));
+    raw.control(&Control::Renewed, None);
+    raw.is_hung_up_on("an answer to nothing");
 }
