@@ -155,7 +155,7 @@ impl Mapping {
         let pages = self.pages(&bytes);
         let fits = pages.end - pages.start <= self.area.core.limit;
         // A slice is of the file's pages.
-        self.area.object.share(&self.area.object.maps.count.lock());
+        self.area.object.share(&self.area.object.maps.count.lock())?;
         // Others may drop pages as quickly as they come; not for ever, then.
         for _ in 0..if fits { SLICE_TRIES } else { 0 } {
             self.populate(bytes.clone())?;

@@ -54,6 +54,8 @@ pub(crate) struct Area {
     /// Whether its pages may be its own memory while it is the only map of the object: see
     /// `own`.
     pub(crate) is_owner: bool,
+    /// Whether large memory may be moved in then.
+    pub(crate) takes_large: bool,
     pub(crate) on_error: OnError,
     /// The pages that come by faults, counted from the area's start.
     pub(crate) faulted: Vec<Range<u64>>,
@@ -65,6 +67,8 @@ pub(crate) struct Area {
     poisoned: Mutex<BTreeSet<u64>>,
     /// In which order pages are looked for.
     pub(crate) order: Mutex<Order>,
+    /// Whether plain accesses have come here, too.
+    pub(crate) plain_ones_came: AtomicBool,
     /// Cleared when the driver does not read ahead, and when the area is about to go.
     reads_ahead: AtomicBool,
     /// Runs of resident pages whose faults the kernel serves by itself.
@@ -84,6 +88,7 @@ pub(crate) struct NewlyMapped {
     pub(crate) sharing: Sharing,
     pub(crate) writes: Writes,
     pub(crate) is_owner: bool,
+    pub(crate) takes_large: bool,
     pub(crate) on_error: OnError,
     pub(crate) faulted: Vec<Range<u64>>,
     pub(crate) memories: Vec<MappedMemory>,
@@ -115,12 +120,14 @@ impl Area {
             sharing: new.sharing,
             writes: new.writes,
             is_owner: new.is_owner,
+            takes_large: new.takes_large,
             on_error: new.on_error,
             faulted: new.faulted,
             memories: Mutex::new(new.memories),
             laid: Mutex::default(),
             poisoned: Mutex::default(),
             order: Mutex::default(),
+            plain_ones_came: AtomicBool::new(false),
             reads_ahead: AtomicBool::new(true),
             handed: Mutex::default(),
             laid_to: AtomicU64::new(new.laid_to),
@@ -395,6 +402,13 @@ impl Area {
         Ok(Filled::Cached)
     }
 
+    /// Whether pages, counted from the area's start, are laid from the page cache alone, and
+    /// none has failed.
+    pub(crate) fn is_plain(&self, pages: &Range<u64>) -> bool {
+        self.laid.lock().range(pages.clone()).next().is_none()
+            && self.poisoned.lock().range(pages.clone()).next().is_none()
+    }
+
     /// Lays a page of the driver's memory.
     fn lay_page(&self, at: u64, memory: &LocalMemory, of_memory: u64) -> Result<(), Error> {
         if of_memory >= memory.pages() {
@@ -468,6 +482,10 @@ impl Area {
         };
         let own = state.own;
         let is_own = own.has(Pages::one(page));
+        if is_own && !self.is_owner {
+            // There was no memory for the file when this map came.
+            return Err(Error::Failed { call: "shmem_write", page, errno: Errno::ENOMEM });
+        }
         // What it was poisoned for has come since, if it is there.
         if self.poisoned.lock().remove(&at) && !is_own {
             self.lay_anew(at..at + 1)?;

@@ -13,6 +13,7 @@ pub(crate) struct Pages(u64);
 
 impl Pages {
     pub(crate) const NONE: Pages = Pages(0);
+    pub(crate) const ALL: Pages = Pages(u64::MAX);
 
     /// The pages of the device that are in block `index` and in `pages`.
     pub(crate) fn in_block(index: u64, pages: &Range<u64>) -> Pages {
@@ -93,6 +94,8 @@ pub(crate) struct State {
     /// Of the resident ones, those that are the only map's own memory, and not in the file: see
     /// `own`.
     pub(crate) own: Pages,
+    /// All are own, and in large memory with seven more blocks: see `own`.
+    pub(crate) is_moved: bool,
     /// Being filled, written back or dropped.
     pub(crate) busy: Pages,
     /// Written, or writable, in a shared map since it was last written back.

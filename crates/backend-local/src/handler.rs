@@ -122,6 +122,7 @@ impl Handlers {
                 continue;
             };
             count(&self.core.counters.by_handler, 1);
+            area.plain_ones_came.store(true, Ordering::Relaxed);
             match area.fault_cached(at, access) {
                 Ok(true) => {}
                 Ok(false) => {

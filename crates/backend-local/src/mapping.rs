@@ -30,11 +30,16 @@ use crate::{
     fallback::lay_end,
     handler::Handlers,
     object::{Object, refused},
+    order::WINDOW,
     trace,
 };
 
 /// Whether shuttle switches the threads, see `schedules`: none may wait for a fault then.
 const UNDER_TEST: bool = cfg!(test);
+
+/// The most pages of a map into which large memory is moved, each of which is an area to the
+/// kernel, and of those a process may have 65530.
+const MOST_LARGE: u64 = 4096 * WINDOW;
 
 /// What a plain access gets where the device fails.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -76,7 +81,8 @@ impl LocalOptions {
     /// The most bytes of content that are in memory at once. Memory of drivers, which
     /// exists anyway, does not count, nor do pages of private maps that the program itself
     /// has changed, nor the memory into which threads read ahead: at most a fifth of this,
-    /// and 12 MiB, while a file is read in order.
+    /// and 12 MiB, while a file is read in order. What is moved to where others find it is
+    /// there twice for a moment, at most 2 MiB.
     #[must_use]
     pub fn memory_limit(mut self, bytes: u64) -> LocalOptions {
         self.memory_limit = bytes;
@@ -422,13 +428,15 @@ impl File {
         };
         // Held to the end: from then on others see this one.
         let mut maps = self.object.maps.count.lock();
-        self.object.share(&maps);
+        self.object.share(&maps)?;
         let has_faults = plan.extents().any(|extent| matches!(extent.source, Source::Fault));
         let is_owner = writes == Writes::None
             && has_faults
             && core.uffd.is_some()
             && *maps == 0
             && self.object.is_empty();
+        let takes_large =
+            is_owner && new.pages() <= core.limit.min(MOST_LARGE) && self.object.size().is_some();
         let sharing = match options.sharing {
             Sharing::Shared if !is_owner => map::Sharing::Shared,
             Sharing::Shared | Sharing::Private => map::Sharing::Private,
@@ -438,7 +446,8 @@ impl File {
         let details = [("pages", Detail::Number(new.pages()))];
         let address = |(span, _): &(Span, Access)| Some(span.address());
         let (span, access) = self.step_to("get_unmapped_area", &details, address, || {
-            Span::reserve(pages, protection, sharing).map_err(system("mmap"))
+            let offset = new.first_page() * core.page_size.bytes();
+            Span::reserve_beside(offset, pages, protection, sharing).map_err(system("mmap"))
         })?;
         let bytes = |at: &Range<u64>| {
             let page = core.page_size.bytes();
@@ -512,6 +521,7 @@ impl File {
             sharing: options.sharing,
             writes,
             is_owner,
+            takes_large,
             on_error: options.on_error,
             faulted,
             memories,

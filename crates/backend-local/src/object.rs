@@ -175,6 +175,8 @@ impl Object {
             self.enqueue(index, &mut state);
             return false;
         }
+        // Where that fails nothing is lost.
+        let Ok(mut state) = self.in_small(index, state, || block.lock()) else { return false };
         let mut victims = state.resident.without(state.busy);
         if self.keeper == Keeper::Home {
             victims.remove(state.dirty);
@@ -299,7 +301,8 @@ impl Object {
     pub(crate) fn invalidate(&self, pages: Range<u64>) {
         for (index, block) in self.blocks(&pages) {
             let wanted = Pages::in_block(index, &pages);
-            let mut state = block.settled(wanted);
+            let settled = || block.settled(wanted);
+            let Ok(mut state) = self.in_small(index, settled(), settled) else { continue };
             let victims = state.resident.and(wanted);
             state.dirty.remove(victims);
             if !victims.is_empty() {
@@ -316,7 +319,8 @@ impl Object {
     pub(crate) fn drop_clean(&self, pages: Range<u64>) -> Result<(), Error> {
         for (index, block) in self.blocks(&pages) {
             let wanted = Pages::in_block(index, &pages);
-            let state = block.settled(wanted);
+            let settled = || block.settled(wanted);
+            let state = self.in_small(index, settled(), settled)?;
             let mut victims = state.resident.and(wanted);
             if self.keeper == Keeper::Home {
                 victims.remove(state.dirty);

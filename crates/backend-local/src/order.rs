@@ -55,8 +55,8 @@ impl Order {
     }
 
     /// The windows to read ahead of page `at`, which was looked for in order, each of at most
-    /// `most` pages.
-    pub(crate) fn windows(&mut self, at: u64, most: u64) -> Vec<Range<u64>> {
+    /// `most` pages, of an area that begins at page `first` of the device.
+    pub(crate) fn windows(&mut self, at: u64, first: u64, most: u64) -> Vec<Range<u64>> {
         let window = (FIRST_WINDOW << self.streak.min(8)).min(most);
         // Two in a row may be chance.
         if window < FIRST_WINDOW || self.streak < 2 {
@@ -65,12 +65,19 @@ impl Order {
         let mut from = self.ahead.max(at + 1);
         let mut windows = Vec::new();
         while from < at + 1 + DEPTH * window {
-            windows.push(from..from + window);
-            from += window;
+            let end = window_end(from, first, window);
+            windows.push(from..end);
+            from = end;
         }
         self.ahead = self.ahead.max(from);
         windows
     }
+}
+
+/// The end of a window that begins at page `from` of an area: the largest ones end where large
+/// pages do, if the area's memory is laid like the device's.
+pub(crate) fn window_end(from: u64, first: u64, window: u64) -> u64 {
+    if window < WINDOW { from + window } else { from + WINDOW - (first + from) % WINDOW }
 }
 
 #[cfg(test)]
@@ -83,19 +90,22 @@ mod tests {
         assert!(!order.look(0));
         order.mapped_to(1);
         assert!(order.look(1));
-        assert!(order.windows(1, WINDOW).is_empty(), "two may be chance");
+        assert!(order.windows(1, 0, WINDOW).is_empty(), "two may be chance");
         order.mapped_to(2);
         assert!(order.look(2));
-        let windows = order.windows(2, WINDOW);
+        let windows = order.windows(2, 0, WINDOW);
         assert_eq!(windows[0].start, 3);
         assert!(windows.windows(2).all(|pair| pair[0].end == pair[1].start));
         let end = windows.last().unwrap().end;
         assert!(order.look(3), "the first page of a window");
-        let windows = order.windows(3, WINDOW);
+        let windows = order.windows(3, 0, WINDOW);
         assert_eq!(windows[0].start, end);
         assert!(windows[0].end - windows[0].start > 32);
-        assert!(order.windows(4, FIRST_WINDOW - 1).is_empty(), "hardly any room");
+        assert!(order.windows(4, 0, FIRST_WINDOW - 1).is_empty(), "hardly any room");
         assert!(!order.look(9999));
         assert_eq!(order.to_hand(), 0);
+        assert_eq!(window_end(700, 100, WINDOW), 2 * WINDOW - 100);
+        assert_eq!(window_end(2 * WINDOW - 100, 100, WINDOW), 3 * WINDOW - 100);
+        assert_eq!(window_end(700, 100, 64), 764);
     }
 }

@@ -7,20 +7,34 @@
 //! comes, the pages are written into the file and dropped from the map, one block after the
 //! other, and found again as any cached page is. Nothing else changes, and nobody waits for a
 //! driver.
+//!
+//! Where all of the map fits into memory, large memory that was read into is moved in as a
+//! whole (`mremap`), all pages of eight blocks, instead of copied. No fault is told there, which
+//! is as well while all pages are there. Before one of them may go, all are written into the
+//! file, which is then laid there again: a moment passes until userfaultfd is told of it, in
+//! which whoever looks must find all pages.
 
 use std::{ops::Range, sync::Arc};
 
-use devmap_sys::span::mark;
+use devmap_driver::Errno;
+use devmap_sys::{large::Large, span::mark};
 
 use crate::{
+    Error,
     area::Area,
-    block::{Block, Pages, State},
-    object::Object,
+    block::{Block, PAGES, Pages, State},
+    object::{Object, refused},
+    order::WINDOW,
     primitives::{
         Mutex, MutexGuard,
         atomic::{AtomicBool, Ordering},
     },
 };
+
+/// How many blocks large memory has.
+const BLOCKS: u64 = WINDOW / PAGES;
+/// Of so many windows the first is copied though it could be moved, where plain accesses come.
+const COPIED: u64 = 4;
 
 /// The maps of an object.
 #[derive(Debug, Default)]
@@ -56,13 +70,17 @@ impl Object {
     }
 
     /// Puts all pages into the file, where every map finds them.
-    pub(crate) fn share(&self, count: &u64) {
+    ///
+    /// # Errors
+    /// There is no memory for it; the map is alone as before.
+    pub(crate) fn share(&self, count: &u64) -> Result<(), Error> {
         if !self.maps.end_alone(count) {
-            return;
+            return Ok(());
         }
-        let Some(area) = self.owner() else { return };
+        let Some(area) = self.owner() else { return Ok(()) };
         for (index, block) in self.blocks(&(0..u64::MAX)) {
-            let mut state = block.lock();
+            let small = self.in_small(index, block.lock(), || block.lock());
+            let mut state = small.inspect_err(|_| self.maps.begin_alone(count))?;
             let own = std::mem::take(&mut state.own);
             if own.is_empty() {
                 continue;
@@ -80,6 +98,7 @@ impl Object {
             block.finish(state, own);
             self.core.settle(own.count(), own.without(given).count());
         }
+        Ok(())
     }
 
     /// The map that owns pages is about to go: they stay in the file if anybody could look for
@@ -87,8 +106,7 @@ impl Object {
     pub(crate) fn owner_goes(self: &Arc<Object>) {
         let outlast = self.size().is_some() && Arc::strong_count(self) > 1;
         let count = self.maps.count.lock();
-        if outlast {
-            self.share(&count);
+        if outlast && self.share(&count).is_ok() {
             return;
         }
         if !self.maps.end_alone(&count) {
@@ -96,6 +114,11 @@ impl Object {
         }
         for (index, block) in self.blocks(&(0..u64::MAX)) {
             let state = block.lock();
+            if state.is_moved {
+                drop(state);
+                self.forget_large(index);
+                continue;
+            }
             let own = state.own;
             if !own.is_empty() {
                 // There is nothing to write back, so nothing fails.
@@ -179,5 +202,144 @@ impl Object {
             }
         }
         given
+    }
+
+    /// Goes on with a locked block once it is in no large memory; `lock` locks it again.
+    ///
+    /// # Errors
+    /// There is no memory for the file's pages.
+    pub(crate) fn in_small<'a>(
+        &self,
+        index: u64,
+        mut state: MutexGuard<'a, State>,
+        lock: impl Fn() -> MutexGuard<'a, State>,
+    ) -> Result<MutexGuard<'a, State>, Error> {
+        while state.is_moved {
+            drop(state);
+            self.split(index)?;
+            state = lock();
+        }
+        Ok(state)
+    }
+
+    /// The blocks that large memory has with this one.
+    fn beside(&self, index: u64) -> Vec<Arc<Block>> {
+        let first = index - index % BLOCKS;
+        (first..first + BLOCKS).map(|index| self.block(index)).collect()
+    }
+
+    /// Puts all pages of the large memory of a block into the file, if it is in any.
+    fn split(&self, index: u64) -> Result<(), Error> {
+        let refused = || refused("mremap", Errno::ENOMEM);
+        let area = self.owner().ok_or_else(refused)?;
+        let blocks = self.beside(index);
+        // In order, and nobody else holds two.
+        let mut states: Vec<_> = blocks.iter().map(|block| block.lock()).collect();
+        if !states.iter().all(|state| state.is_moved) {
+            return Ok(());
+        }
+        for state in &mut states {
+            (state.resident, state.own, state.is_moved) = (Pages::NONE, Pages::NONE, false);
+            state.busy.add(Pages::ALL);
+        }
+        self.core.unsettle(WINDOW);
+        drop(states);
+        let put = self.put_large(&area, index);
+        self.note(index, &blocks, put.is_err());
+        self.core.settle(WINDOW, 0);
+        put
+    }
+
+    /// All pages of blocks that this thread is busy with are there: in large memory, or in the
+    /// file.
+    fn note(&self, index: u64, blocks: &[Arc<Block>], is_moved: bool) {
+        let states = blocks.iter().map(|block| block.lock()).collect();
+        self.note_locked(index, blocks, states, is_moved);
+    }
+
+    /// As [`Object::note`], of blocks that are locked.
+    fn note_locked(
+        &self,
+        index: u64,
+        blocks: &[Arc<Block>],
+        mut states: Vec<MutexGuard<'_, State>>,
+        is_moved: bool,
+    ) {
+        for (index, state) in (index - index % BLOCKS..).zip(&mut states) {
+            (state.resident, state.is_moved) = (Pages::ALL, is_moved);
+            state.own = if is_moved { Pages::ALL } else { Pages::NONE };
+            self.enqueue(index, state);
+        }
+        for (block, state) in blocks.iter().zip(states) {
+            block.finish(state, Pages::ALL);
+        }
+    }
+
+    /// Writes large memory, all pages of which this thread is busy with, into the file, and lays
+    /// that there again.
+    fn put_large(&self, area: &Area, index: u64) -> Result<(), Error> {
+        let first = (index - index % BLOCKS) * PAGES;
+        let (of_device, at) = (first..first + WINDOW, first - area.first_page);
+        let (from, to) = (area.bytes(&(at..at + WINDOW)), self.bytes(&of_device));
+        area.set_marks(at..at + WINDOW, mark::NOTHING);
+        if let Err(error) = area.span.save(from, &self.pages, to.start) {
+            // Nobody counts what is there of them.
+            let _ = self.pages.punch(to);
+            return Err(Error::system("pwrite", &error));
+        }
+        // Where that fails the file keeps them: it may be laid, and not told of.
+        area.lay_anew(at..at + WINDOW)
+    }
+
+    /// Moves large memory into the map, if that may be: all pages of it were just read, and this
+    /// thread is busy with them. The first is not marked, so that its access is told.
+    pub(crate) fn move_in(&self, area: &Area, pages: &Range<u64>, memory: &mut Large) -> bool {
+        let is_whole = pages.end - pages.start == WINDOW && pages.start.is_multiple_of(WINDOW);
+        let at = pages.start - area.first_page;
+        // Plain accesses are told only of what is copied.
+        let tells = area.plain_ones_came.load(Ordering::Relaxed)
+            && (pages.start / WINDOW).is_multiple_of(COPIED);
+        if !is_whole
+            || tells
+            || !area.takes_large
+            || !self.maps.is_alone()
+            || !area.is_plain(&(at..at + WINDOW))
+        {
+            return false;
+        }
+        let bytes = area.bytes(&(at..at + WINDOW));
+        area.span.move_in(bytes.start, memory, bytes.len()).is_ok()
+    }
+
+    /// Notes what [`Object::move_in`] has moved, or puts it into the file if the map is no
+    /// longer alone.
+    pub(crate) fn note_moved(&self, area: &Area, pages: &Range<u64>) {
+        let (index, at) = (pages.start / PAGES, pages.start - area.first_page);
+        let blocks = self.beside(index);
+        // Who ends it looks at the blocks after that.
+        let states: Vec<_> = blocks.iter().map(|block| block.lock()).collect();
+        if self.maps.is_alone() {
+            area.set_marks(at + 1..at + WINDOW, mark::PRESENT);
+            self.note_locked(index, &blocks, states, true);
+            return;
+        }
+        drop(states);
+        let put = self.put_large(area, index);
+        self.note(index, &blocks, put.is_err());
+    }
+
+    /// Large memory is about to go with its map.
+    fn forget_large(&self, index: u64) {
+        let blocks = self.beside(index);
+        let mut states: Vec<_> = blocks.iter().map(|block| block.lock()).collect();
+        if !states.iter().all(|state| state.is_moved) {
+            return;
+        }
+        for state in &mut states {
+            (state.resident, state.own, state.is_moved) = (Pages::NONE, Pages::NONE, false);
+        }
+        self.core.unsettle(WINDOW);
+        drop(states);
+        self.core.settle(WINDOW, WINDOW);
     }
 }

@@ -15,7 +15,7 @@ use crate::{
     block::{Block, PAGES, Pages},
     core::{Core, count},
     object::refused,
-    order::{DEPTH, WINDOW},
+    order::{DEPTH, WINDOW, window_end},
     primitives::{Condvar, Mutex, MutexGuard, thread},
     trace,
 };
@@ -31,6 +31,8 @@ const KEPT: Duration = Duration::from_millis(20);
 struct Job {
     area: Weak<Area>,
     pages: Range<u64>,
+    /// The page of the device at which the area begins.
+    first: u64,
     /// The most pages of one read.
     window: u64,
 }
@@ -113,10 +115,10 @@ impl Queue {
                 return None;
             }
             if let Some(job) = jobs.waiting.front_mut() {
-                let end = job.pages.end.min(job.pages.start + job.window);
+                let end = window_end(job.pages.start, job.first, job.window).min(job.pages.end);
                 let pages = job.pages.start..end;
                 job.pages.start = end;
-                let next = Job { area: job.area.clone(), pages, window: job.window };
+                let next = Job { area: job.area.clone(), pages, ..*job };
                 if job.pages.is_empty() {
                     jobs.waiting.pop_front();
                 }
@@ -139,7 +141,8 @@ impl Queue {
 
 impl Core {
     fn read_later(&self, area: &Arc<Area>, pages: Range<u64>) {
-        let job = Job { area: Arc::downgrade(area), pages, window: self.window().max(1) };
+        let (first, window) = (area.first_page, self.window().max(1));
+        let job = Job { area: Arc::downgrade(area), pages, first, window };
         self.readers.get_or_init(Readers::default).add(job);
     }
 
@@ -156,7 +159,7 @@ impl Area {
         if !self.reads_ahead() {
             return;
         }
-        let windows = self.order.lock().windows(at, self.core.window());
+        let windows = self.order.lock().windows(at, self.first_page, self.core.window());
         let end = self.extent(at).0;
         for window in windows.into_iter().filter(|window| window.start < end) {
             self.core.read_later(self, window.start..window.end.min(end));
@@ -188,6 +191,12 @@ impl Area {
             let is_all = read.came.end == run.end;
             came.push(read.came);
             own.push(read.own);
+            if read.is_moved {
+                self.object.note_moved(self, &pages);
+                self.core.settle(WINDOW, 0);
+                count(&self.core.counters.filled, WINDOW);
+                return;
+            }
             if !is_all {
                 break;
             }
@@ -230,12 +239,21 @@ impl Area {
     fn read_pages(&self, run: Range<u64>, unmapped: u64, memory: &mut Option<Large>) -> Read {
         let page_len = self.core.page_size.bytes() as usize;
         let pages = run.end - run.start;
-        let mut read = Read { came: run.start..run.start, own: run.start..run.start };
+        let none = run.start..run.start;
+        let mut read = Read { came: none.clone(), own: none, is_moved: false };
         // Before they are read: memory that they are read into is held too.
         if self.core.reserve(pages).is_err() {
             return read;
         }
-        if let Some(bytes) = self.read_into(&run, memory) {
+        if let Some((memory, len)) = self.read_into(&run, memory) {
+            if len as u64 == pages * self.core.page_size.bytes()
+                && self.object.move_in(self, &run, memory)
+            {
+                read.came.end = run.end;
+                read.is_moved = true;
+                return read;
+            }
+            let bytes = &memory.bytes()[..len];
             // The first page of a window is cached only.
             let first = if run.start == unmapped { page_len } else { 0 };
             let (first, rest) = bytes.split_at(first.min(bytes.len()));
@@ -252,19 +270,20 @@ impl Area {
         read
     }
 
-    /// Has the driver read pages: those that it filled.
+    /// Has the driver read pages: how many bytes it filled of what memory.
     fn read_into<'a>(
         &self,
         run: &Range<u64>,
         memory: &'a mut Option<Large>,
-    ) -> Option<&'a mut [u8]> {
+    ) -> Option<(&'a mut Large, usize)> {
         let page_len = self.core.page_size.bytes() as usize;
         let len = (run.end - run.start) as usize * page_len;
         if memory.as_ref().is_none_or(|memory| memory.len() < len) {
-            *memory = Large::new(len).ok();
+            // At once for the largest reads, which are in one large page.
+            *memory = Large::new(len.max(self.core.window() as usize * page_len)).ok();
         }
-        let bytes = memory.as_mut()?.bytes().get_mut(..len)?;
-        bytes.fill(0);
+        let memory = memory.as_mut()?;
+        let bytes = memory.zeroed(len)?;
         let read = self.step("readahead", &trace::pages(run), || {
             self.file.readahead(run.start, bytes).map_err(|errno| refused("readahead", errno))
         });
@@ -273,7 +292,7 @@ impl Area {
         if filled == 0 {
             self.no_read_ahead();
         }
-        Some(&mut bytes[..filled * page_len])
+        Some((memory, filled * page_len))
     }
 
     fn insert_cached(&self, page: u64, content: &[u8]) -> Result<(), Error> {
@@ -323,6 +342,8 @@ struct Read {
     came: Range<u64>,
     /// Those of them that are own memory.
     own: Range<u64>,
+    /// Whether all are, in large memory.
+    is_moved: bool,
 }
 
 /// Pages of a block that this thread is busy with.

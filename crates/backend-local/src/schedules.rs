@@ -520,3 +520,48 @@ fn another_map_comes_while_a_page_is_filled() {
         });
     }
 }
+
+/// Large memory is moved into the only map while threads look for its pages, drop some of them
+/// and cut the file, and another map comes.
+#[test]
+fn large_memory_is_moved_in_and_put_into_the_file() {
+    const LARGE: usize = 512;
+    explore_lazy(|| {
+        let (home, disk) = (Local::new().unwrap(), Disk::new(3 * LARGE));
+        let file = open(&home, &disk);
+        let map = file.map(&MapOptions::new()).unwrap();
+        map.prefetch(LARGE * PAGE..2 * LARGE * PAGE).unwrap();
+        let pages = [LARGE, LARGE + 1, LARGE + BLOCK, 2 * LARGE - 1];
+        let is_cut: bool = thread_rng().r#gen();
+        thread::scope(|scope| {
+            scope.spawn(|| {
+                for page in pages {
+                    assert_eq!(map.load::<u32>(page * PAGE), Ok(page as u32 + 1));
+                }
+            });
+            scope.spawn(|| {
+                map.evict(page(LARGE + 1)).unwrap();
+                if is_cut {
+                    file.truncate((2 * LARGE * PAGE) as u64).unwrap();
+                }
+                map.evict(page(2 * LARGE - 1)).unwrap();
+            });
+            scope.spawn(|| {
+                let other = to_write(&file);
+                for page in pages {
+                    assert_eq!(other.load::<u32>(page * PAGE), Ok(page as u32 + 1));
+                    other.store::<u32>(page * PAGE + 4, 1).unwrap();
+                    assert_eq!(map.load::<u32>(page * PAGE + 4), Ok(1));
+                }
+            });
+        });
+        // What is being read is counted already.
+        assert!(map.held_bytes().unwrap() <= home.stats().held * PAGE as u64);
+        for page in pages {
+            assert_eq!(map.load::<u32>(page * PAGE + 4), Ok(1));
+        }
+        drop(map);
+        drop(file);
+        assert_eq!(home.stats().held, 0);
+    });
+}

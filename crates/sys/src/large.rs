@@ -7,9 +7,9 @@ use std::ptr::{self, NonNull};
 use rustix::mm::{Advice, MapFlags, ProtFlags, madvise, mmap_anonymous, munmap};
 
 /// What a large page of memory is aligned to on any machine that has them of such a size.
-const ALIGNMENT: usize = 2 << 20;
+pub(crate) const ALIGNMENT: usize = 2 << 20;
 
-/// Memory of this process, zeroed at first, that a child inherits as any.
+/// Memory of this process, zeroed at first. A child does not have it.
 ///
 /// # Invariants
 /// `[address, address + len)` lies in `[mapped, mapped + mapped_len)`, which is mapped for
@@ -20,6 +20,8 @@ pub struct Large {
     mapped_len: usize,
     address: NonNull<u8>,
     len: usize,
+    /// Whether nobody has written since it was zeroed.
+    is_zeroed: bool,
 }
 
 // SAFETY: the memory belongs to the process, not to a thread.
@@ -47,7 +49,10 @@ impl Large {
         // pages it is refused, and all works.
         let _ = unsafe { madvise(address.as_ptr().cast(), len, Advice::LinuxHugepage) };
         // INVARIANT: just mapped, and nobody else knows the address.
-        Ok(Large { mapped, mapped_len, address, len })
+        let large = Large { mapped, mapped_len, address, len, is_zeroed: true };
+        // SAFETY: the range is this value's own; what a child does not have it cannot use.
+        unsafe { madvise(mapped.as_ptr().cast(), mapped_len, Advice::LinuxDontFork) }?;
+        Ok(large)
     }
 
     /// Bytes.
@@ -58,9 +63,30 @@ impl Large {
 
     /// All of it.
     pub fn bytes(&mut self) -> &mut [u8] {
+        self.is_zeroed = false;
         // SAFETY: mapped for reading and writing while `self` lives, and lent to nobody
         // else (invariant).
         unsafe { std::slice::from_raw_parts_mut(self.address.as_ptr(), self.len) }
+    }
+
+    /// The first `len` bytes, zeroed. `None`: it has fewer.
+    pub fn zeroed(&mut self, len: usize) -> Option<&mut [u8]> {
+        let was_zeroed = self.is_zeroed;
+        let bytes = self.bytes().get_mut(..len)?;
+        if !was_zeroed {
+            bytes.fill(0);
+        }
+        Some(bytes)
+    }
+
+    /// The first byte of what is about to be moved away.
+    pub(crate) fn first(&mut self) -> NonNull<u8> {
+        self.address
+    }
+
+    /// All that was written was moved away.
+    pub(crate) fn was_left(&mut self) {
+        self.is_zeroed = true;
     }
 }
 

@@ -16,8 +16,12 @@ use std::ptr::{self, NonNull};
 use std::sync::atomic::{AtomicU8, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
-use rustix::mm::{Advice, MapFlags, ProtFlags, madvise, mmap, mmap_anonymous, munmap};
+use rustix::mm::{
+    Advice, MapFlags, MprotectFlags, MremapFlags, MsyncFlags, ProtFlags, madvise, mmap,
+    mmap_anonymous, mprotect, mremap_fixed, msync, munmap,
+};
 
+use crate::large::{ALIGNMENT as LARGE, Large};
 use crate::mapping::{Protection, Sharing};
 use crate::store::{Frozen, Store, Writer};
 
@@ -97,6 +101,20 @@ impl Span {
         protection: Protection,
         sharing: Sharing,
     ) -> io::Result<(Span, Access)> {
+        Self::reserve_beside(0, pages, protection, sharing)
+    }
+
+    /// As [`Span::reserve`], so that what begins at `offset` of a file has its large pages at
+    /// multiples of their size if the file had.
+    ///
+    /// # Errors
+    /// Those of mmap(2).
+    pub fn reserve_beside(
+        offset: u64,
+        pages: NonZeroUsize,
+        protection: Protection,
+        sharing: Sharing,
+    ) -> io::Result<(Span, Access)> {
         let page = rustix::param::page_size();
         let no_memory = || io::Error::from_raw_os_error(libc::ENOMEM);
         let len = pages.get().checked_mul(page).ok_or_else(no_memory)?;
@@ -104,8 +122,24 @@ impl Span {
         let marks_len = marks_len(pages.get());
         let flags = MapFlags::PRIVATE | MapFlags::NORESERVE;
         let writable = ProtFlags::READ | ProtFlags::WRITE;
+        let reserved =
+            if len < LARGE { len } else { len.checked_add(LARGE).ok_or_else(no_memory)? };
         // SAFETY: no address is asked for, so no existing mapping is touched.
-        let address = unsafe { mmap_anonymous(ptr::null_mut(), len, ProtFlags::empty(), flags) }?;
+        let mut address =
+            unsafe { mmap_anonymous(ptr::null_mut(), reserved, ProtFlags::empty(), flags) }?;
+        if reserved > len {
+            let wanted = (offset % LARGE as u64) as usize;
+            let before = wanted.wrapping_sub(address.addr()) % LARGE;
+            // SAFETY: less than what was mapped beyond `len` is left out on each side, and
+            // nobody else knows the addresses.
+            unsafe {
+                if before > 0 {
+                    munmap(address, before)?;
+                }
+                address = address.byte_add(before);
+                munmap(address.byte_add(len), LARGE - before)?;
+            }
+        }
         // SAFETY: as above.
         let marks = unsafe { mmap_anonymous(ptr::null_mut(), marks_len, writable, flags) }
             .inspect_err(|_| {
@@ -226,6 +260,50 @@ impl Span {
         }
     }
 
+    /// Moves the first `len` bytes of memory to byte `at` of a private span, over what was
+    /// there: it is this span's own then, as what is copied in. No faults are told there until
+    /// something is laid again. `from` is zeroed then.
+    ///
+    /// # Errors
+    /// `EINVAL` for a span that is shared or can be written, where no page cache is laid, or for
+    /// not enough memory; `ETXTBSY` when slices are held of what was there; those of mremap(2), when nothing was done.
+    pub fn move_in(&self, at: usize, from: &mut Large, len: usize) -> io::Result<()> {
+        let inner = &self.0;
+        let bytes = at..at.saturating_add(len);
+        let to = inner.pointer(&bytes)?;
+        let is_private = inner.sharing == Sharing::Private;
+        if !is_private || inner.protection != Protection::Read || len > from.len() {
+            return Err(io::Error::from_raw_os_error(libc::EINVAL));
+        }
+        // Held to the end, so that nothing is frozen between the question and the move.
+        let parts = inner.parts();
+        inner.check_thawed(&parts, &bytes)?;
+        // So that who freezes it is known.
+        let is_cache = |part: Option<(_, Range<u64>)>| {
+            part.is_some_and(|(_, of_store)| of_store.end - of_store.start == len as u64)
+        };
+        if !inner.stores(&parts, &bytes).any(is_cache) {
+            return Err(io::Error::from_raw_os_error(libc::EINVAL));
+        }
+        let flags = MremapFlags::MAYMOVE | MremapFlags::DONTUNMAP;
+        let first = from.first();
+        // SAFETY: takes pages from memory of which `from` alone is the owner, and nothing is
+        // borrowed, and which stays mapped; replaces only what lies within this span, of which
+        // there are no references but slices, and those were just looked for.
+        let moved = unsafe { mremap_fixed(first.as_ptr().cast(), len, len, flags, to.cast()) };
+        if let Err(error) = moved {
+            inner.close_gap(&bytes)?;
+            return Err(error.into());
+        }
+        if len == from.len() {
+            from.was_left();
+        }
+        // SAFETY: the range is this span's own, and nobody writes it.
+        let protected = unsafe { mprotect(to.cast(), len, MprotectFlags::READ) };
+        debug_assert!(protected.is_ok(), "mprotect: {protected:?}");
+        Ok(())
+    }
+
     /// Writes pages that are there into a page cache.
     ///
     /// # Errors
@@ -339,6 +417,19 @@ impl Inner {
         self.parts.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
+    /// What a move has taken away when it failed is reserved again: an access ends the process.
+    fn close_gap(&self, bytes: &Range<usize>) -> io::Result<()> {
+        let to = self.pointer(bytes)?;
+        // SAFETY: asks whether the range is mapped, and touches no memory: no page is locked.
+        let is_mapped = unsafe { msync(to.cast(), bytes.len(), MsyncFlags::ASYNC) }.is_ok();
+        if !is_mapped {
+            let flags = MapFlags::PRIVATE | MapFlags::NORESERVE | MapFlags::FIXED;
+            // SAFETY: within this span, and of what is not there nobody has references.
+            unsafe { mmap_anonymous(to.cast(), bytes.len(), ProtFlags::empty(), flags) }?;
+        }
+        Ok(())
+    }
+
     /// That no slices are held of a range.
     fn check_thawed(&self, parts: &[Part], bytes: &Range<usize>) -> io::Result<()> {
         let is_frozen = |part: Option<(&Arc<Store>, Range<u64>)>| {
@@ -439,6 +530,41 @@ mod tests {
             .unwrap();
         span.zap(0..span.len()).unwrap();
         assert_eq!(span.held().unwrap(), 0);
+    }
+
+    #[test]
+    fn large_memory_is_moved_into_a_private_span() {
+        let Ok(uffd) = Userfaultfd::new() else { return };
+        let page = rustix::param::page_size();
+        let store = Store::new("private").unwrap();
+        let pages = NonZeroUsize::new(3 * LARGE / page).unwrap();
+        let (span, access) =
+            Span::reserve_beside(page as u64, pages, Protection::Read, Sharing::Private).unwrap();
+        assert_eq!(span.address() % LARGE, page);
+        let at = LARGE - page;
+        span.lay_store(0, &store, 0, span.len()).unwrap();
+        uffd.register(&span, 0..span.len(), Install::AsMapped).unwrap();
+        let mut large = Large::new(LARGE).unwrap();
+        large.bytes().fill(7);
+        assert!(span.move_in(at, &mut large, LARGE + page).is_err());
+        let (bare, _) = Span::reserve(pages, Protection::Read, Sharing::Private).unwrap();
+        assert!(bare.move_in(0, &mut large, LARGE).is_err());
+        span.move_in(at, &mut large, LARGE).unwrap();
+        assert_eq!(span.held().unwrap(), LARGE as u64);
+        assert_eq!(access.load_plain::<u8>(at + LARGE - 1), Some(7));
+        assert!(large.bytes().iter().all(|byte| *byte == 0));
+        // What is beside it is told of as before.
+        uffd.copy(&span, at - page, &vec![8; page], Install::AsMapped).unwrap();
+        assert_eq!(access.load_plain::<u8>(at - 1), Some(8));
+        // And back into the file.
+        span.save(at..at + LARGE, &store, at as u64).unwrap();
+        span.lay_store(at, &store, at as u64, LARGE).unwrap();
+        assert_eq!(access.load_plain::<u8>(at + LARGE - 1), Some(7));
+        assert_eq!((span.held().unwrap(), store.held().unwrap()), (page as u64, LARGE as u64));
+        let slice = access.freeze(at..at + 1).unwrap();
+        let refused = span.move_in(at, &mut large, LARGE).unwrap_err();
+        assert_eq!(refused.raw_os_error(), Some(libc::ETXTBSY));
+        drop(slice);
     }
 
     #[test]

@@ -16,6 +16,7 @@ use crate::{
     eventually,
     fork::in_child,
     limited, open,
+    reading_ahead::{self, Gated},
     stress::random,
 };
 
@@ -367,4 +368,138 @@ fn the_only_map_goes_and_comes_while_another_home_needs_room() {
     });
     assert!(home.stats().held_most <= 48, "{:?}", home.stats());
     assert!(held_pages(&others) <= home.stats().held);
+}
+
+/// Pages that the kernel maps as one, and that are read ahead at once.
+const LARGE: usize = 512;
+
+/// How many areas the kernel has where this is mapped.
+fn areas_within(map: &Mapping) -> usize {
+    let (start, end) = (map.address(), map.address() + map.len());
+    let maps = std::fs::read_to_string("/proc/self/maps").unwrap();
+    let address = |line: &str| usize::from_str_radix(line.split('-').next().unwrap(), 16).unwrap();
+    maps.lines().filter(|line| (start..end).contains(&address(line))).count()
+}
+
+#[test]
+fn what_is_read_ahead_is_moved_in_as_a_whole_and_goes_page_by_page() {
+    let (home, device) = (Local::new().unwrap(), Gated::new(5 * LARGE as u64));
+    let file = reading_ahead::open(&home, &device);
+    let map = file.map(&MapOptions::new()).unwrap();
+    let is_held = || held_pages(&map) == home.stats().held;
+    map.prefetch(LARGE * PAGE..3 * LARGE * PAGE).unwrap();
+    eventually(|| home.stats().held == 2 * LARGE as u64 && is_held());
+    assert_eq!(areas_within(&map), 4, "a part that is not moved, two that are, and the rest");
+    reading_ahead::check(&map, LARGE..3 * LARGE, 0);
+    // A page of it goes, and all others are there still.
+    map.evict((LARGE + 7) * PAGE..(LARGE + 8) * PAGE).unwrap();
+    assert_eq!((home.stats().held, held_pages(&map)), (2 * LARGE as u64 - 1, 2 * LARGE as u64 - 1));
+    let filled = home.stats().filled;
+    // From the last one, so that nothing is read ahead.
+    for page in (LARGE..2 * LARGE).rev().filter(|page| *page != LARGE + 7) {
+        reading_ahead::check(&map, page..page + 1, 0);
+    }
+    assert_eq!(home.stats().filled, filled);
+    assert_eq!(map.load_plain::<u8>((LARGE + 7) * PAGE), expected((LARGE + 7) * PAGE));
+    let other = file.map(&MapOptions::new().writable()).unwrap();
+    reading_ahead::check(&other, 0..5 * LARGE, 0);
+    reading_ahead::check(&map, 0..5 * LARGE, 0);
+    assert_eq!((home.stats().held, held_pages(&map)), (5 * LARGE as u64, 5 * LARGE as u64));
+    other.store::<u8>(2 * LARGE * PAGE, 9).unwrap();
+    assert_eq!(map.load_plain::<u8>(2 * LARGE * PAGE), 9);
+    drop((map, other, file));
+    assert_eq!(home.stats().held, 0);
+}
+
+/// A map whose second and third piece of large memory were moved in.
+fn with_large() -> (Local, File, Mapping) {
+    let (home, device) = (Local::new().unwrap(), Gated::new(5 * LARGE as u64));
+    let file = reading_ahead::open(&home, &device);
+    let map = file.map(&MapOptions::new()).unwrap();
+    map.prefetch(LARGE * PAGE..3 * LARGE * PAGE).unwrap();
+    eventually(|| held_pages(&map) == 2 * LARGE as u64);
+    eventually(|| {
+        map.resident(0..map.len()).unwrap().iter().filter(|is| **is).count() == 2 * LARGE
+    });
+    (home, file, map)
+}
+
+#[test]
+fn a_file_is_cut_where_large_memory_is() {
+    let (home, file, map) = with_large();
+    let size = (2 * LARGE + 7) * PAGE;
+    file.truncate(size as u64).unwrap();
+    assert_eq!((home.stats().held, held_pages(&map)), (LARGE as u64 + 7, LARGE as u64 + 7));
+    reading_ahead::check(&map, LARGE..2 * LARGE + 7, 0);
+    let past = Error::PastEnd { page: 2 * LARGE as u64 + 7, size: size as u64 };
+    assert_eq!(map.load::<u8>(size), Err(past));
+    file.truncate(map.len() as u64).unwrap();
+    reading_ahead::check(&map, 2 * LARGE + 7..3 * LARGE, 2);
+    assert_eq!(map.load_plain::<u8>(size + 1), expected(size + 1) ^ 2);
+}
+
+#[test]
+fn slices_and_children_where_large_memory_is() {
+    let (home, file, map) = with_large();
+    let at = 2 * LARGE * PAGE;
+    assert_eq!(in_child(|| map.load::<u8>(at) == Err(Error::Forked)).exit_status(), Some(0));
+    let plain = in_child(|| map.load_plain::<u8>(at) == expected(at));
+    assert_eq!(plain.terminating_signal(), Some(libc::SIGSEGV));
+    let filled = home.stats().filled;
+    // Too few for any to be read ahead.
+    let slice = map.slice(at..at + 2 * PAGE).unwrap();
+    assert!(slice.iter().zip(at..).all(|(byte, at)| *byte == expected(at)));
+    assert_eq!(home.stats().filled, filled);
+    let refused = file.map(&MapOptions::new().writable()).err();
+    assert_eq!(refused.map(|error| error.errno()), Some(Errno::ETXTBSY));
+    drop(slice);
+    file.map(&MapOptions::new().writable()).unwrap().store::<u8>(at, 9).unwrap();
+    assert_eq!(byte(&map, at), 9);
+}
+
+#[test]
+fn another_map_comes_while_much_is_read_ahead() {
+    const PAGES: usize = 6 * LARGE + 100;
+    let mut seed = 0x2545_f491_4f6c_dd1d;
+    for round in 0..20 {
+        let home = if round % 3 == 0 { limited(PAGES as u64) } else { Local::new().unwrap() };
+        let device = Gated::new(PAGES as u64);
+        let file = reading_ahead::open(&home, &device);
+        // Not at a large page's start.
+        let first = [0, 3 * PAGE][round % 2];
+        let map = file.map(&MapOptions::new().offset(first as u64)).unwrap();
+        let is_over = AtomicBool::new(false);
+        thread::scope(|scope| {
+            for number in 0..3 {
+                let (mut seed, map, is_over) = (random(&mut seed), &map, &is_over);
+                scope.spawn(move || {
+                    while !is_over.load(Ordering::Relaxed) {
+                        let page = random(&mut seed) as usize % (map.len() / PAGE - 100);
+                        for at in (page..page + 100).map(|page| page * PAGE + 9) {
+                            let found =
+                                if number == 0 { map.load_plain(at) } else { byte(map, at) };
+                            assert_eq!(found, expected(first + at));
+                        }
+                        match random(&mut seed) % 4 {
+                            0 => map.prefetch(0..map.len()).unwrap(),
+                            1 => map.evict(page * PAGE..(page + 90) * PAGE).unwrap(),
+                            2 => map.evict(0..map.len()).unwrap(),
+                            _ => {}
+                        }
+                    }
+                });
+            }
+            thread::sleep(Duration::from_micros(random(&mut seed) % 60_000));
+            let other = file.map(&kinds()[round % 4]).unwrap();
+            reading_ahead::check(&other, 0..PAGES, 0);
+            is_over.store(true, Ordering::Relaxed);
+        });
+        for at in (0..map.len()).step_by(PAGE) {
+            assert_eq!(map.load_plain::<u8>(at + 5), expected(first + at + 5));
+        }
+        eventually(|| held_pages(&map) == home.stats().held);
+        drop(file);
+        map.unmap().unwrap();
+        assert_eq!(home.stats().held, 0);
+    }
 }

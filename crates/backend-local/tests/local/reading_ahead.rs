@@ -20,7 +20,7 @@ use crate::{
 
 /// A regular file whose reads ahead wait where a test asks them to, with their content.
 #[derive(Default)]
-struct Shared {
+pub struct Shared {
     size: AtomicU64,
     /// What every byte differs by; it changes when the file is truncated.
     epoch: AtomicU8,
@@ -29,14 +29,14 @@ struct Shared {
     fails: AtomicBool,
     under_way: AtomicU64,
     /// Reads ahead that came.
-    done: AtomicU64,
+    pub done: AtomicU64,
 }
 
 #[derive(Clone, Default)]
-struct Gated(Arc<Shared>);
+pub struct Gated(Arc<Shared>);
 
 impl Gated {
-    fn new(pages: u64) -> Gated {
+    pub fn new(pages: u64) -> Gated {
         let gated = Gated::default();
         gated.0.size.store(pages * PAGE as u64, Ordering::Relaxed);
         gated
@@ -110,7 +110,7 @@ impl Device<LocalPlatform> for Gated {
     }
 }
 
-fn open(home: &Local, device: &Gated) -> File {
+pub fn open(home: &Local, device: &Gated) -> File {
     home.add("gated", device.clone()).unwrap().open(OpenMode::ReadWrite).unwrap()
 }
 
@@ -118,7 +118,7 @@ fn map(home: &Local, device: &Gated) -> Mapping {
     open(home, device).map(&MapOptions::new()).unwrap()
 }
 
-fn check(map: &Mapping, pages: std::ops::Range<usize>, epoch: u8) {
+pub fn check(map: &Mapping, pages: std::ops::Range<usize>, epoch: u8) {
     for at in pages.map(|page| page * PAGE + page % PAGE) {
         assert_eq!(map.load::<u8>(at), Ok(expected(at) ^ epoch), "byte {at}");
     }
