@@ -101,8 +101,8 @@ pub(crate) struct State<P: Platform> {
     pub(crate) waiting: u32,
     /// The stream failed (`q->error`).
     pub(crate) is_broken: bool,
-    /// The camera was unplugged.
-    pub(crate) is_gone: bool,
+    /// The camera was unplugged: no frame comes any more.
+    pub(crate) is_unplugged: bool,
     /// Frames that went into a buffer, ever.
     pub(crate) frames: u64,
     /// Frames that found no buffer, ever.
@@ -226,7 +226,7 @@ impl<P: Platform> Capture<P> {
             due: None,
             waiting: 0,
             is_broken: false,
-            is_gone: false,
+            is_unplugged: false,
             frames: 0,
             dropped: 0,
             calls: 0,
@@ -254,7 +254,7 @@ impl<P: Platform> Capture<P> {
     fn start_reading(&self, id: u64) -> Result<bool, Errno> {
         let shared = &self.shared;
         let stream = shared.state.with(|state| {
-            if state.is_gone {
+            if state.is_gone() {
                 return Err(Errno::ENODEV);
             }
             if let Some(buffers) = &state.buffers {
@@ -322,7 +322,7 @@ impl<P: Platform> Device<P> for Capture<P> {
 
     fn open(&self, open: &Open) -> Result<File<P>, Errno> {
         let id = self.shared.state.with(|state| {
-            if state.is_gone {
+            if state.is_gone() {
                 return Err(Errno::ENODEV);
             }
             let id = state.next_file;
@@ -356,7 +356,7 @@ impl<P: Platform> Device<P> for Capture<P> {
     /// One buffer, from its start (`vb2_mmap`).
     fn mmap(&self, file: &File<P>, area: &NewArea) -> Result<Plan<P::Memory>, Errno> {
         self.shared.state.with(|state| {
-            if state.is_gone {
+            if state.is_gone() {
                 return Err(Errno::ENODEV);
             }
             // A map through a descriptor that only reads is not VM_SHARED to the kernel.
@@ -417,7 +417,7 @@ impl<P: Platform> Device<P> for Capture<P> {
         let wants_frames = table.wanted().map(|wanted| !wanted.intersection(readable).is_empty());
         // What fails is seen below: there is no stream.
         let has_started = wants_frames == Some(true)
-            && self.shared.state.with(|state| state.buffers.is_none() && !state.is_gone)
+            && self.shared.state.with(|state| state.buffers.is_none() && !state.is_gone())
             && self.start_reading(file.id) == Ok(true);
         if has_started {
             // No camera has a frame at once. Who waits asks again.
@@ -430,10 +430,11 @@ impl<P: Platform> Device<P> for Capture<P> {
             self.shared.draw_all();
         }
         self.shared.state.with(|state| {
-            if state.is_gone {
+            if state.is_gone() {
                 return PollEvents::ERR.union(PollEvents::HUP);
             }
-            let mut events = PollEvents::NONE;
+            // As a pipe that has no writer any more, and something to read.
+            let mut events = if state.is_unplugged { PollEvents::HUP } else { PollEvents::NONE };
             if state.file(file.id).is_some_and(|file| file.events.is_pending()) {
                 events = events.union(PollEvents::PRI);
             }

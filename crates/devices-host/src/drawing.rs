@@ -93,7 +93,7 @@ impl<P: Platform> Run<'_, P> {
         }
         let trouble = &self.shared.about.trouble;
         self.shared.state.with(|state| {
-            if !state.is_current(self.stream) || state.is_gone {
+            if !state.is_current(self.stream) || state.is_unplugged {
                 return Asked::Ended;
             }
             if trouble.stall.is_some_and(|after| state.frames >= after) {

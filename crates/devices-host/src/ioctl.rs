@@ -62,7 +62,7 @@ pub(crate) fn serve<P: Platform>(
 ) -> Result<u32, Errno> {
     let context = Context { shared, file, call };
     shared.state.with(|state| {
-        if state.is_gone {
+        if state.is_gone() {
             return Err(Errno::ENODEV);
         }
         state.calls += 1;

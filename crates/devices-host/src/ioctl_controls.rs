@@ -354,7 +354,7 @@ pub(crate) fn unsubscribe<P: Platform>(context: &Context<'_, P>) -> Result<u32, 
 pub(crate) fn take_event<P: Platform>(context: &Context<'_, P>) -> Result<u32, Errno> {
     let attempt = || {
         context.state(|state| {
-            if state.is_gone {
+            if state.is_gone() {
                 return Some(Err(Errno::ENODEV));
             }
             state.file(context.file)?.events.take().map(Ok)

@@ -52,7 +52,7 @@ fn wait_until(moment: Instant) {
 impl<P: Platform> State<P> {
     /// The frame that comes next, for whoever waits; `None`: not yet.
     pub(crate) fn take_frame(&mut self) -> Option<Result<u32, Errno>> {
-        if self.is_gone {
+        if self.is_gone() {
             return Some(Err(Errno::ENODEV));
         }
         if self.stream.is_none() {
@@ -87,11 +87,23 @@ impl<P: Platform> State<P> {
         Some(Ok(count))
     }
 
+    /// Whether the camera was unplugged, and all that came before has been taken.
+    pub(crate) fn is_gone(&self) -> bool {
+        self.is_unplugged && !self.has_frame()
+    }
+
     /// Whether there is something to take.
     pub(crate) fn has_frame(&self) -> bool {
         self.buffers.as_ref().is_some_and(|buffers| {
             buffers.has_done() || buffers.reading.is_some_and(|reading| reading.current.is_some())
         })
+    }
+
+    /// With what `take` took: whether that was the last before the camera was unplugged.
+    fn take_now<R>(&mut self, take: impl FnOnce(&mut State<P>) -> R) -> (R, bool) {
+        let was_gone = self.is_gone();
+        let taken = take(self);
+        (taken, self.is_gone() && !was_gone)
     }
 
     /// A frame is the program's now, and `take` is done before anybody else comes. With what
@@ -107,9 +119,9 @@ impl<P: Platform> State<P> {
             buffers.complete(Filled { timestamp: Time::now(), ..filled });
         }
         self.frames += 1;
+        self.is_unplugged |= shared.about.trouble.unplug.is_some_and(|after| self.frames >= after);
         let taken = take(self);
-        self.is_gone |= shared.about.trouble.unplug.is_some_and(|after| self.frames >= after);
-        (taken, self.is_gone || self.has_frame() && !had_frame)
+        (taken, self.is_unplugged || self.has_frame() && !had_frame)
     }
 }
 
@@ -123,7 +135,7 @@ impl<P: Platform> Shared<P> {
         take: impl FnOnce(&mut State<P>) -> R,
     ) -> Option<(R, bool)> {
         self.state.with(|state| {
-            let is_wanted = state.is_current(stream) && !state.is_gone;
+            let is_wanted = state.is_current(stream) && !state.is_unplugged;
             is_wanted.then(|| state.deliver(filled, self, take))
         })
     }
@@ -164,14 +176,25 @@ impl<P: Platform> Shared<P> {
         &self,
         mut take: impl FnMut(&mut State<P>) -> Option<R>,
     ) -> Option<R> {
-        let (taken, stream) = self.state.with(|state| (take(state), state.stream.clone()));
+        let taken = self.take_now(&mut take);
         if taken.is_some() {
             return taken;
         }
+        let stream = self.state.with(|state| state.stream.clone());
         let stream = stream.filter(|stream| !stream.has_thread())?;
         let drawn = draw_one(self, &stream, &mut take);
         // Somebody else may have drawn meanwhile, or the stream is broken now.
-        drawn.flatten().or_else(|| self.state.with(take))
+        drawn.flatten().or_else(|| self.take_now(take))
+    }
+
+    /// What `take` takes of what is there. Others hear of it if it was the last before the camera
+    /// was unplugged.
+    fn take_now<R>(&self, take: impl FnOnce(&mut State<P>) -> Option<R>) -> Option<R> {
+        let (taken, is_last) = self.state.with(|state| state.take_now(take));
+        if is_last {
+            self.wake_all();
+        }
+        taken
     }
 
     /// Waits for what `take` takes.
@@ -216,7 +239,7 @@ impl<P: Platform> Shared<P> {
     ) -> (Option<R>, bool) {
         self.state.with(|state| match state.due.take_if(|due| due.moment <= Instant::now()) {
             Some(due) => state.deliver(due.filled, self, take),
-            None => (take(state), false),
+            None => state.take_now(take),
         })
     }
 }
