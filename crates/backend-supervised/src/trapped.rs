@@ -5,7 +5,8 @@
 //! here (`paths`, `files`). A device's descriptor is a FIFO (`descriptors`) with a number
 //! that the filter knows (`filter`); what the program reads and writes goes to the driver
 //! (`transfer`), and copies of the descriptor get such numbers too (`copies`), or are only
-//! stood for (`standins`). What a FIFO cannot say to `select`, is said to it (`select`).
+//! stood for (`standins`). What a FIFO cannot say is said to `select` and
+//! `poll` themselves (`polling`).
 //!
 //! Regular files are none of these: their descriptors are open files of a memory file, which
 //! holds their content (`regular`).
@@ -22,6 +23,8 @@ mod filter;
 mod listings;
 mod locks;
 mod paths;
+mod poll;
+mod polling;
 mod regular;
 mod select;
 mod standins;
@@ -331,6 +334,7 @@ pub(crate) fn serve(core: &Arc<Core>, trapped: &Trapped, call: &Call<'_>) -> boo
     if regular::serve_sync(core, trapped, call)
         || files::serve(core, trapped, call)
         || select::serve(core, trapped, call)
+        || poll::serve(core, trapped, call)
     {
         return true;
     }

@@ -5,7 +5,7 @@ use std::path::PathBuf;
 use devmap_backend_supervised::{self as supervised, Host, Service};
 
 use crate::{
-    options::{FormatArgument, fail, parse_devices, with_specs},
+    options::{FormatArgument, fail, parse_devices},
     spec,
 };
 
@@ -65,8 +65,7 @@ impl ServeOptions {
         if let Err(error) = spec::check_distinct(paths.iter().map(PathBuf::as_path)) {
             return fail(error);
         }
-        let none = Box::new(|_: &Host| Ok(Vec::new()));
-        let nodes = |host: &Host| with_specs(host, none, specs, &[]);
+        let nodes = |host: &Host| specs.into_iter().map(|spec| spec.node(host)).collect();
         serve(Service {
             socket: self.socket,
             mode: self.socket_mode,

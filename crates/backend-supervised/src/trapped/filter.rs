@@ -19,17 +19,19 @@ use crate::filter::{LAST_STANDARD, NEGATIVE, TERMINAL, filters};
 pub(super) const OWN: u64 = 0x6d61_7064;
 
 /// Calls that are always notified; besides them those of `changes`.
-const ALWAYS: [u32; 6] = [
+const ALWAYS: [u32; 7] = [
     nr::IO_SUBMIT,
     nr::OPENAT2,
     nr::FACCESSAT,
     nr::FACCESSAT2,
     nr::READLINKAT,
+    nr::PPOLL,
     nr::REMAP_FILE_PAGES,
 ];
 
 /// The same, on architectures that have them.
-const OLD_ALWAYS: [Option<u32>; 5] = [nr::CREAT, nr::STAT, nr::LSTAT, nr::ACCESS, nr::READLINK];
+const OLD_ALWAYS: [Option<u32>; 6] =
+    [nr::CREAT, nr::STAT, nr::LSTAT, nr::ACCESS, nr::READLINK, nr::POLL];
 
 /// Calls on a descriptor.
 const ON_DESCRIPTOR: [u32; 16] = [

@@ -66,8 +66,6 @@ fn a_panic_fails_its_call_alone(mode: Mode) {
         let finished = try_all(mode, &format!("panic:{method}")).well();
         let failed: &[&str] = match method {
             "fault" => &["mmap"],
-            // A FIFO cannot say POLLERR alone; see COMPAT.md.
-            "poll" if mode.is_trapped() => &[],
             method => &[method],
         };
         assert_eq!(finished.stdout, failing(failed), "{method}: {finished:?}");
@@ -117,9 +115,7 @@ poll.register(fd, 0xffff)
 say(hex(poll.poll(0)[0][1]))
 ";
     let polled = Run::bad_driver(mode, "absurd:poll").python(script, &[]).finish().well();
-    // What a FIFO can say of them; see COMPAT.md.
-    let bits = if mode.is_trapped() { "0x145\n" } else { "0x23df\n" };
-    assert_eq!(polled.stdout, bits);
+    assert_eq!(polled.stdout, "0x23df\n");
 }
 
 /// The driver sleeps for ever, without the home's wait queue. Its caller waits; another

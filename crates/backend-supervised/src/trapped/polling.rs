@@ -1,0 +1,201 @@
+//! Waiting for devices in the place of a program: what `poll` and `select` have in common, where
+//! all descriptors that a call names are devices'.
+//!
+//! What does not live here: what each of the calls is given and says (`poll`, `select`).
+
+use std::{
+    sync::{
+        Arc, Weak,
+        atomic::{AtomicBool, Ordering},
+    },
+    time::{Duration, Instant},
+};
+
+use devmap_driver::{Errno, PollEvents, PollTable};
+use devmap_sys::process;
+
+use crate::{
+    Core,
+    call::{self, Waiter},
+    host::{HostWaitQueue, Wake},
+    notify::{self, Call},
+    opens::OpenFile,
+    trace::Event,
+};
+
+/// More descriptors than this are not looked at: `FD_SETSIZE`, for C.
+pub(super) const MOST: usize = 1024;
+
+/// `ERESTARTNOHAND`: the call ends with `EINTR` where a handler runs, else it is made again.
+const ERESTARTNOHAND: i32 = 514;
+
+/// An open file that is asked for.
+pub(super) struct Polled {
+    pub(super) file: Arc<OpenFile>,
+    /// What ends the wait.
+    pub(super) asked: PollEvents,
+    /// What its driver is told that the poller asks for.
+    pub(super) wanted: PollEvents,
+}
+
+/// When a call is over.
+pub(super) struct Timeout {
+    /// Where the time is that is left, if the call tells it, and how many of its second field
+    /// make a second: of a `timeval` or of a `timespec`.
+    left: Option<(u64, u64)>,
+    /// `None`: so late that it never comes.
+    end: Option<Instant>,
+}
+
+impl Timeout {
+    pub(super) fn after(time: Duration) -> Timeout {
+        Timeout { left: None, end: Instant::now().checked_add(time) }
+    }
+
+    /// `units`: see [`Timeout::left`]. `None`: the kernel shall say what is wrong with it.
+    pub(super) fn read(tid: u32, address: u64, units: u64) -> Option<Timeout> {
+        let [seconds, rest] = read_words(tid, address, 2)?[..] else { return None };
+        // A `timeval` may have whole seconds in its microseconds.
+        let is_wrong = rest >= units && units != 1_000_000;
+        if is_wrong || seconds.cast_signed() < 0 || rest.cast_signed() < 0 {
+            return None;
+        }
+        let nanos = (rest % units) * (1_000_000_000 / units);
+        let time = Duration::new(seconds.saturating_add(rest / units), nanos as u32);
+        Some(Timeout { left: Some((address, units)), ..Timeout::after(time) })
+    }
+
+    /// Writes how much time is left. As in the kernel, no call fails where it cannot be written.
+    fn tell(&self, tid: u32) {
+        let (Some((address, units)), Some(end)) = (self.left, self.end) else { return };
+        let left = end.saturating_duration_since(Instant::now());
+        let rest = u64::from(left.subsec_nanos()) / (1_000_000_000 / units);
+        let bytes = [left.as_secs(), rest].map(u64::to_ne_bytes).concat();
+        let _ = process::write_memory(tid, address, &bytes);
+    }
+}
+
+/// Words of the client; none where the address is 0.
+pub(super) fn read_words(tid: u32, address: u64, words: usize) -> Option<Vec<u64>> {
+    if address == 0 {
+        return Some(Vec::new());
+    }
+    let mut bytes = vec![0; words * size_of::<u64>()];
+    process::read_memory(tid, address, &mut bytes).ok()?;
+    let words = bytes.chunks_exact(size_of::<u64>()).filter_map(|word| word.try_into().ok());
+    Some(words.map(u64::from_ne_bytes).collect())
+}
+
+/// Answers a call once one of the files is ready, or the time is over: `tell` writes their masks
+/// to the caller, and says what the call answers.
+pub(super) fn serve(
+    core: &Arc<Core>,
+    call: &Call<'_>,
+    files: &[Polled],
+    timeout: Option<&Timeout>,
+    tell: impl FnOnce(&[PollEvents]) -> Result<i64, Errno>,
+) {
+    let end = timeout.and_then(|timeout| timeout.end);
+    let masks = notify::interruptible(core, call, || wait(core, call, files, end));
+    let result = masks.map_err(call::errno).and_then(|masks| tell(&masks));
+    if let Some(timeout) = timeout {
+        timeout.tell(call.notification.tid);
+    }
+    match result {
+        Err(Errno::ERESTARTSYS) => notify::restart(call, ERESTARTNOHAND),
+        result => notify::answer(call, result),
+    }
+}
+
+/// The files' masks, once one is ready, or the time is over.
+fn wait(
+    core: &Core,
+    call: &Call<'_>,
+    files: &[Polled],
+    end: Option<Instant>,
+) -> Result<Vec<PollEvents>, Errno> {
+    let waiter = Waiter::current();
+    let poller = Arc::new(Poller {
+        waiter: Arc::downgrade(&waiter),
+        woken: AtomicBool::new(false),
+        id: call.notification.id,
+    });
+    let is_over = || end.is_some_and(|end| Instant::now() >= end);
+    let mut waiting = None;
+    loop {
+        let over = is_over();
+        let tid = call.notification.tid;
+        let masks: Vec<_> = files.iter().map(|polled| polled.poll(core, tid, &poller)).collect();
+        let mut ready =
+            files.iter().zip(&masks).filter(|(polled, mask)| mask.intersects(polled.asked));
+        if over || ready.next().is_some() {
+            return Ok(masks);
+        }
+        waiting.get_or_insert_with(|| call::begin_wait(&waiter));
+        while !poller.woken.swap(false, Ordering::SeqCst) && !is_over() {
+            if waiter.is_interrupted() {
+                return Err(Errno::ERESTARTSYS);
+            }
+            waiter.park_until(end);
+        }
+    }
+}
+
+impl Polled {
+    /// What the driver says now.
+    fn poll(&self, core: &Core, tid: u32, poller: &Arc<Poller>) -> PollEvents {
+        let mut table = Table { poller, wanted: self.wanted };
+        let file = &self.file;
+        let started = Instant::now();
+        let mask = file.device.call("poll", |driver| Ok(driver.poll(file.state(), &mut table)));
+        let mask = mask.unwrap_or(PollEvents::ERR);
+        core.trace_call(started, || Event {
+            device: &file.device.path,
+            tid,
+            call: "poll",
+            details: vec![("open", file.id.into()), ("events", mask.to_string().into())],
+            result: Ok(Some(u64::from(mask.bits()))),
+        });
+        mask
+    }
+}
+
+/// What a queue wakes.
+struct Poller {
+    waiter: Weak<Waiter>,
+    /// A queue was: a driver that waits in its poll method takes the waiter's own mark.
+    woken: AtomicBool,
+    id: u64,
+}
+
+impl Wake for Poller {
+    fn wake(&self) {
+        self.woken.store(true, Ordering::SeqCst);
+        if let Some(waiter) = self.waiter.upgrade() {
+            waiter.wake();
+        }
+    }
+
+    fn is_alive(&self) -> bool {
+        self.waiter.strong_count() > 0
+    }
+
+    fn key(&self) -> u64 {
+        self.id
+    }
+}
+
+struct Table<'a> {
+    poller: &'a Arc<Poller>,
+    wanted: PollEvents,
+}
+
+impl PollTable<HostWaitQueue> for Table<'_> {
+    fn register(&mut self, queue: &HostWaitQueue) {
+        queue.register(self.poller.clone());
+    }
+
+    fn wanted(&self) -> Option<PollEvents> {
+        Some(self.wanted)
+    }
+}
