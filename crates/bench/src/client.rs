@@ -133,6 +133,8 @@ pub enum Workload {
     ServeFuse,
     /// Take finished frames of 1920x1080 from a camera
     LargeFrames,
+    /// The same, of a picture in which each line differs from the next
+    LargePictures,
     /// Copy as many bytes as such a frame has
     Memcpy,
     /// Take frames of 640x480 from a camera
@@ -305,7 +307,7 @@ impl ClientOptions {
             Workload::KernelRandom => local::random_of_kernel(&path, self.threads),
             Workload::LocalSequential => local::sequential(&path),
             Workload::KernelSequential => local::sequential_of_kernel(&path),
-            Workload::LargeFrames => camera::taken(&path, camera::LARGE),
+            Workload::LargeFrames | Workload::LargePictures => camera::taken(&path, camera::LARGE),
             Workload::Memcpy => repeat(camera::memcpy()?),
             Workload::SmallFrames => camera::taken(&path, camera::SMALL),
             Workload::PipedFrames => repeat(camera::piped()?),

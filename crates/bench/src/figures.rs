@@ -84,6 +84,8 @@ pub enum Figure {
     EngineFind,
     /// A finished frame of 1920x1080 from the camera into the program's buffer
     CameraFrame,
+    /// The same of a picture in which each line differs from the next
+    CameraPicture,
     /// Frames of 640x480 from the camera, as fast as they come
     CameraStream,
     /// ffmpeg recording 1920x1080 at 30 frames a second: processor time
@@ -132,6 +134,7 @@ impl Figure {
             Figure::EngineMap60000 => "map + unmap among 60,000 areas",
             Figure::EngineFind => "find_vma of 60,000 areas",
             Figure::CameraFrame => "camera: a finished 1080p frame",
+            Figure::CameraPicture => "the same, each line another",
             Figure::CameraStream => "camera: a drawn 640x480 frame",
             Figure::CameraFfmpeg => "camera: ffmpeg, 1080p, processor",
             Figure::CameraSpread => "camera: arrival at 30/s, p99",
@@ -160,7 +163,7 @@ impl Figure {
             Figure::EngineFind => "BTreeMap",
             Figure::RunFind | Figure::RunGit | Figure::RunGcc | Figure::RunTrue => "the program",
             Figure::RunTrueStrace => "strace -f",
-            Figure::CameraFrame => "memcpy of it",
+            Figure::CameraFrame | Figure::CameraPicture => "memcpy of it",
             Figure::CameraStream | Figure::CameraFfmpeg => "the same by a pipe",
             Figure::CameraSpread => "timerfd loop",
             _ => "no supervisor",
@@ -193,7 +196,7 @@ impl Figure {
             (Figure::LocalHeld, _) => Some(1.05),
             (Figure::EngineMap10 | Figure::EngineMap1000 | Figure::EngineMap60000, _) => Some(0.3),
             (Figure::EngineFind, _) => Some(1.5),
-            (Figure::CameraFrame, _) => Some(1.1),
+            (Figure::CameraFrame | Figure::CameraPicture, _) => Some(1.1),
             (Figure::CameraStream, _) => Some(0.5),
             (Figure::CameraFfmpeg, _) => Some(0.7),
             (Figure::CameraSpread, _) => Some(1.5),

@@ -113,6 +113,7 @@ impl Bench {
             Figure::EngineMap60000 => self.among(60_000, Workload::EngineMap, Workload::SystemMap),
             Figure::EngineFind => self.among(60_000, Workload::EngineFind, Workload::TreeFind),
             Figure::CameraFrame => self.camera(mode, Workload::LargeFrames, Workload::Memcpy),
+            Figure::CameraPicture => self.camera(mode, Workload::LargePictures, Workload::Memcpy),
             Figure::CameraStream => self.camera(mode, Workload::SmallFrames, Workload::PipedFrames),
             Figure::CameraFfmpeg => self.recording(mode),
             Figure::CameraSpread => self.spread(mode),

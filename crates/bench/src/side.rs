@@ -126,6 +126,7 @@ fn camera(workload: Workload) -> Option<OsString> {
     let options = match workload {
         // Nothing is drawn into it: it is finished.
         Workload::LargeFrames => "size=1920x1080,pattern=bars,text=off,pace=client",
+        Workload::LargePictures => "size=1920x1080,pattern=gradient,text=off,pace=client",
         Workload::SmallFrames => "pattern=bars,pace=client",
         Workload::FrameSpread => "pattern=bars,fps=30",
         _ => return None,
