@@ -115,7 +115,8 @@ pub fn serve(service: Service) -> Result<(), String> {
         .and_then(|()| stops.thread_block())
         .and_then(|()| SignalFd::with_flags(&stops, SfdFlags::SFD_CLOEXEC))
         .map_err(|error| format!("cannot wait for signals: {error}"))?;
-    // First, so that a second daemon fails before its devices do anything.
+    // First, so that a second daemon fails before its devices do anything. Who joins from now
+    // on waits to be accepted.
     let listener = Listener::bind(&service.socket, service.mode)?;
     let trace = Trace::create(service.trace.as_ref(), service.stats)?;
     let daemon = Arc::new(Daemon::new(service.nodes, trace, Limits::default())?);
@@ -138,7 +139,6 @@ pub fn serve(service: Service) -> Result<(), String> {
             }
         }),
     )?;
-    listener.listen()?;
     let listener = Arc::new(listener);
     let (accepting, accepted) = (daemon.clone(), listener.clone());
     start("devmap-accept", Box::new(move || accepting.accept(&accepted)))?;

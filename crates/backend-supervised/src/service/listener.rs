@@ -5,14 +5,14 @@
 use std::{
     fs, io,
     os::{
-        fd::{AsFd, BorrowedFd, OwnedFd},
+        fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd},
         unix::fs::{FileTypeExt, MetadataExt},
     },
     path::{Path, PathBuf},
 };
 
 use rustix::{
-    fs::{CWD, FlockOperation, Mode, OFlags},
+    fs::{AtFlags, CWD, FlockOperation, Mode, OFlags},
     io::Errno,
     net::{AddressFamily, SocketAddrUnix, SocketFlags, SocketType, sockopt},
 };
@@ -33,8 +33,8 @@ pub(super) struct Peer {
 }
 
 impl Listener {
-    /// Makes the socket, with these permissions. Nobody can connect yet. One that a dead
-    /// daemon has left is replaced.
+    /// Makes the socket, with these permissions: who sees the path can connect, and is served
+    /// with the first [`Listener::accept`]. One that a dead daemon has left is replaced.
     ///
     /// # Errors
     /// A message with the path and the remedy.
@@ -52,21 +52,8 @@ impl Listener {
         rustix::fs::flock(&directory, FlockOperation::LockExclusive).map_err(|e| at(e.into()))?;
         remove_stale(path, &address)?;
         let socket = socket().map_err(at)?;
-        rustix::net::bind(&socket, &address).map_err(|error| at(error.into()))?;
-        // Until it listens, whoever connects is refused: the mode is never too wide.
-        let identity =
-            rustix::fs::chmodat(CWD, path, Mode::from(mode), rustix::fs::AtFlags::empty())
-                .map_err(io::Error::from)
-                .and_then(|()| fs::symlink_metadata(path))
-                .map(|metadata| (metadata.dev(), metadata.ino()))
-                .map_err(at)?;
+        let identity = publish(&socket, directory.as_fd(), path, mode).map_err(at)?;
         Ok(Listener { socket, path: path.to_owned(), identity })
-    }
-
-    /// Lets joiners connect.
-    pub(super) fn listen(&self) -> Result<(), String> {
-        rustix::net::listen(&self.socket, 128)
-            .map_err(|error| format!("cannot listen at {}: {error}", self.path.display()))
     }
 
     /// The next joiner.
@@ -100,6 +87,29 @@ impl Drop for Listener {
     fn drop(&mut self) {
         self.remove();
     }
+}
+
+/// Has the socket listen, and then be at `path` in `directory`: at no moment is it there and
+/// refuses. Its device and inode number.
+fn publish(
+    socket: &OwnedFd,
+    directory: BorrowedFd<'_>,
+    path: &Path,
+    mode: u32,
+) -> io::Result<(u64, u64)> {
+    // However long the path of the directory is, a name in it is short enough.
+    let directory = PathBuf::from(format!("/proc/self/fd/{}", directory.as_raw_fd()));
+    let listening = tempfile::Builder::new().prefix(".devmap-").make_in(directory, |new| {
+        rustix::net::bind(socket, &SocketAddrUnix::new(new)?)?;
+        Ok(())
+    })?;
+    let new = listening.path();
+    // Until it listens, whoever connects is refused: the mode is never too wide.
+    rustix::fs::chmodat(CWD, new, Mode::from(mode), AtFlags::empty())?;
+    let metadata = fs::symlink_metadata(new)?;
+    rustix::net::listen(socket, 128)?;
+    listening.into_temp_path().persist_noclobber(path)?;
+    Ok((metadata.dev(), metadata.ino()))
 }
 
 /// A connection to the daemon at `path`.
@@ -172,8 +182,6 @@ mod tests {
         assert!(connect(&path).unwrap_err().contains("does not exist"));
         let first = Listener::bind(&path, 0o640).unwrap();
         assert_eq!(fs::metadata(&path).unwrap().permissions().mode() & 0o777, 0o640);
-        assert!(connect(&path).unwrap_err().contains("nobody serves"), "it does not listen yet");
-        first.listen().unwrap();
         connect(&path).unwrap();
         let error = Listener::bind(&path, 0o600).map(drop).unwrap_err();
         assert!(error.contains("another process serves"), "{error}");
@@ -198,6 +206,41 @@ mod tests {
         assert!(Listener::bind(&long, 0o600).map(drop).unwrap_err().contains("107 bytes"));
         let nowhere = directory.path().join("no/socket");
         assert!(Listener::bind(&nowhere, 0o600).map(drop).unwrap_err().contains("cannot open"));
+        // No other name is left either.
+        assert_eq!(fs::read_dir(directory.path()).unwrap().count(), 1);
+    }
+
+    #[test]
+    fn the_longest_path_will_do() {
+        let directory = tempfile::tempdir().unwrap();
+        let room = 107 - directory.path().as_os_str().len() - 1;
+        let path = directory.path().join("x".repeat(room));
+        let listener = Listener::bind(&path, 0o600).unwrap();
+        connect(&path).unwrap();
+        assert_eq!(fs::read_dir(directory.path()).unwrap().count(), 1);
+        drop(listener);
+        assert_eq!(fs::read_dir(directory.path()).unwrap().count(), 0);
+    }
+
+    /// Who finds the path can connect, however early.
+    #[test]
+    fn a_path_that_is_there_listens() {
+        let directory = tempfile::tempdir().unwrap();
+        let path = directory.path().join("socket");
+        for _ in 0..200 {
+            let joiner = {
+                let path = path.clone();
+                std::thread::spawn(move || {
+                    while !path.exists() {
+                        std::hint::spin_loop();
+                    }
+                    connect(&path).map(drop)
+                })
+            };
+            let listener = Listener::bind(&path, 0o600).unwrap();
+            joiner.join().unwrap().unwrap();
+            drop(listener);
+        }
     }
 
     /// Somebody else's socket at the path is not removed.

@@ -405,6 +405,23 @@ fn a_camera_is_joined() {
     daemon.stop().well();
 }
 
+/// Who waits for the socket to be there need not wait for the daemon to say that it is ready.
+#[test]
+fn who_finds_the_socket_can_join() {
+    for _ in 0..10 {
+        let directory = tempfile::tempdir().expect("a directory");
+        let socket = directory.path().join("socket");
+        let mut serve = Command::new(DEVMAP);
+        serve.args(["serve", "--device", "/dev/h=hello", "--socket"]).arg(&socket);
+        let serve = start(serve);
+        wait_for("the socket", || socket.exists());
+        let join = ["--join", socket.to_str().expect("UTF-8")];
+        Run::new(AUTO, &[]).options(&join).output(&["cat", "/dev/h"]).well();
+        terminate(serve.front());
+        serve.finish().well();
+    }
+}
+
 /// An author's own binary serves too.
 #[test]
 fn a_server_serves() {
