@@ -1,6 +1,7 @@
 //! A run from its settings to its end: what each process of the tree does.
 
 use std::{
+    collections::HashMap,
     ffi::OsString,
     io::{self, Write},
     os::{
@@ -367,7 +368,11 @@ fn supervise_trapped(
 }
 
 /// The devices with their numbers: a number that the driver leaves to its home is the
-/// next free one of the majors for local use (240, Documentation/admin-guide/devices).
+/// next free one of the majors for local use (240, Documentation/admin-guide/devices). So is
+/// one of these that two devices have, such as those of two daemons.
+///
+/// # Errors
+/// Which devices have another number in common; which driver panicked.
 pub(crate) fn entries(nodes: Vec<Node>) -> Result<Vec<Arc<DeviceEntry>>, String> {
     const LOCAL_MAJOR: u32 = 240;
     let metadata = nodes.iter().map(|node| {
@@ -389,14 +394,22 @@ pub(crate) fn entries(nodes: Vec<Node>) -> Result<Vec<Arc<DeviceEntry>>, String>
         fixed.contains(&(LOCAL_MAJOR, minor)) || Path::new(&link).symlink_metadata().is_ok()
     };
     let mut minors = (0..).filter(|minor| !is_taken(*minor));
+    let mut next_local = || (LOCAL_MAJOR, minors.next().unwrap_or(0));
+    let mut given: HashMap<(u32, u32), PathBuf> = HashMap::new();
     let entries = nodes
         .into_iter()
         .zip(metadata)
         .zip(0..)
         .map(|((node, metadata), index)| {
             let number = match metadata.kind {
-                Kind::Character(Number::Fixed { major, minor }) => (major, minor),
-                Kind::Character(Number::Dynamic) => (LOCAL_MAJOR, minors.next().unwrap_or(0)),
+                Kind::Character(Number::Fixed { major, minor }) => {
+                    match given.insert((major, minor), node.path.clone()) {
+                        None => (major, minor),
+                        Some(_) if major == LOCAL_MAJOR => next_local(),
+                        Some(other) => return Err(same_number(&other, &node.path, (major, minor))),
+                    }
+                }
+                Kind::Character(Number::Dynamic) => next_local(),
                 Kind::Regular { .. } => (0, 0),
             };
             let Node { path, name, device } = node;
@@ -405,6 +418,15 @@ pub(crate) fn entries(nodes: Vec<Node>) -> Result<Vec<Arc<DeviceEntry>>, String>
         })
         .collect::<Result<_, String>>()?;
     Ok(entries)
+}
+
+fn same_number(one: &Path, other: &Path, (major, minor): (u32, u32)) -> String {
+    format!(
+        "{} and {} have the same device number, {major}:{minor}; give one of them another where \
+         it is made, a camera by minor=N",
+        one.display(),
+        other.display(),
+    )
 }
 
 /// The class that a driver names.

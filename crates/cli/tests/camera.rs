@@ -771,7 +771,12 @@ fn wrong_options_are_told_what_would_be_right() {
         ("fps=100", "a number from 1 to 60"),
         ("pattern=stripes", "bars, gradient, noise, solid or box"),
         ("picture=/no/such/file.png", "a picture that can be read"),
+        ("picture=/no/such/file.png", "/no/such/file.png: No such file"),
+        ("picture=/etc/passwd", "/etc/passwd: The image format could not be determined"),
         ("source=/no/such/pipe", "mkfifo"),
+        ("source=/no/such/pipe", "/no/such/pipe: No such file"),
+        ("video=/etc", "/etc: it is no regular file"),
+        ("late=10,pace=client", "late is for frames that come by the clock"),
         ("colour=ffffff", "did you mean \"color\"?"),
     ] {
         let output = run(&[&format!("/dev/video0=camera:{options}")], &["true"]);

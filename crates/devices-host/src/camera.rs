@@ -2,8 +2,9 @@
 
 use std::{
     fmt,
+    fs::File,
+    os::unix::fs::FileTypeExt,
     path::{Path, PathBuf},
-    sync::atomic::{AtomicU32, Ordering},
     time::Duration,
 };
 
@@ -13,7 +14,7 @@ use devmap_driver::{
 };
 
 use crate::{
-    capture::{Capture, Description, File},
+    capture::{self, Capture, Description},
     controls,
     format::{Offer, PixelFormat, Size},
     source::{End, Feed, Origin, Painted, Pattern, Patterns, Pictures, Source},
@@ -36,6 +37,9 @@ const fn option(
     OptionSpec { name, value, default, help }
 }
 
+/// The major number of cameras.
+pub const MAJOR: u32 = 81;
+
 /// What it takes.
 pub const OPTIONS: &[OptionSpec] = &[
     option("size", "WxH", "640x480", "size of the pictures, 160x120 to 1920x1080, both even"),
@@ -55,12 +59,17 @@ pub const OPTIONS: &[OptionSpec] = &[
         "when frames end: repeat, stop (EIO), hang; auto: as it is usual",
     ),
     option("pace", "PACE", "timer", "client: a frame as soon as a buffer is queued; or timer"),
-    option("minor", "N", "auto", "the minor number; auto: 0 for the first camera, and so on"),
+    option(
+        "minor",
+        "N",
+        "auto",
+        "the minor number; auto: that of /dev/videoN, else one that is free",
+    ),
     option("unplug", "N", "never", "after N frames the camera is gone: ENODEV"),
     option("stall", "N", "never", "after N frames no frame comes any more"),
     option("corrupt", "N", "never", "each Nth frame is garbled and flagged"),
     option("eio", "N", "never", "the Nth ioctl answers EIO"),
-    option("late", "MS", "0", "frames come up to so many milliseconds late"),
+    option("late", "MS", "0", "with pace=timer, frames come up to so many milliseconds late"),
     option("seed", "N", "0", "what noise, lateness and garbling are drawn from"),
 ];
 
@@ -162,6 +171,13 @@ fn parse_number<T: std::str::FromStr>(
     value.parse().map_err(|_| OptionError::BadValue(expected))
 }
 
+/// The minor number of the camera at this path, if the path says it: the N of `/dev/videoN`.
+pub fn minor_at(path: &Path) -> Option<u32> {
+    let text = path.to_str()?.strip_prefix("/dev/video")?;
+    let minor: u8 = text.parse().ok()?;
+    (minor.to_string() == text).then_some(minor.into())
+}
+
 impl Options {
     /// Sets one option from text.
     ///
@@ -209,28 +225,19 @@ impl Options {
             }
             "picture" => {
                 self.picture = path();
-                if self.picture.as_deref().is_some_and(|path| Pictures::new(path, false).is_err()) {
-                    return Err(OptionError::BadValue(
-                        "a picture that can be read (PNG, JPEG, GIF, BMP, PNM or WebP), or a \
-                         directory of such pictures",
-                    ));
-                }
+                let expected = "a picture that can be read (PNG, JPEG, GIF, BMP, PNM or WebP), or a \
+                                directory of such pictures";
+                check(&self.picture, |path| Pictures::new(path, false).map(drop), expected)?;
             }
             "source" => {
                 self.source = path();
-                if self.source.as_deref().is_some_and(|path| !is_source(path)) {
-                    return Err(OptionError::BadValue(
-                        "a named pipe (make it with mkfifo) or a file that can be read",
-                    ));
-                }
+                let expected = "a named pipe (make it with mkfifo) or a file that can be read";
+                check(&self.source, check_source, expected)?;
             }
             "video" => {
                 self.video = path();
-                if self.video.as_deref().is_some_and(|path| !can_decode(path)) {
-                    return Err(OptionError::BadValue(
-                        "a video file that can be read; and ffmpeg has to be installed",
-                    ));
-                }
+                let expected = "a video file that can be read; and ffmpeg has to be installed";
+                check(&self.video, check_video, expected)?;
             }
             "command" => self.command = (!value.is_empty()).then(|| value.to_owned()),
             "end" => {
@@ -307,7 +314,11 @@ impl Options {
     fn source(&self) -> Result<Box<dyn Source>, Errno> {
         let given = [&self.source, &self.video, &self.picture].into_iter().flatten().count();
         if given + usize::from(self.command.is_some()) > 1 {
-            eprintln!("devmap: camera: one of source, command, video and picture, not several");
+            tell("one of source, command, video and picture, not several");
+            return Err(Errno::EINVAL);
+        }
+        if self.pace == Pace::Client && !self.trouble.late.is_zero() {
+            tell("late is for frames that come by the clock, not for pace=client");
             return Err(Errno::EINVAL);
         }
         if let Some(origin) = self.origin() {
@@ -320,7 +331,7 @@ impl Options {
         if let Some(path) = &self.picture {
             let pictures = Pictures::new(path, self.has_clock == Some(true));
             return Ok(Box::new(Painted::new(pictures.map_err(|error| {
-                eprintln!("devmap: camera: {error}");
+                tell(&error);
                 Errno::EIO
             })?)));
         }
@@ -330,33 +341,60 @@ impl Options {
     }
 }
 
-/// Whether frames can be read from there. A pipe is not opened: that waits for a writer.
-fn is_source(path: &Path) -> bool {
-    use std::os::unix::fs::FileTypeExt;
-    path.metadata().is_ok_and(|metadata| {
-        metadata.file_type().is_fifo() || (metadata.is_file() && std::fs::File::open(path).is_ok())
+/// Looks at what is at a path, and says what is wrong with it.
+fn check(
+    path: &Option<PathBuf>,
+    look: impl FnOnce(&Path) -> Result<(), String>,
+    expected: &'static str,
+) -> Result<(), OptionError> {
+    path.as_deref().map_or(Ok(()), look).map_err(|error| {
+        tell(&error);
+        OptionError::BadValue(expected)
     })
 }
 
+fn tell(error: &str) {
+    eprintln!("devmap: camera: {error}");
+}
+
+/// Whether frames can be read from there. A pipe is not opened: that waits for a writer.
+fn check_source(path: &Path) -> Result<(), String> {
+    let metadata = path.metadata().map_err(|error| named(path, error))?;
+    if metadata.file_type().is_fifo() { Ok(()) } else { check_file(path) }
+}
+
 /// Whether there is a video, and what decodes it.
-fn can_decode(path: &Path) -> bool {
+fn check_video(path: &Path) -> Result<(), String> {
     let paths = std::env::var_os("PATH").unwrap_or_default();
-    let has_decoder = std::env::split_paths(&paths).any(|path| path.join("ffmpeg").is_file());
-    has_decoder && path.is_file() && std::fs::File::open(path).is_ok()
+    if !std::env::split_paths(&paths).any(|path| path.join("ffmpeg").is_file()) {
+        return Err("there is no ffmpeg in the directories of PATH".to_owned());
+    }
+    check_file(path)
+}
+
+fn check_file(path: &Path) -> Result<(), String> {
+    let metadata = path.metadata().map_err(|error| named(path, error))?;
+    if !metadata.is_file() {
+        return Err(named(path, "it is no regular file"));
+    }
+    File::open(path).map(drop).map_err(|error| named(path, error))
+}
+
+fn named(path: &Path, error: impl fmt::Display) -> String {
+    format!("{}: {error}", path.display())
 }
 
 /// The device: a capture device on a built-in source.
 pub struct Camera<P: Platform>(Capture<P>);
 
 impl<P: Platform> Camera<P> {
-    /// Makes a camera.
+    /// Makes a camera; the first, number 0, where the options say no other.
     ///
     /// # Errors
     /// `ENOMEM`; `EIO` for a picture that has gone since the options were read;
     /// `EINVAL` for options that exclude each other.
     pub fn new(platform: &P, options: &Options) -> Result<Camera<P>, Errno> {
-        static NEXT_MINOR: AtomicU32 = AtomicU32::new(0);
-        let minor = options.minor.unwrap_or_else(|| NEXT_MINOR.fetch_add(1, Ordering::Relaxed));
+        let minor = options.minor.unwrap_or(0);
         let about = Description {
             card: format!("devmap camera {minor}"),
             bus_info: format!("platform:devmap-{minor:03}"),
@@ -371,9 +409,9 @@ impl<P: Platform> Camera<P> {
 }
 
 impl<P: Platform> Device<P> for Camera<P> {
-    type File = File<P>;
+    type File = capture::File<P>;
 
-    fn open(&self, open: &Open) -> Result<File<P>, Errno> {
+    fn open(&self, open: &Open) -> Result<capture::File<P>, Errno> {
         self.0.open(open)
     }
 
@@ -389,19 +427,19 @@ impl<P: Platform> Device<P> for Camera<P> {
         self.0.show(attribute, text)
     }
 
-    fn mmap(&self, file: &File<P>, area: &NewArea) -> Result<Plan<P::Memory>, Errno> {
+    fn mmap(&self, file: &capture::File<P>, area: &NewArea) -> Result<Plan<P::Memory>, Errno> {
         self.0.mmap(file, area)
     }
 
-    fn read(&self, file: &File<P>, transfer: &Transfer<'_>) -> Result<usize, Errno> {
+    fn read(&self, file: &capture::File<P>, transfer: &Transfer<'_>) -> Result<usize, Errno> {
         self.0.read(file, transfer)
     }
 
-    fn ioctl(&self, file: &File<P>, call: &Ioctl<'_>) -> Result<u32, Errno> {
+    fn ioctl(&self, file: &capture::File<P>, call: &Ioctl<'_>) -> Result<u32, Errno> {
         self.0.ioctl(file, call)
     }
 
-    fn poll(&self, file: &File<P>, table: &mut dyn PollTable<P::WaitQueue>) -> PollEvents {
+    fn poll(&self, file: &capture::File<P>, table: &mut dyn PollTable<P::WaitQueue>) -> PollEvents {
         self.0.poll(file, table)
     }
 }
@@ -431,6 +469,16 @@ mod tests {
             assert!(matches!(refused, Err(OptionError::BadValue(_))), "{key}={value}");
         }
         assert_eq!(options.set("colour", "ffffff"), Err(OptionError::Unknown));
+    }
+
+    #[test]
+    fn a_path_says_the_number() {
+        assert_eq!(minor_at(Path::new("/dev/video0")), Some(0));
+        assert_eq!(minor_at(Path::new("/dev/video255")), Some(255));
+        for other in ["/dev/video", "/dev/video256", "/dev/video01", "/dev/video+1", "/tmp/video1"]
+        {
+            assert_eq!(minor_at(Path::new(other)), None, "{other}");
+        }
     }
 
     #[test]

@@ -1,5 +1,7 @@
 //! The registry of built-in devices.
 
+use std::path::Path;
+
 use devmap_backend_supervised::{self as supervised, AnyDevice, Host};
 use devmap_devices::{demo, events, hello, mem, pattern, zero};
 use devmap_devices_host::{camera, file};
@@ -22,8 +24,19 @@ pub struct Builtin {
     pub options: &'static [OptionSpec],
     /// The option that has to be given, and whose key may be left out.
     pub(crate) main: Option<&'static str>,
+    /// For one with the option `minor`: what its number is without.
+    pub(crate) numbers: Option<Numbers>,
     check: fn(&Pairs) -> Result<(), (usize, OptionError)>,
     build: Build,
+}
+
+/// The numbers of the devices that share a major number.
+#[derive(Debug)]
+pub(crate) struct Numbers {
+    /// `major(dev)`.
+    pub(crate) major: u32,
+    /// The minor number that a path says.
+    pub(crate) minor_at: fn(&Path) -> Option<u32>,
 }
 
 impl Builtin {
@@ -48,14 +61,15 @@ impl Builtin {
 /// OPTIONS, `Options` with `set`, and a device made from a platform and the options.
 macro_rules! builtin {
     ($module:ident, $device:ident) => {
-        builtin!($module, $device, main: None)
+        builtin!($module, $device, main: None, numbers: None)
     };
-    ($module:ident, $device:ident, main: $main:expr) => {
+    ($module:ident, $device:ident, main: $main:expr, numbers: $numbers:expr) => {
         Builtin {
             name: $module::NAME,
             about: $module::ABOUT,
             options: $module::OPTIONS,
             main: $main,
+            numbers: $numbers,
             check: |pairs| parse($module::Options::set, pairs).map(|_| ()),
             build: |host, pairs| {
                 let options = parse($module::Options::set, pairs).map_err(|_| Errno::EINVAL)?;
@@ -65,6 +79,8 @@ macro_rules! builtin {
     };
 }
 
+const CAMERAS: Numbers = Numbers { major: camera::MAJOR, minor_at: camera::minor_at };
+
 /// All of them, in the order in which to show them.
 static BUILTINS: [Builtin; 8] = [
     builtin!(demo, Demo),
@@ -73,8 +89,8 @@ static BUILTINS: [Builtin; 8] = [
     builtin!(hello, Hello),
     builtin!(events, Events),
     builtin!(pattern, Pattern),
-    builtin!(camera, Camera),
-    builtin!(file, File, main: Some("path")),
+    builtin!(camera, Camera, main: None, numbers: Some(CAMERAS)),
+    builtin!(file, File, main: Some("path"), numbers: None),
 ];
 
 /// The built-in devices.

@@ -122,7 +122,7 @@ impl RunOptions {
         serve(Service {
             socket,
             mode: socket_mode,
-            nodes: Box::new(|host| with_specs(host, make, specs)),
+            nodes: Box::new(|host| with_specs(host, make, specs, &[])),
             trace: self.trace.map(|file| (file, self.trace_format.into())),
             stats: self.stats,
         })
@@ -136,16 +136,18 @@ impl RunOptions {
         };
         let joins = self.joins;
         let nodes = move |host: &Host| {
-            let mut nodes = with_specs(host, make, specs)?;
+            let mut joined = Vec::new();
             for socket in joins {
-                let joined = supervised::join(host, &socket)?;
+                let of_socket = supervised::join(host, &socket)?;
                 // Another process's paths, which may not do here.
-                for node in &joined {
+                for node in &of_socket {
                     spec::check_path(&node.path)
                         .map_err(|error| format!("--join {}: {error}", socket.display()))?;
                 }
-                nodes.extend(joined);
+                joined.extend(of_socket);
             }
+            let mut nodes = with_specs(host, make, specs, &joined)?;
+            nodes.extend(joined);
             spec::check_distinct(nodes.iter().map(|node| node.path.as_path()))
                 .map_err(|error| error.to_string())?;
             Ok(nodes)
@@ -177,9 +179,16 @@ impl RunOptions {
     }
 }
 
-/// What `make` makes, and then the devices of `--device`.
-fn with_specs(host: &Host, make: MakeNodes, specs: Vec<DeviceSpec>) -> Result<Vec<Node>, String> {
+/// What `make` makes, and then the devices of `--device`, with numbers that neither of these nor
+/// `joined` have.
+pub(crate) fn with_specs(
+    host: &Host,
+    make: MakeNodes,
+    mut specs: Vec<DeviceSpec>,
+    joined: &[Node],
+) -> Result<Vec<Node>, String> {
     let mut nodes = make(host)?;
+    spec::number(&mut specs, nodes.iter().chain(joined));
     for spec in specs {
         nodes.push(spec.node(host)?);
     }

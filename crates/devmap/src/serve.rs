@@ -5,7 +5,7 @@ use std::path::PathBuf;
 use devmap_backend_supervised::{self as supervised, Host, Service};
 
 use crate::{
-    options::{FormatArgument, fail, parse_devices},
+    options::{FormatArgument, fail, parse_devices, with_specs},
     spec,
 };
 
@@ -65,7 +65,8 @@ impl ServeOptions {
         if let Err(error) = spec::check_distinct(paths.iter().map(PathBuf::as_path)) {
             return fail(error);
         }
-        let nodes = |host: &Host| specs.into_iter().map(|spec| spec.node(host)).collect();
+        let none = Box::new(|_: &Host| Ok(Vec::new()));
+        let nodes = |host: &Host| with_specs(host, none, specs, &[]);
         serve(Service {
             socket: self.socket,
             mode: self.socket_mode,

@@ -3,10 +3,13 @@
 //! Everything about it that can be wrong is found here, before any program starts,
 //! except what only the making of the device can show (such as a lack of memory).
 
-use std::path::{Component, Path, PathBuf};
+use std::{
+    panic::{AssertUnwindSafe, catch_unwind},
+    path::{Component, Path, PathBuf},
+};
 
 use devmap_backend_supervised::{Host, Node};
-use devmap_driver::OptionError;
+use devmap_driver::{Kind, Number, OptionError};
 
 use crate::builtin::{self, Builtin, builtins};
 
@@ -146,14 +149,26 @@ impl DeviceSpec {
             similar: similar(name, builtins().iter().map(|builtin| builtin.name)),
             names: list(builtins().iter().map(|builtin| builtin.name)),
         })?;
-        let options = parse_options(builtin, rest)?;
+        let mut options = parse_options(builtin, rest)?;
         check_path(Path::new(path))?;
+        if let Some(numbers) = &builtin.numbers {
+            options.retain(|(key, value)| (key.as_str(), value.as_str()) != (MINOR, "auto"));
+            let minor = (numbers.minor_at)(Path::new(path));
+            if let Some(minor) = minor.filter(|_| minor_of(&options).is_none()) {
+                options.push((MINOR.to_owned(), minor.to_string()));
+            }
+        }
         Ok(DeviceSpec { path: path.into(), builtin, options })
     }
 
     /// The path of the device.
     pub fn path(&self) -> &Path {
         &self.path
+    }
+
+    /// Its number, unless that is its home's choice or still open.
+    fn number(&self) -> Option<(u32, u32)> {
+        Some((self.builtin.numbers.as_ref()?.major, minor_of(&self.options)?))
     }
 
     /// Makes the device, in the process that will serve it.
@@ -165,6 +180,36 @@ impl DeviceSpec {
             format!("cannot make the device {}={}: {error}", self.path.display(), self.builtin.name)
         })?;
         Ok(Node { path: self.path, name: self.builtin.name.to_owned(), device })
+    }
+}
+
+/// The option that says a device's minor number.
+const MINOR: &str = "minor";
+
+fn minor_of(options: &[(String, String)]) -> Option<u32> {
+    options.iter().find(|(key, _)| key == MINOR)?.1.parse().ok()
+}
+
+/// The number that a device's driver fixes. One that panics is found when the run begins.
+fn fixed_number(node: &Node) -> Option<(u32, u32)> {
+    match catch_unwind(AssertUnwindSafe(|| node.device.metadata())).ok()?.kind {
+        Kind::Character(Number::Fixed { major, minor }) => Some((major, minor)),
+        _ => None,
+    }
+}
+
+/// Gives the devices whose number is still open the lowest ones that neither one of them nor
+/// of `others` has.
+pub(crate) fn number<'a>(specs: &mut [DeviceSpec], others: impl Iterator<Item = &'a Node>) {
+    let mut taken: Vec<_> = specs.iter().filter_map(DeviceSpec::number).collect();
+    taken.extend(others.filter_map(fixed_number));
+    for spec in specs {
+        let Some(numbers) = &spec.builtin.numbers else { continue };
+        let is_free = |minor: &u32| !taken.contains(&(numbers.major, *minor));
+        if let (None, Some(minor)) = (minor_of(&spec.options), (0..).find(is_free)) {
+            taken.push((numbers.major, minor));
+            spec.options.push((MINOR.to_owned(), minor.to_string()));
+        }
     }
 }
 
@@ -285,6 +330,22 @@ mod tests {
         assert!(error("/=demo").contains("not that of a file"));
         assert!(error("/no/such/place/mmap=demo").contains("/no/such/place"));
         assert!(error("/dev=demo").contains("is a directory"));
+    }
+
+    #[test]
+    fn a_number_is_the_one_given_the_paths_or_a_free_one() {
+        let devices = [
+            "/dev/front=camera",
+            "/dev/video2=camera",
+            "/dev/back=camera:minor=auto",
+            "/dev/video0=camera:minor=1",
+            "/dev/video3=camera:minor=auto",
+            "/dev/m=mem",
+        ];
+        let mut specs = devices.map(|device| DeviceSpec::parse(device).unwrap());
+        number(&mut specs, std::iter::empty());
+        let minors = [Some(0), Some(2), Some(4), Some(1), Some(3), None];
+        assert_eq!(specs.map(|spec| spec.number().map(|(_, minor)| minor)), minors);
     }
 
     #[test]

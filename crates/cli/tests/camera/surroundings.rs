@@ -44,6 +44,36 @@ fn cameras_are_found_by_class_and_by_number() {
     }
 }
 
+/// A camera's number is its path's, whatever the order.
+#[test]
+fn numbers_follow_the_paths() {
+    const DEVICES: [&str; 4] = [
+        "/dev/video1=camera",
+        "/dev/front=camera",
+        "/dev/video0=camera",
+        "/dev/back=camera:minor=9",
+    ];
+    let numbers = "stat -c %t:%T /dev/video1 /dev/front /dev/video0 /dev/back";
+    let output = run(&DEVICES, &["sh", "-c", numbers]);
+    assert_eq!(String::from_utf8_lossy(&output.stdout), "51:1\n51:2\n51:0\n51:9\n", "{output:?}");
+}
+
+#[test]
+fn two_cameras_of_one_number_are_refused() {
+    for devices in [
+        ["/dev/video0=camera:minor=3", "/dev/video1=camera:minor=3"],
+        ["/dev/video0=camera", "/dev/front=camera:minor=0"],
+    ] {
+        let output = run(&devices, &["true"]);
+        let said = String::from_utf8_lossy(&output.stderr);
+        assert_eq!(output.status.code(), Some(125), "{said}");
+        let paths = devices.map(|device| device.split_once('=').expect("PATH=NAME").0);
+        for words in [paths[0], paths[1], "81:", "minor=N"] {
+            assert!(said.contains(words), "{words}: {said}");
+        }
+    }
+}
+
 #[test]
 fn v4l2_ctl_lists_the_devices() {
     for mode in ["auto", "trapped"] {

@@ -304,15 +304,12 @@ fn local_devices_stand_beside(mode: Mode) {
     let run = run.options(&["--device", "/dev/local=hello"]);
     let text = run.prints(&["cat", "/dev/h", "/dev/other", "/dev/local"]);
     assert_eq!(text, "Hello from a device in safe Rust.\n".repeat(3));
-    let numbers = Run::joining(mode, &daemon).options(&["--device", "/dev/local=hello"]).prints(&[
-        "stat",
-        "-c",
-        "%t:%T %F",
-        "/dev/h",
-        "/dev/local",
-    ]);
+    let run = Run::joining(mode, &daemon).options(&["--join", other.socket()]);
+    let run = run.options(&["--device", "/dev/local=hello"]);
+    let numbers = run.prints(&["stat", "-c", "%t:%T %F", "/dev/h", "/dev/other", "/dev/local"]);
     let numbers: Vec<&str> = numbers.lines().collect();
-    assert_ne!(numbers[0], numbers[1]);
+    let distinct: std::collections::HashSet<&&str> = numbers.iter().collect();
+    assert_eq!(distinct.len(), 3, "{numbers:?}");
     assert!(numbers.iter().all(|line| line.ends_with("character special file")), "{numbers:?}");
     // One path is one device.
     let twice = Run::joining(mode, &daemon).options(&["--device", "/dev/h=hello"]);
@@ -414,12 +411,39 @@ fn who_finds_the_socket_can_join() {
         let mut serve = Command::new(DEVMAP);
         serve.args(["serve", "--device", "/dev/h=hello", "--socket"]).arg(&socket);
         let serve = start(serve);
-        wait_for("the socket", || socket.exists());
+        wait_for("the socket", || socket.exists().then_some(()));
         let join = ["--join", socket.to_str().expect("UTF-8")];
         Run::new(AUTO, &[]).options(&join).output(&["cat", "/dev/h"]).well();
         terminate(serve.front());
         serve.finish().well();
     }
+}
+
+/// Numbers of the run's own cameras are beside those of the daemon, or the run ends.
+#[test]
+fn cameras_of_two_makers_have_two_numbers() {
+    let daemon = Daemon::start(&["/dev/video0=camera"], &[]);
+    let with = |device| Run::joining(AUTO, &daemon).options(&["--device", device]);
+    let numbers = ["stat", "-c", "%t:%T", "/dev/video0", "/dev/front"];
+    assert_eq!(with("/dev/front=camera").prints(&numbers), "51:0\n51:1\n");
+    with("/dev/front=camera:minor=0").output(&["true"]).exited(125).complains(&[
+        "/dev/front",
+        "/dev/video0",
+        "81:0",
+        "minor=N",
+    ]);
+    daemon.stop().well();
+    let directory = tempfile::tempdir().expect("a directory");
+    let mut twice = Command::new(DEVMAP);
+    twice.args([
+        "serve",
+        "--device",
+        "/dev/video0=camera",
+        "--device",
+        "/dev/front=camera:minor=0",
+    ]);
+    twice.arg("--socket").arg(directory.path().join("socket"));
+    start(twice).finish().exited(125).complains(&["/dev/front", "/dev/video0", "81:0"]);
 }
 
 /// An author's own binary serves too.
