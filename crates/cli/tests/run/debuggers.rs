@@ -11,6 +11,7 @@ in_each_mode!(
     gdb_runs_the_program,
     gdb_attaches,
     strace_runs_devmap,
+    a_camera_streams_under_strace,
     a_timer_interrupts_nothing,
 );
 
@@ -114,6 +115,19 @@ fn strace_runs_devmap(mode: Mode) {
     command.arg("-o").arg(directory.path().join("log")).arg(crate::harness::DEVMAP);
     command.args(["run", "--mode", mode.0, "-d", "/dev/hello=hello", "cat", "/dev/hello"]);
     assert_eq!(start(command).finish().well().stdout, "Hello from a device in safe Rust.\n");
+}
+
+/// Whoever starts whom: v4l2-ctl maps the buffers, and polls between its ioctls.
+fn a_camera_streams_under_strace(mode: Mode) {
+    const CAMERA: &str = "/dev/video0=camera:pace=client";
+    const STREAM: [&str; 5] =
+        ["v4l2-ctl", "-d/dev/video0", "--stream-mmap", "--stream-poll", "--stream-count=3"];
+    let traced = [&["strace", "-f", "-o", "/dev/null"][..], &STREAM].concat();
+    Run::new(mode, &[CAMERA]).output(&traced).well();
+    let mut command = Command::new("strace");
+    command.args(["-f", "-o", "/dev/null", crate::harness::DEVMAP, "run"]);
+    command.args(["--mode", mode.0, "--device", CAMERA, "--"]).args(STREAM);
+    start(command).finish().well();
 }
 
 /// 100 times a second, without `SA_RESTART`: no call fails but by `EINTR`, and nothing is
