@@ -415,6 +415,10 @@ class Camera:
         self.request(count)
         for index in range(count): self.call(QBUF, buffer(index))
         self.call(STREAMON, bytearray(struct.pack('I', 1)))
+    def map(self, index):
+        data = self.call(QUERYBUF, buffer(index))
+        offset, length = struct.unpack_from('Q', data, 64)[0], struct.unpack_from('I', data, 72)[0]
+        return mmap.mmap(self.fd, length, mmap.MAP_SHARED, 3, offset=offset)
     def stop(self): self.call(STREAMOFF, bytearray(struct.pack('I', 1)))
     def frame(self):
         data = self.call(DQBUF, buffer())
@@ -451,11 +455,7 @@ fn frames_are_shared_numbered_and_timed() {
         "
 camera = Camera()
 camera.start()
-maps = []
-for index in range(3):
-    data = camera.call(QUERYBUF, buffer(index))
-    offset, length = struct.unpack_from('Q', data, 64)[0], struct.unpack_from('I', data, 72)[0]
-    maps.append(mmap.mmap(camera.fd, length, mmap.MAP_SHARED, 3, offset=offset))
+maps = [camera.map(index) for index in range(3)]
 last = 0
 for number in range(20):
     index, used, flags, sequence = camera.frame()
@@ -617,11 +617,7 @@ import hashlib
 camera = Camera()
 camera.start()
 digest = hashlib.sha256()
-maps = []
-for index in range(3):
-    asked = camera.call(QUERYBUF, buffer(index))
-    offset, length = struct.unpack_from('Q', asked, 64)[0], struct.unpack_from('I', asked, 72)[0]
-    maps.append(mmap.mmap(camera.fd, length, mmap.MAP_SHARED, 3, offset=offset))
+maps = [camera.map(index) for index in range(3)]
 for _ in range(8):
     index, used, flags, sequence = camera.frame()
     digest.update(maps[index][:used] + bytes([flags & 0x40, sequence]))

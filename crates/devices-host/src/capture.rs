@@ -446,7 +446,8 @@ impl<P: Platform> Device<P> for Capture<P> {
                     if state.is_broken {
                         events = events.union(PollEvents::ERR);
                     }
-                    if state.has_frame() {
+                    // What others have drawn since is for who asks again, too.
+                    if state.has_frame() && !has_started {
                         events = events.union(readable);
                     }
                 }
