@@ -402,6 +402,18 @@ static void handle(int signal, int flags)
 
 #include "events_select.h"
 
+/* A signal that comes before the call has begun to wait does not end it, so there are several. */
+static int ends_by_signals(void *child)
+{
+	siginfo_t info = { 0 };
+	struct timespec moment = { 0, 2000000 };
+
+	kill((pid_t)(intptr_t)child, SIGUSR1);
+	nanosleep(&moment, NULL);
+	return waitid(P_PID, (id_t)(intptr_t)child, &info, WEXITED | WNOHANG | WNOWAIT) ||
+	       info.si_pid;
+}
+
 static void wakes(void)
 {
 	char name[64];
@@ -428,7 +440,8 @@ static void wakes(void)
 	for (intptr_t how = 0; how < WAYS; how++) {
 		child = spawn(polls, (void *)how);
 		until_polling(child);
-		kill(child, SIGUSR1);
+		if (!eventually(ends_by_signals, (void *)(intptr_t)child))
+			kill(child, SIGKILL);
 		snprintf(name, sizeof(name), "%s_is_interrupted", ways[how]);
 		check(name, 100 + EINTR, reap(child));
 	}
