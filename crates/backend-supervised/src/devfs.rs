@@ -675,11 +675,7 @@ impl Devfs {
             Arc::new(Poller { channel, kh, file: Arc::downgrade(&file) }) as Arc<dyn Wake>
         });
         let mut table = Pollers { poller, wanted };
-        let events = self.interruptible(core, header, || {
-            file.device.call("poll", |driver| Ok(driver.poll(file.state(), &mut table)))
-        });
-        // A poll method that panicked: there is no errno in a mask.
-        let events = events.unwrap_or(PollEvents::ERR);
+        let events = self.interruptible(core, header, || file.poll(&mut table));
         core.trace_call(started, || Event {
             device: &file.device.path,
             tid: header.pid,

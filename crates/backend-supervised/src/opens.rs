@@ -19,12 +19,12 @@ use std::{
     time::Duration,
 };
 
-use devmap_driver::{Errno, Kind, Metadata, Open, OpenFlags};
+use devmap_driver::{Errno, Kind, Metadata, Open, OpenFlags, PollEvents, PollTable};
 use parking_lot::Mutex;
 
 use crate::{
     erase::{AnyDevice, AnyFile},
-    host::HostMemory,
+    host::{HostMemory, HostWaitQueue},
     pool,
     sysfs::ClassEntry,
     trace::{Event, Trace},
@@ -168,6 +168,13 @@ enum Backing {
 }
 
 impl OpenFile {
+    /// What the driver says of it now. Of a poll method that panicked, `POLLERR`: there is no
+    /// errno in a mask.
+    pub(crate) fn poll(&self, table: &mut dyn PollTable<HostWaitQueue>) -> PollEvents {
+        let mask = self.device.call("poll", |driver| Ok(driver.poll(self.state(), table)));
+        mask.unwrap_or(PollEvents::ERR)
+    }
+
     /// The file of its faulted pages, which `open` opens the first time.
     pub(crate) fn backing(
         &self,

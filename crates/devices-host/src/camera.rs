@@ -37,9 +37,6 @@ const fn option(
     OptionSpec { name, value, default, help }
 }
 
-/// The major number of cameras.
-pub const MAJOR: u32 = 81;
-
 /// What it takes.
 pub const OPTIONS: &[OptionSpec] = &[
     option("size", "WxH", "640x480", "size of the pictures, 160x120 to 1920x1080, both even"),

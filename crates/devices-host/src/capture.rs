@@ -32,8 +32,8 @@ use crate::{
 
 /// `V4L2_PRIORITY_DEFAULT`, which is `V4L2_PRIORITY_INTERACTIVE`.
 const DEFAULT_PRIORITY: u32 = 2;
-/// The major number of video devices.
-const MAJOR: u32 = 81;
+/// The major number of video devices (`VIDEO_MAJOR`).
+pub const VIDEO_MAJOR: u32 = 81;
 /// How many buffers `read(2)` makes.
 const READ_BUFFERS: u32 = 4;
 
@@ -336,7 +336,7 @@ impl<P: Platform> Device<P> for Capture<P> {
     }
 
     fn metadata(&self) -> Metadata {
-        let number = Number::Fixed { major: MAJOR, minor: self.shared.about.minor };
+        let number = Number::Fixed { major: VIDEO_MAJOR, minor: self.shared.about.minor };
         Metadata { kind: Kind::Character(number), mode: 0o666, stream: true }
     }
 

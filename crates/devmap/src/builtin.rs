@@ -4,7 +4,7 @@ use std::path::Path;
 
 use devmap_backend_supervised::{self as supervised, AnyDevice, Host};
 use devmap_devices::{demo, events, hello, mem, pattern, zero};
-use devmap_devices_host::{camera, file};
+use devmap_devices_host::{camera, capture::VIDEO_MAJOR, file};
 use devmap_driver::{Errno, OptionError, OptionSpec};
 
 /// Options as text, in the order given.
@@ -79,7 +79,7 @@ macro_rules! builtin {
     };
 }
 
-const CAMERAS: Numbers = Numbers { major: camera::MAJOR, minor_at: camera::minor_at };
+const CAMERAS: Numbers = Numbers { major: VIDEO_MAJOR, minor_at: camera::minor_at };
 
 /// All of them, in the order in which to show them.
 static BUILTINS: [Builtin; 8] = [

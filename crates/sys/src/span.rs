@@ -266,7 +266,8 @@ impl Span {
     ///
     /// # Errors
     /// `EINVAL` for a span that is shared or can be written, where no page cache is laid, or for
-    /// not enough memory; `ETXTBSY` when slices are held of what was there; those of mremap(2), when nothing was done.
+    /// not enough memory; `ETXTBSY` when slices are held of what was there; those of mremap(2),
+    /// when nothing was done.
     pub fn move_in(&self, at: usize, from: &mut Large, len: usize) -> io::Result<()> {
         let inner = &self.0;
         let bytes = at..at.saturating_add(len);

@@ -488,11 +488,7 @@ impl Serving<'_> {
         let connection = Arc::downgrade(self.connection);
         let poller = Poller { connection, file: Arc::downgrade(file), open: file.id };
         let mut table = Pollers { poller: Arc::new(poller), wanted };
-        let events = self.interruptible(|| {
-            file.device.call("poll", |driver| Ok(driver.poll(file.state(), &mut table)))
-        });
-        // As in a run: there is no errno in a mask.
-        let events = events.unwrap_or(PollEvents::ERR);
+        let events = self.interruptible(|| file.poll(&mut table));
         self.trace(&file.device, "poll", started, Ok(u64::from(events.bits())), || {
             vec![("open", file.id.into()), ("events", events.to_string().into())]
         });

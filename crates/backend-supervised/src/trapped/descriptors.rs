@@ -18,7 +18,7 @@ use std::{
     },
 };
 
-use devmap_driver::{PollEvents, PollTable};
+use devmap_driver::PollTable;
 use parking_lot::Mutex;
 use rustix::{
     event::{PollFd, PollFlags, epoll, poll},
@@ -319,8 +319,7 @@ impl Descriptors {
             file: Arc::downgrade(file),
             id: file.id,
         }));
-        let mask = file.device.call("poll", |driver| Ok(driver.poll(file.state(), &mut table)));
-        let mask = mask.unwrap_or(PollEvents::ERR);
+        let mask = file.poll(&mut table);
         self.changing.fetch_add(1, Ordering::SeqCst);
         let changed = descriptor.fifo.show(&mut shown, mask, woken);
         self.changing.fetch_sub(1, Ordering::SeqCst);
@@ -378,7 +377,7 @@ mod tests {
 
     use super::{super::testing, *};
     use crate::{opens::Opens, trace::Trace};
-    use devmap_driver::{Open, WaitQueue};
+    use devmap_driver::{Open, PollEvents, WaitQueue};
     use rustix::io::Errno;
 
     fn opens() -> Opens {

@@ -2,7 +2,8 @@
 //!
 //! All calls that take a path, but not opens of directories, which are most of the
 //! opens of programs that walk trees, unless a device has a class, by which it is listed; and the calls on descriptors that a FIFO would
-//! answer in its own way, where the number may be a device's (see `filter`).
+//! answer in its own way, where the number may be a device's (see `filter`). `poll`, and a `select`
+//! that asks for exceptions, since a FIFO cannot show all that a driver says (see `polling`).
 
 use std::{collections::BTreeSet, iter};
 

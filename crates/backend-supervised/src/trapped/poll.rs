@@ -25,22 +25,26 @@ const ALWAYS: PollEvents = PollEvents::ERR.union(PollEvents::HUP);
 
 /// A call of `poll`.
 struct Poll {
-    /// The places of the devices among the descriptors.
-    places: Vec<u64>,
+    tid: u32,
+    /// Where its descriptors are, and how many.
+    address: u64,
+    count: usize,
+    /// The places of the devices among them.
+    places: Vec<usize>,
     files: Vec<Polled>,
     timeout: Option<Timeout>,
 }
 
 /// Serves a call if it is a `poll`.
 pub(super) fn serve(core: &Arc<Core>, trapped: &Trapped, call: &Call<'_>) -> bool {
-    let Notification { tid, nr, args: [address, count, ..], .. } = *call.notification;
+    let nr = call.notification.nr;
     if nr != nr::PPOLL && Some(nr) != nr::POLL {
         return false;
     }
     match Poll::read(trapped, call.notification) {
         Some(poll) => {
-            let tell = |masks: &[PollEvents]| poll.tell(tid, address, count, masks);
-            polling::serve(core, call, &poll.files, poll.timeout.as_ref(), tell);
+            let timeout = poll.timeout.as_ref();
+            polling::serve(core, call, &poll.files, timeout, |masks| poll.tell(masks));
         }
         None => call.answer(Reply::Continue),
     }
@@ -71,7 +75,7 @@ impl Poll {
             }
             let file = trapped.open_file(tid, fd)?;
             let events = PollEvents::from_bits(u16::from_ne_bytes([*a, *b]).into()).union(ALWAYS);
-            places.push(at as u64);
+            places.push(at);
             files.push(Polled { file, asked: events, wanted: events });
         }
         if files.is_empty() {
@@ -85,18 +89,19 @@ impl Poll {
             (false, 0) => None,
             (false, address) => Some(Timeout::read(tid, address, 1_000_000_000)?),
         };
-        Some(Poll { places, files, timeout })
+        Some(Poll { tid, address, count, places, files, timeout })
     }
 
     /// Writes what each of them says of itself: how many say anything.
-    fn tell(&self, tid: u32, address: u64, count: u64, masks: &[PollEvents]) -> Result<i64, Errno> {
-        let mut said = vec![0_u16; count as u32 as usize];
+    fn tell(&self, masks: &[PollEvents]) -> Result<i64, Errno> {
+        let mut said = vec![0_u16; self.count];
         for ((place, polled), mask) in self.places.iter().zip(&self.files).zip(masks) {
-            said[*place as usize] = mask.intersection(polled.asked).bits() as u16;
+            said[*place] = mask.intersection(polled.asked).bits() as u16;
         }
         for (place, events) in (0..).zip(&said) {
-            let at = address + place * LEN as u64 + REVENTS;
-            process::write_memory(tid, at, &events.to_ne_bytes()).map_err(|_| Errno::EFAULT)?;
+            let at = self.address + place * LEN as u64 + REVENTS;
+            let written = process::write_memory(self.tid, at, &events.to_ne_bytes());
+            written.map_err(|_| Errno::EFAULT)?;
         }
         Ok(said.iter().filter(|events| **events != 0).count() as i64)
     }

@@ -147,8 +147,7 @@ impl Polled {
         let mut table = Table { poller, wanted: self.wanted };
         let file = &self.file;
         let started = Instant::now();
-        let mask = file.device.call("poll", |driver| Ok(driver.poll(file.state(), &mut table)));
-        let mask = mask.unwrap_or(PollEvents::ERR);
+        let mask = file.poll(&mut table);
         core.trace_call(started, || Event {
             device: &file.device.path,
             tid,
