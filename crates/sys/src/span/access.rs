@@ -2,7 +2,7 @@
 //! where it is there.
 
 use std::io;
-use std::num::NonZeroU32;
+use std::num::NonZeroU8;
 use std::ops::{Deref, Range};
 use std::sync::atomic::{AtomicU32, AtomicU64, Ordering};
 
@@ -32,12 +32,10 @@ mod sealed {
 
 /// What one instruction loads or stores.
 pub trait Word: Copy + sealed::Sealed {
-    #[doc(hidden)]
-    const SHIFT: u32;
     /// # Safety
     /// As the loads of `arch::guarded`.
     #[doc(hidden)]
-    unsafe fn load(from: *const Self, witness: NonZeroU32) -> Option<Self>;
+    unsafe fn load(base: *const u8, at: usize, witness: NonZeroU8) -> Option<Self>;
     /// # Safety
     /// As the stores of `arch::guarded`.
     #[doc(hidden)]
@@ -48,11 +46,10 @@ macro_rules! word {
     ($type:ty, $load:ident, $store:ident) => {
         impl sealed::Sealed for $type {}
         impl Word for $type {
-            const SHIFT: u32 = size_of::<$type>().trailing_zeros();
             #[inline(always)]
-            unsafe fn load(from: *const Self, witness: NonZeroU32) -> Option<Self> {
+            unsafe fn load(base: *const u8, at: usize, witness: NonZeroU8) -> Option<Self> {
                 // SAFETY: the caller keeps the same contract.
-                unsafe { guarded::$load(from, witness) }
+                unsafe { guarded::$load(base, at, witness) }
             }
             #[inline(always)]
             unsafe fn store(to: *mut Self, value: Self) -> bool {
@@ -88,7 +85,7 @@ impl Access {
         // SAFETY: inside and aligned (check); mapped while `self` lives, and accessed in no
         // other ways than these (the span's invariant). Where nothing is laid nothing is
         // marked by whoever lays; an access there would end the process.
-        unsafe { T::load(self.address.add(at).cast(), marks) }
+        unsafe { T::load(self.address, at, marks) }
     }
 
     /// One store at byte `at`. `None` as for a load, or when the page is not marked
@@ -101,19 +98,19 @@ impl Access {
         unsafe { T::store(self.address.add(at).cast(), value) }.then_some(())
     }
 
-    /// That a word at `at` is inside, aligned, and on a page marked so. The rotation takes
-    /// the bits that must be clear to the top, so that one comparison does for both. A
-    /// constant shift is much cheaper than one by a register.
+    /// The marks of the page of a word at `at` that is inside, aligned, and on a page marked so.
+    /// In plain steps, of which the compiler leaves out what it knows: of several words in a row
+    /// most. A constant shift is much cheaper than one by a register.
     #[inline(always)]
-    fn check<T: Word>(&self, at: usize, mark: u8) -> Option<NonZeroU32> {
+    fn check<T: Word>(&self, at: usize, mark: u8) -> Option<NonZeroU8> {
         let page_shift = arch::PAGE_SHIFT.unwrap_or(self.page_shift);
-        let page = at.rotate_right(T::SHIFT) >> (page_shift - T::SHIFT);
-        if page >= self.pages {
+        let page = at >> page_shift;
+        if page >= self.pages || !at.is_multiple_of(size_of::<T>()) {
             return None;
         }
         // SAFETY: there is a mark for each page (the span's invariant).
         let marks = unsafe { &*self.marks.add(page) }.load(Ordering::Relaxed);
-        NonZeroU32::new(u32::from(marks & mark))
+        if marks & mark == 0 { None } else { NonZeroU8::new(marks) }
     }
 
     /// Copies out from byte `at` on, as far as pages are marked and do not fail: how many

@@ -3,7 +3,7 @@
 //! go on (`__ex_table`), for the handler of SIGBUS (`crate::sigbus`).
 
 use std::arch::asm;
-use std::num::NonZeroU32;
+use std::num::NonZeroU8;
 
 /// The instruction at label 2 may fault; then go on at label 4, out of line, which ends
 /// at label 3 with `failed` set.
@@ -28,18 +28,18 @@ macro_rules! guarded {
 
 macro_rules! access {
     ($load:ident, $store:ident, $type:ty, $ldr:literal, $str:literal) => {
-        /// The value, or `None` when the access faulted.
+        /// The value at byte `at` from `base` on, or `None` when the access faulted.
         ///
         /// # Safety
-        /// `from` must be aligned, and lie in memory that is mapped, readable, and only
+        /// There `base` must be aligned, and lie in memory that is mapped, readable, and only
         /// accessed atomically or by instructions that the compiler does not see.
         #[inline(always)]
-        pub(crate) unsafe fn $load(from: *const $type, _witness: NonZeroU32) -> Option<$type> {
+        pub(crate) unsafe fn $load(base: *const u8, at: usize, _: NonZeroU8) -> Option<$type> {
             let value: u64;
             let mut failed: u64 = 0;
             // SAFETY: one load from where the caller says that it may be made.
             unsafe {
-                guarded!($ldr, value = out(reg) value, from = in(reg) from,
+                guarded!($ldr, value = out(reg) value, base = in(reg) base, at = in(reg) at,
                          failed = inout(reg) failed, options(nostack, readonly, preserves_flags));
             }
             if failed != 0 { None } else { Some(value as $type) }
@@ -63,10 +63,10 @@ macro_rules! access {
     };
 }
 
-access!(load_u8, store_u8, u8, "ldrb {value:w}, [{from}]", "strb {value:w}, [{to}]");
-access!(load_u16, store_u16, u16, "ldrh {value:w}, [{from}]", "strh {value:w}, [{to}]");
-access!(load_u32, store_u32, u32, "ldr {value:w}, [{from}]", "str {value:w}, [{to}]");
-access!(load_u64, store_u64, u64, "ldr {value}, [{from}]", "str {value}, [{to}]");
+access!(load_u8, store_u8, u8, "ldrb {value:w}, [{base}, {at}]", "strb {value:w}, [{to}]");
+access!(load_u16, store_u16, u16, "ldrh {value:w}, [{base}, {at}]", "strh {value:w}, [{to}]");
+access!(load_u32, store_u32, u32, "ldr {value:w}, [{base}, {at}]", "str {value:w}, [{to}]");
+access!(load_u64, store_u64, u64, "ldr {value}, [{base}, {at}]", "str {value}, [{to}]");
 
 /// Copies `len` bytes of which either end may fault: how many were not copied.
 ///
@@ -79,7 +79,7 @@ pub(crate) unsafe fn copy(from: *const u8, to: *mut u8, len: usize) -> usize {
     while done < len {
         // SAFETY: `done` is less than `len`, for which both are accessible.
         let copied = unsafe {
-            let byte = load_u8(from.add(done), NonZeroU32::MIN);
+            let byte = load_u8(from, done, NonZeroU8::MIN);
             byte.is_some_and(|byte| store_u8(to.add(done), byte))
         };
         if !copied {

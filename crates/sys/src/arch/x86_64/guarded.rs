@@ -3,7 +3,7 @@
 //! go on (`__ex_table`), for the handler of SIGBUS (`crate::sigbus`).
 
 use std::arch::asm;
-use std::num::NonZeroU32;
+use std::num::NonZeroU8;
 
 /// The instruction at label 2 may fault; then go on at label 4, out of line, which ends
 /// at label 3 with what `$fixup` does. The table holds distances, so that it needs no
@@ -30,42 +30,43 @@ macro_rules! guarded {
 /// Loads that leave room for a mark of failure in the register.
 macro_rules! load {
     ($name:ident, $type:ty, $access:literal) => {
-        /// The value, or `None` when the access faulted.
+        /// The value at byte `at` from `base` on, or `None` when the access faulted.
         ///
         /// # Safety
-        /// `from` must be aligned, and lie in memory that is mapped, readable, and only
+        /// There `base` must be aligned, and lie in memory that is mapped, readable, and only
         /// accessed atomically or by instructions that the compiler does not see.
         #[inline(always)]
-        pub(crate) unsafe fn $name(from: *const $type, _witness: NonZeroU32) -> Option<$type> {
+        pub(crate) unsafe fn $name(base: *const u8, at: usize, _: NonZeroU8) -> Option<$type> {
             let value: i64;
             // SAFETY: one load from where the caller says that it may be made.
             unsafe {
-                guarded!($access, "mov {value}, -1", value = out(reg) value,
-                         from = in(reg) from, options(nostack, readonly, preserves_flags));
+                guarded!($access, "mov {value}, -1", value = out(reg) value, base = in(reg) base,
+                         at = in(reg) at, options(nostack, readonly, preserves_flags));
             }
             if value < 0 { None } else { Some(value as $type) }
         }
     };
 }
 
-load!(load_u8, u8, "movzx {value:e}, byte ptr [{from}]");
-load!(load_u16, u16, "movzx {value:e}, word ptr [{from}]");
-load!(load_u32, u32, "mov {value:e}, dword ptr [{from}]");
+load!(load_u8, u8, "movzx {value:e}, byte ptr [{base} + {at}]");
+load!(load_u16, u16, "movzx {value:e}, word ptr [{base} + {at}]");
+load!(load_u32, u32, "mov {value:e}, dword ptr [{base} + {at}]");
 
 /// As [`load_u32`]. A register that a fault can clear, rather than one that it sets, costs
-/// nothing where the caller has one.
+/// nothing where the caller has one: `witness`, of which the compiler knows no more than its
+/// type says.
 ///
 /// # Safety
 /// As [`load_u32`].
 #[inline(always)]
-pub(crate) unsafe fn load_u64(from: *const u64, witness: NonZeroU32) -> Option<u64> {
+pub(crate) unsafe fn load_u64(base: *const u8, at: usize, witness: NonZeroU8) -> Option<u64> {
     let value: u64;
     let mut witness = witness.get();
     // SAFETY: one load from where the caller says that it may be made.
     unsafe {
-        guarded!("mov {value}, qword ptr [{from}]", "mov {witness:e}, 0", value = out(reg) value,
-                 from = in(reg) from, witness = inout(reg) witness,
-                 options(nostack, readonly, preserves_flags));
+        guarded!("mov {value}, qword ptr [{base} + {at}]", "mov {witness}, 0",
+                 value = out(reg) value, base = in(reg) base, at = in(reg) at,
+                 witness = inout(reg_byte) witness, options(nostack, readonly, preserves_flags));
     }
     if witness == 0 { None } else { Some(value) }
 }
