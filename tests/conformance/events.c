@@ -493,6 +493,8 @@ static int writes(void *argument)
 	return got < 0 ? 100 + errno : (int)got;
 }
 
+#include "events_beside.h"
+
 static void blocking(void)
 {
 	static char bytes[1 << 17];
@@ -750,6 +752,7 @@ int main(int argc, char **argv)
 	if (!native) {
 		commands();
 		masks();
+		beside();
 	}
 	readiness();
 	exceptions();

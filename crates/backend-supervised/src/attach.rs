@@ -15,6 +15,9 @@ use devmap_sys::{
 
 use crate::client;
 
+/// Bytes of [`Held::unused`].
+pub(crate) const UNUSED: u64 = 64;
+
 /// Why a thread is not held.
 #[derive(Debug)]
 pub(crate) enum NotHeld {
@@ -27,6 +30,7 @@ pub(crate) enum NotHeld {
 
 /// A thread that stands at the exit of its system call.
 pub(crate) struct Held {
+    tid: u32,
     tracee: Tracee,
     registers: Registers,
     /// The program's own signal mask, once injecting has replaced it.
@@ -62,10 +66,14 @@ pub(crate) fn hold(tid: u32, answer: impl FnOnce() -> io::Result<()>) -> Result<
         }
     }
     let registers = tracee.registers().map_err(|_| NotHeld::Gone)?;
-    Ok(Held { tracee, registers, mask: None })
+    Ok(Held { tid, tracee, registers, mask: None })
 }
 
 impl Held {
+    pub(crate) fn tid(&self) -> u32 {
+        self.tid
+    }
+
     /// What it returns.
     pub(crate) fn result(&self) -> i64 {
         self.registers.result()
@@ -74,6 +82,20 @@ impl Held {
     /// Has it return something else.
     pub(crate) fn set_result(&mut self, result: i64) {
         self.registers.set_result(result);
+    }
+
+    /// The call that it is at the exit of: its number, and its arguments but the first, which may
+    /// be the result by now.
+    pub(crate) fn call(&self) -> (i64, [u64; 5]) {
+        let registers = &self.registers;
+        (registers.syscall_number(), std::array::from_fn(|i| registers.argument(i + 1)))
+    }
+
+    /// An address of its stack that it does not use now, with as many bytes behind it as
+    /// [`UNUSED`] says. It may not be mapped.
+    pub(crate) fn unused(&self) -> u64 {
+        // Beyond the red zone.
+        (self.registers.stack_pointer().wrapping_sub(512 + UNUSED)) & !15
     }
 
     /// Makes a system call in the thread: its value, or the negated errno.

@@ -43,6 +43,17 @@ pub(crate) fn is_killed(tid: u32) -> bool {
     own.is_some_and(|own| own & SIGKILL != 0)
 }
 
+/// Whether there is such a thread.
+pub(crate) fn is_there(tid: u32) -> bool {
+    fs::exists(format!("/proc/{tid}")).unwrap_or(true)
+}
+
+/// The threads of a process.
+pub(crate) fn threads_of(process: u32) -> Vec<u32> {
+    let Ok(tasks) = fs::read_dir(format!("/proc/{process}/task")) else { return Vec::new() };
+    tasks.filter_map(|task| task.ok()?.file_name().to_str()?.parse().ok()).collect()
+}
+
 /// The system call in which a thread waits for this process, see [`blocked_in`]. For want
 /// of a descriptor or of memory here: `ENFILE` or `ENOMEM`, which says nothing of the thread.
 pub(crate) fn waits_in(tid: u32) -> Result<Option<(u32, [u64; 6])>, Errno> {

@@ -93,6 +93,11 @@ pub(crate) fn serve(core: &Arc<Core>, listener: &Arc<Listener>, notification: &N
 
 fn serve_call(core: &Arc<Core>, call: &Call<'_>) {
     let notification = call.notification;
+    let callers = core.trapped.as_ref().map(|trapped| &trapped.callers);
+    let serving = callers.map(|callers| callers.serve(notification.id, notification.tid));
+    if let Some(None) = serving {
+        return call.answer(Reply::Error(trapped::ERESTARTNOINTR));
+    }
     core.exchanged.put_back(call);
     if notification.arch != AUDIT_ARCH {
         return serve_compat(core, call);

@@ -5,8 +5,8 @@
 //! here (`paths`, `files`). A device's descriptor is a FIFO (`descriptors`) with a number
 //! that the filter knows (`filter`); what the program reads and writes goes to the driver
 //! (`transfer`), and copies of the descriptor get such numbers too (`copies`), or are only
-//! stood for (`standins`). What a FIFO cannot say is said to `select` and
-//! `poll` themselves (`polling`).
+//! stood for (`standins`). What a FIFO cannot say is said to `poll`, `select` and `epoll`
+//! themselves (`waits`).
 //!
 //! Regular files are none of these: their descriptors are open files of a memory file, which
 //! holds their content (`regular`).
@@ -14,9 +14,11 @@
 //! What does not live here: `mmap`, `ioctl`, `mremap`: these are as in namespace mode
 //! (`notify`, `map`).
 
+mod callers;
 mod changes;
 mod copies;
 mod descriptors;
+mod epoll;
 mod fifo;
 mod files;
 mod filter;
@@ -29,6 +31,7 @@ mod regular;
 mod select;
 mod standins;
 mod transfer;
+mod waits;
 
 use std::{
     collections::HashSet,
@@ -51,6 +54,7 @@ use devmap_sys::{
 };
 use parking_lot::Mutex;
 
+pub(crate) use self::callers::{Callers, ERESTARTNOINTR};
 use self::{
     descriptors::{Descriptor, Descriptors},
     filter::Directories,
@@ -90,6 +94,10 @@ pub(crate) struct Trapped {
     /// Held while a number for a descriptor is chosen and taken: the last one beyond the first
     /// few.
     placing: Mutex<u32>,
+    /// Whose calls are served now.
+    pub(crate) callers: Callers,
+    /// Held while the wait of a thread is ended.
+    telling: Mutex<()>,
     /// Which of its threads run.
     started: [AtomicBool; 2],
 }
@@ -119,6 +127,8 @@ impl Trapped {
             owner: (rustix::process::geteuid().as_raw(), rustix::process::getegid().as_raw()),
             directories: devices.iter().map(directory).collect(),
             placing: Mutex::default(),
+            callers: Callers::default(),
+            telling: Mutex::default(),
             started: Default::default(),
         })
     }
@@ -156,7 +166,7 @@ impl Trapped {
 
     /// Shows pollers of a device what its driver says now.
     pub(crate) fn refresh(&self, device: &DeviceEntry) {
-        self.descriptors.refresh_device(device.index);
+        self.descriptors.refresh_device(device.index, &|watch| waits::tell(self, watch));
     }
 
     /// No program is left: what the kernel has not closed yet, such as a descriptor on its way
@@ -300,7 +310,9 @@ fn start(core: &Arc<Core>, trapped: &Trapped) -> Result<(), String> {
         pool.map(drop).inspect_err(|_| started.store(false, Ordering::SeqCst))
     };
     pool(closes, "devmap-closes", |core, trapped, received| trapped.release_next(core, received))?;
-    pool(wakes, "devmap-wakes", |_, trapped, received| trapped.descriptors.tell_next(received))
+    pool(wakes, "devmap-wakes", |_, trapped, received| {
+        trapped.descriptors.tell_next(received, &|watch| waits::tell(trapped, watch))
+    })
 }
 
 /// A number from `first` on at which a client has no descriptor, if its limit allows it: the
@@ -333,8 +345,7 @@ fn lowest_free(tid: u32, first: u32, limit: u64) -> Option<u32> {
 pub(crate) fn serve(core: &Arc<Core>, trapped: &Trapped, call: &Call<'_>) -> bool {
     if regular::serve_sync(core, trapped, call)
         || files::serve(core, trapped, call)
-        || select::serve(core, trapped, call)
-        || poll::serve(core, trapped, call)
+        || waits::serve(core, trapped, call)
     {
         return true;
     }

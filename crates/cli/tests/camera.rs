@@ -583,13 +583,19 @@ print(error_of(camera.frame), camera.poll(0))
 #[test]
 fn an_unplugged_camera_gave_all_its_frames() {
     for (pace, options) in [("client", ""), ("timer", ",fps=60")] {
-        for wait in ["pass", "camera.poll()", "select.select([camera.fd], [], [camera.fd])"] {
+        for wait in ["0", "camera.poll()", "poll.poll()", "epoll.poll()", "all()", "all(quiet)"] {
             let said = python(
                 &format!("pace={pace},unplug=9{options}"),
                 &format!(
                     "
 camera = Camera()
 camera.start(4)
+def all(*others): select.select([camera.fd, *others], [], [camera.fd])
+quiet, _ = os.pipe()
+poll, epoll = select.poll(), select.epoll()
+for each in poll, epoll:
+    each.register(quiet, select.POLLIN)
+    each.register(camera.fd, select.POLLIN)
 frames = 0
 try:
     while True:
@@ -598,10 +604,11 @@ try:
         frames += 1
         error_of(lambda: camera.call(QBUF, buffer(index)))
 except OSError as error: print(frames, errno.errorcode[error.errno], camera.poll())
+print(poll.poll() == epoll.poll() == [(camera.fd, 24)])
 "
                 ),
             );
-            assert_eq!(said, "9 ENODEV 24\n", "{pace} {wait}");
+            assert_eq!(said, "9 ENODEV 24\nTrue\n", "{pace} {wait}");
         }
     }
 }
@@ -709,9 +716,18 @@ event = two.call(DQEVENT, bytearray(136))
 kind, changes = struct.unpack_from('I4xI', event)
 print(kind, changes, struct.unpack_from('q', event, 16)[0])
 print(error_of(lambda: two.call(DQEVENT, bytearray(136))))
+quiet, _ = os.pipe()
+for value, waits in enumerate([select.poll(), select.epoll()]):
+    waits.register(quiet, select.POLLIN)
+    waits.register(two.fd, select.POLLPRI)
+    waiting = threading.Thread(target=lambda: print(waits.poll() == [(two.fd, select.POLLPRI)]))
+    waiting.start()
+    one.call(S_CTRL, bytearray(struct.pack('Ii', BRIGHTNESS, value)))
+    waiting.join()
+    two.call(DQEVENT, bytearray(136))
 ",
     );
-    assert_eq!(said, "0\n2 0\n3 1 33\nENOENT\n");
+    assert_eq!(said, "0\n2 0\n3 1 33\nENOENT\nTrue\nTrue\n");
 }
 
 #[test]

@@ -77,10 +77,12 @@ macro_rules! common_numbers {
         pub const REMAP_FILE_PAGES: u32 = libc::SYS_remap_file_pages as u32;
         pub const DUP: u32 = libc::SYS_dup as u32;
         pub const DUP3: u32 = libc::SYS_dup3 as u32;
+        pub const RESTART_SYSCALL: u32 = libc::SYS_restart_syscall as u32;
         pub const PPOLL: u32 = libc::SYS_ppoll as u32;
         pub const PSELECT6: u32 = libc::SYS_pselect6 as u32;
         pub const EPOLL_CTL: u32 = libc::SYS_epoll_ctl as u32;
         pub const EPOLL_PWAIT: u32 = libc::SYS_epoll_pwait as u32;
+        pub const EPOLL_PWAIT2: u32 = libc::SYS_epoll_pwait2 as u32;
         pub const SENDFILE: u32 = libc::SYS_sendfile as u32;
         pub const SPLICE: u32 = libc::SYS_splice as u32;
         pub const TEE: u32 = libc::SYS_tee as u32;

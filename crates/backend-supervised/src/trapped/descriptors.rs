@@ -18,7 +18,7 @@ use std::{
     },
 };
 
-use devmap_driver::PollTable;
+use devmap_driver::{PollEvents, PollTable};
 use parking_lot::Mutex;
 use rustix::{
     event::{PollFd, PollFlags, epoll, poll},
@@ -26,9 +26,11 @@ use rustix::{
 };
 
 use super::{
+    epoll::Place,
     fifo::{Fifo, Filler},
     locks::Locker,
     standins,
+    waits::Watch,
 };
 use crate::{
     client,
@@ -55,8 +57,63 @@ pub(crate) struct Descriptor {
     shown: Mutex<usize>,
     /// What `flock` locks.
     pub(super) locker: Locker,
-    /// A queue on which its pollers wait was woken, and they have not been told.
-    woken: Arc<AtomicBool>,
+    woken: Arc<Woken>,
+    /// The calls that wait for it in the kernel, beside others.
+    watches: Mutex<Vec<Watch>>,
+    /// Where it is registered for edges: how many wakes were told there.
+    told: Mutex<HashMap<Place, u64>>,
+}
+
+/// What the queues do on which a device's pollers wait.
+#[derive(Default)]
+struct Woken {
+    /// One was woken, and the pollers have not been told.
+    is_new: AtomicBool,
+    /// How often any was.
+    wakes: AtomicU64,
+}
+
+impl Descriptor {
+    /// What the FIFO shows for a mask.
+    pub(super) fn shows(&self, mask: PollEvents) -> PollEvents {
+        self.fifo.shows(mask)
+    }
+
+    /// How often its queues have been woken.
+    pub(super) fn wakes(&self) -> u64 {
+        self.woken.wakes.load(Ordering::SeqCst)
+    }
+
+    /// How many wakes were told where it is registered for edges.
+    pub(super) fn told_of(&self, place: Place) -> Option<u64> {
+        self.told.lock().get(&place).copied()
+    }
+
+    pub(super) fn set_told(&self, place: Place, wakes: u64) {
+        self.told.lock().insert(place, wakes);
+    }
+
+    pub(super) fn forget_told(&self, place: Place) {
+        self.told.lock().remove(&place);
+    }
+
+    /// Notes a call that is about to wait in the kernel: each thread makes one at a time.
+    pub(super) fn watch(&self, watch: Watch) {
+        let mut watches = self.watches.lock();
+        match watches.iter_mut().find(|other| other.tid == watch.tid) {
+            Some(other) => other.become_or_join(watch),
+            None => watches.push(watch),
+        }
+    }
+
+    /// Has each call told that this mask has something for; `tell` says whether it waits on.
+    pub(super) fn tell(&self, mask: PollEvents, tell: &dyn Fn(&Watch) -> bool) {
+        let watches: Vec<_> =
+            self.watches.lock().iter().filter(|watch| watch.is_for(mask)).cloned().collect();
+        for watch in watches.iter().filter(|watch| !tell(watch)) {
+            self.watches.lock().retain(|other| other != watch);
+        }
+    }
 }
 
 /// All descriptors of devices.
@@ -149,9 +206,12 @@ impl Descriptors {
             shown: Mutex::new(0),
             locker: Locker::default(),
             woken: Arc::default(),
+            watches: Mutex::default(),
+            told: Mutex::default(),
         });
         self.watch(&mut self.live.lock(), identity_of(&client)?, &descriptor, None)?;
-        self.refresh(&descriptor);
+        // Nobody waits for it yet.
+        self.refresh(&descriptor, &|_| false);
         Ok(client)
     }
 
@@ -190,9 +250,18 @@ impl Descriptors {
         Ok(())
     }
 
+    /// Whether a client has any.
+    pub(super) fn has_any(&self) -> bool {
+        !self.live.lock().files.is_empty()
+    }
+
     /// The open file behind a descriptor of a client, if it is a device's.
     pub(crate) fn of(&self, tid: u32, fd: u32) -> Option<Arc<Descriptor>> {
-        let identity = client::identity(tid, fd)?;
+        self.on(client::identity(tid, fd)?)
+    }
+
+    /// The open file of a device that is this file in truth.
+    pub(super) fn on(&self, identity: Identity) -> Option<Arc<Descriptor>> {
         self.live.lock().files.get(&identity).cloned()
     }
 
@@ -284,15 +353,16 @@ impl Descriptors {
         self.live.lock().releasing.iter_mut().for_each(|releasing| releasing.is_blocked = true);
     }
 
-    /// Shows what a device's driver says now to everybody who has it open.
-    pub(crate) fn refresh_device(&self, device: u64) {
+    /// Shows what a device's driver says now to everybody who has it open; `tell`: see
+    /// [`Descriptor::tell`].
+    pub(crate) fn refresh_device(&self, device: u64, tell: &dyn Fn(&Watch) -> bool) {
         let of_device = |descriptor: &&Arc<Descriptor>| descriptor.device.index == device;
         let all: Vec<_> = self.live.lock().devices().filter(of_device).cloned().collect();
-        all.iter().for_each(|descriptor| self.refresh(descriptor));
+        all.iter().for_each(|descriptor| self.refresh(descriptor, tell));
     }
 
     /// Waits for a wake and tells the pollers of it. False when there will be no more.
-    pub(crate) fn tell_next(&self, received: &dyn Fn()) -> bool {
+    pub(crate) fn tell_next(&self, received: &dyn Fn(), tell: &dyn Fn(&Watch) -> bool) -> bool {
         let Ok(id) = self.woken.lock().recv() else { return false };
         received();
         let has_id = |descriptor: &&Arc<Descriptor>| {
@@ -300,26 +370,37 @@ impl Descriptors {
         };
         let descriptor = self.live.lock().devices().find(has_id).cloned();
         if let Some(descriptor) = descriptor
-            && descriptor.woken.load(Ordering::SeqCst)
+            && descriptor.woken.is_new.load(Ordering::SeqCst)
         {
-            self.refresh(&descriptor);
+            self.refresh(&descriptor, tell);
         }
         true
     }
 
-    /// Shows what the driver says now.
-    fn refresh(&self, descriptor: &Arc<Descriptor>) {
-        let Some(file) = &descriptor.file else { return };
-        let mut shown = descriptor.shown.lock();
-        // Taken before asking: a wake after the answer is told by another refresh.
-        let woken = descriptor.woken.swap(false, Ordering::SeqCst);
-        let mut table = Register(Arc::new(Poller {
+    /// What the driver of an open file says now; `wanted`: what it is told that is asked for.
+    pub(super) fn ask(
+        &self,
+        descriptor: &Descriptor,
+        file: &Arc<OpenFile>,
+        wanted: Option<PollEvents>,
+    ) -> PollEvents {
+        let poller = Arc::new(Poller {
             wakes: self.wakes.clone(),
             woken: descriptor.woken.clone(),
             file: Arc::downgrade(file),
             id: file.id,
-        }));
-        let mask = file.poll(&mut table);
+        });
+        file.poll(&mut Register { poller, wanted })
+    }
+
+    /// Shows what the driver says now: first, to those whom the FIFO would tell only a part.
+    fn refresh(&self, descriptor: &Arc<Descriptor>, tell: &dyn Fn(&Watch) -> bool) {
+        let Some(file) = &descriptor.file else { return };
+        let mut shown = descriptor.shown.lock();
+        // Taken before asking: a wake after the answer is told by another refresh.
+        let woken = descriptor.woken.is_new.swap(false, Ordering::SeqCst);
+        let mask = self.ask(descriptor, file, None);
+        descriptor.tell(mask, tell);
         self.changing.fetch_add(1, Ordering::SeqCst);
         let changed = descriptor.fifo.show(&mut shown, mask, woken);
         self.changing.fetch_sub(1, Ordering::SeqCst);
@@ -341,14 +422,15 @@ fn identity_of(fd: impl AsFd) -> io::Result<Identity> {
 /// so it is asked on another thread.
 struct Poller {
     wakes: Sender<u64>,
-    woken: Arc<AtomicBool>,
+    woken: Arc<Woken>,
     file: Weak<OpenFile>,
     id: u64,
 }
 
 impl Wake for Poller {
     fn wake(&self) {
-        if !self.woken.swap(true, Ordering::SeqCst) {
+        self.woken.wakes.fetch_add(1, Ordering::SeqCst);
+        if !self.woken.is_new.swap(true, Ordering::SeqCst) {
             // It fails when nobody takes them any more: at the end.
             let _ = self.wakes.send(self.id);
         }
@@ -363,11 +445,18 @@ impl Wake for Poller {
     }
 }
 
-struct Register(Arc<Poller>);
+struct Register {
+    poller: Arc<Poller>,
+    wanted: Option<PollEvents>,
+}
 
 impl PollTable<HostWaitQueue> for Register {
     fn register(&mut self, queue: &HostWaitQueue) {
-        queue.register(self.0.clone());
+        queue.register(self.poller.clone());
+    }
+
+    fn wanted(&self) -> Option<PollEvents> {
+        self.wanted
     }
 }
 
@@ -377,7 +466,7 @@ mod tests {
 
     use super::{super::testing, *};
     use crate::{opens::Opens, trace::Trace};
-    use devmap_driver::{Open, PollEvents, WaitQueue};
+    use devmap_driver::{Open, WaitQueue};
     use rustix::io::Errno;
 
     fn opens() -> Opens {
@@ -410,7 +499,7 @@ mod tests {
             for (before, mask) in (0..32).flat_map(|before| (0..32).map(move |m| (before, m))) {
                 for mask in [before, mask] {
                     state.mask.store(mask, Ordering::SeqCst);
-                    descriptors.refresh_device(0);
+                    descriptors.refresh_device(0, &|_| false);
                 }
                 let mask = PollEvents::from_bits(mask);
                 let has = |event| mask.contains(event);
@@ -445,9 +534,9 @@ mod tests {
             state.mask.store(mask.bits(), Ordering::SeqCst);
             for _ in 0..10 {
                 state.queue.wake_all();
-                descriptors.refresh_device(0);
+                descriptors.refresh_device(0, &|_| false);
                 assert_eq!((told(), told()), (1, 0), "{mask}");
-                descriptors.refresh_device(0);
+                descriptors.refresh_device(0, &|_| false);
                 assert_eq!(told(), 0, "{mask}: nothing was woken");
             }
         }
@@ -473,7 +562,7 @@ mod tests {
             assert!(descriptors.closed().unwrap().is_none());
             drop(copy);
             assert!(descriptors.closed().unwrap().is_none());
-            descriptors.refresh_device(0);
+            descriptors.refresh_device(0, &|_| false);
             drop(standin);
             assert!(!descriptors.is_settled());
             let closed = descriptors.next_closed().unwrap();

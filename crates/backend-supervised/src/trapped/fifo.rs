@@ -75,6 +75,19 @@ impl Fifo {
         &self.held
     }
 
+    /// What it shows for a mask to `poll` and `epoll` (`pipe_poll`).
+    pub(super) fn shows(&self, mask: PollEvents) -> PollEvents {
+        let packets = packets(mask, self.access, self.slots);
+        let mut shown = PollEvents::NONE;
+        if self.access.read && packets > 0 {
+            shown = shown.union(PollEvents::IN).union(PollEvents::RDNORM);
+        }
+        if self.access.write && packets < self.slots {
+            shown = shown.union(PollEvents::OUT).union(PollEvents::WRNORM);
+        }
+        shown
+    }
+
     /// Shows a mask; `shown`: how many packets there are. Where none come although a queue
     /// was woken, those who wait for edges are told by one more packet for a moment.
     pub(super) fn show(&self, shown: &mut usize, mask: PollEvents, woken: bool) -> io::Result<()> {

@@ -2,8 +2,8 @@
 //!
 //! All calls that take a path, but not opens of directories, which are most of the
 //! opens of programs that walk trees, unless a device has a class, by which it is listed; and the calls on descriptors that a FIFO would
-//! answer in its own way, where the number may be a device's (see `filter`). `poll`, and a `select`
-//! that asks for exceptions, since a FIFO cannot show all that a driver says (see `polling`).
+//! answer in its own way, where the number may be a device's (see `filter`). `poll`, `epoll`, and a
+//! `select` that asks for exceptions, since a FIFO cannot show all that a driver says (see `waits`).
 
 use std::{collections::BTreeSet, iter};
 
@@ -15,24 +15,23 @@ use devmap_sys::{
 use super::changes;
 use crate::filter::{LAST_STANDARD, NEGATIVE, TERMINAL, filters};
 
-/// Stands in the fifth argument of a `fcntl` that devmap makes in the client: it must
-/// not be notified. The kernel looks at three arguments.
+/// Stands in the fifth argument of a `fcntl` that devmap makes in the client, and in the upper half
+/// of an `int` of calls that wait: they must not be notified. The kernel looks at neither.
 pub(super) const OWN: u64 = 0x6d61_7064;
 
 /// Calls that are always notified; besides them those of `changes`.
-const ALWAYS: [u32; 7] = [
+const ALWAYS: [u32; 6] = [
     nr::IO_SUBMIT,
     nr::OPENAT2,
     nr::FACCESSAT,
     nr::FACCESSAT2,
     nr::READLINKAT,
-    nr::PPOLL,
     nr::REMAP_FILE_PAGES,
 ];
 
 /// The same, on architectures that have them.
-const OLD_ALWAYS: [Option<u32>; 6] =
-    [nr::CREAT, nr::STAT, nr::LSTAT, nr::ACCESS, nr::READLINK, nr::POLL];
+const OLD_ALWAYS: [Option<u32>; 7] =
+    [nr::CREAT, nr::STAT, nr::LSTAT, nr::ACCESS, nr::READLINK, nr::POLL, nr::EPOLL_WAIT];
 
 /// Calls on a descriptor.
 const ON_DESCRIPTOR: [u32; 16] = [
@@ -127,6 +126,12 @@ pub(super) fn filter(
     for nr in iter::once(nr::PSELECT6).chain(nr::SELECT) {
         asm.jump_if_eq(nr, select);
     }
+    let ppoll = at(&mut asm, nr::PPOLL);
+    let epoll_wait = asm.label();
+    for nr in [nr::EPOLL_PWAIT, nr::EPOLL_PWAIT2] {
+        asm.jump_if_eq(nr, epoll_wait);
+    }
+    let epoll_ctl = at(&mut asm, nr::EPOLL_CTL);
     let io_uring = at(&mut asm, nr::IO_URING_SETUP);
     let own_filter = (at(&mut asm, nr::SECCOMP), at(&mut asm, nr::PRCTL));
     // No number above has this bit; it comes last, since reads and writes come first.
@@ -212,9 +217,27 @@ pub(super) fn filter(
     asm.jump_if_eq(libc::MADV_REMOVE as u32, notify);
     asm.jump(allow);
 
+    asm.bind(ppoll);
+    asm.load_arg_high(1);
+    asm.jump_if_eq(OWN as u32, allow);
+    asm.jump(notify);
+
+    asm.bind(epoll_wait);
+    asm.load_arg_high(0);
+    asm.jump_if_eq(OWN as u32, allow);
+    asm.jump(notify);
+
+    asm.bind(epoll_ctl);
+    asm.load_arg_high(0);
+    asm.jump_if_eq(OWN as u32, allow);
+    asm.load_arg_low(2);
+    device_number(&mut asm, first, notify, allow);
+
     // One that asks for exceptions, which a FIFO never has.
     let low_is_null = asm.label();
     asm.bind(select);
+    asm.load_arg_high(0);
+    asm.jump_if_eq(OWN as u32, allow);
     asm.load_arg_low(3);
     asm.jump_if_eq(0, low_is_null);
     asm.jump(notify);

@@ -1,27 +1,25 @@
-//! `poll` and `ppoll` of devices alone: they are served here, since a FIFO can show few masks.
-//! Others go on, and hear of a device what its FIFO shows.
+//! `poll` and `ppoll`.
+//!
+//! What does not live here: how it is waited (`waits`).
 
-use std::{sync::Arc, time::Duration};
+use std::io;
 
 use devmap_driver::{Errno, PollEvents};
-use devmap_sys::{
-    arch::nr,
-    process,
-    seccomp::{Notification, Reply},
-};
+use devmap_sys::{arch::nr, process};
 
 use super::{
     Trapped,
-    polling::{self, MOST, Polled, Timeout},
+    polling::{MOST, Timeout},
+    waits::{OWN_INT, Polled, Wait},
 };
-use crate::{Core, filter::LAST_STANDARD, notify::Call};
+use crate::{attach::Held, filter::LAST_STANDARD};
 
 /// Bytes of a `struct pollfd`, and where what it says is in it.
 const LEN: usize = 8;
-const REVENTS: u64 = 6;
+const REVENTS: usize = 6;
 
 /// What is said whether asked for or not.
-const ALWAYS: PollEvents = PollEvents::ERR.union(PollEvents::HUP);
+pub(super) const ALWAYS: PollEvents = PollEvents::ERR.union(PollEvents::HUP);
 
 /// A call of `poll`.
 struct Poll {
@@ -31,75 +29,89 @@ struct Poll {
     count: usize,
     /// The places of the devices among them.
     places: Vec<usize>,
-    files: Vec<Polled>,
+    polled: Vec<Polled>,
+    /// Whether there is anything else in it: other descriptors, or a signal mask, which nobody
+    /// can change for it.
+    is_kernels: bool,
     timeout: Option<Timeout>,
 }
 
-/// Serves a call if it is a `poll`.
-pub(super) fn serve(core: &Arc<Core>, trapped: &Trapped, call: &Call<'_>) -> bool {
-    let nr = call.notification.nr;
-    if nr != nr::PPOLL && Some(nr) != nr::POLL {
-        return false;
-    }
-    match Poll::read(trapped, call.notification) {
-        Some(poll) => {
-            let timeout = poll.timeout.as_ref();
-            polling::serve(core, call, &poll.files, timeout, |masks| poll.tell(masks));
-        }
-        None => call.answer(Reply::Continue),
-    }
-    true
+/// Whether a call is one of these.
+pub(super) fn is_one(nr: u32) -> bool {
+    nr == nr::PPOLL || Some(nr) == nr::POLL
 }
 
-impl Poll {
-    /// The call, if all that it names are open files of devices, at numbers of theirs. What is
-    /// wrong with it otherwise says the kernel.
-    fn read(trapped: &Trapped, notification: &Notification) -> Option<Poll> {
-        let Notification { tid, nr, args: [address, count, timeout, mask, ..], .. } = *notification;
-        let is_poll = Some(nr) == nr::POLL;
-        // Nobody can change the signal mask for it.
-        if !is_poll && mask != 0 {
-            return None;
-        }
-        // An unsigned int, whatever the register holds.
-        let count = usize::try_from(count as u32).ok().filter(|count| *count <= MOST)?;
-        let mut bytes = vec![0; count * LEN];
-        process::read_memory(tid, address, &mut bytes).ok()?;
-        let (mut places, mut files) = (Vec::new(), Vec::new());
-        for (at, one) in bytes.chunks_exact(LEN).enumerate() {
-            let [fd @ .., a, b, _, _] = one else { return None };
-            let fd = i32::from_ne_bytes(fd.try_into().ok()?);
-            let Ok(fd) = u32::try_from(fd) else { continue };
-            if fd > LAST_STANDARD && fd < trapped.first {
-                return None;
+pub(super) fn read(
+    trapped: &Trapped,
+    tid: u32,
+    nr: u32,
+    [address, count, timeout, mask, ..]: [u64; 6],
+) -> Option<Box<dyn Wait>> {
+    let is_poll = Some(nr) == nr::POLL;
+    // An unsigned int, whatever the register holds.
+    let count = usize::try_from(count as u32).ok().filter(|count| *count <= MOST)?;
+    let mut bytes = vec![0; count * LEN];
+    process::read_memory(tid, address, &mut bytes).ok()?;
+    let (mut places, mut polled) = (Vec::new(), Vec::new());
+    let mut is_kernels = !is_poll && mask != 0;
+    for (at, one) in bytes.chunks_exact(LEN).enumerate() {
+        let [fd @ .., a, b, _, _] = one else { return None };
+        let fd = i32::from_ne_bytes(fd.try_into().ok()?);
+        let Ok(fd) = u32::try_from(fd) else { continue };
+        let may_be_one = fd <= LAST_STANDARD || fd >= trapped.first;
+        let events = PollEvents::from_bits(u16::from_ne_bytes([*a, *b]).into()).union(ALWAYS);
+        let descriptor = may_be_one.then(|| trapped.descriptors.of(tid, fd)).flatten();
+        match descriptor.and_then(|descriptor| Polled::new(descriptor, events, events)) {
+            Some(device) => {
+                places.push(at);
+                polled.push(device);
             }
-            let file = trapped.open_file(tid, fd)?;
-            let events = PollEvents::from_bits(u16::from_ne_bytes([*a, *b]).into()).union(ALWAYS);
-            places.push(at);
-            files.push(Polled { file, asked: events, wanted: events });
+            None => is_kernels = true,
         }
-        if files.is_empty() {
-            return None;
-        }
-        let timeout = match (is_poll, timeout) {
-            (true, milliseconds) => {
-                let milliseconds = u64::try_from(milliseconds as i32).ok();
-                milliseconds.map(|time| Timeout::after(Duration::from_millis(time)))
-            }
-            (false, 0) => None,
-            (false, address) => Some(Timeout::read(tid, address, 1_000_000_000)?),
-        };
-        Some(Poll { tid, address, count, places, files, timeout })
+    }
+    if polled.is_empty() {
+        return None;
+    }
+    let timeout = match (is_poll, timeout) {
+        (true, milliseconds) => Timeout::of_milliseconds(milliseconds),
+        (false, 0) => None,
+        (false, address) => Some(Timeout::read(tid, address, 1_000_000_000)?),
+    };
+    Some(Box::new(Poll { tid, address, count, places, polled, is_kernels, timeout }))
+}
+
+impl Wait for Poll {
+    fn polled(&self) -> &[Polled] {
+        &self.polled
     }
 
-    /// Writes what each of them says of itself: how many say anything.
-    fn tell(&self, masks: &[PollEvents]) -> Result<i64, Errno> {
+    fn is_of_devices_alone(&self) -> bool {
+        !self.is_kernels
+    }
+
+    fn timeout(&self) -> Option<&Timeout> {
+        self.timeout.as_ref()
+    }
+
+    fn ask_kernel(&self, held: &mut Held, zero: u64) -> io::Result<i64> {
+        let count = OWN_INT | self.count as u64;
+        held.inject(nr::PPOLL, [self.address, count, zero, 0, 0, 0])
+    }
+
+    fn tell(&self, kernel: Option<(&mut Held, i64)>, masks: &[PollEvents]) -> Result<i64, Errno> {
         let mut said = vec![0_u16; self.count];
-        for ((place, polled), mask) in self.places.iter().zip(&self.files).zip(masks) {
+        if kernel.is_some() {
+            let mut bytes = vec![0; self.count * LEN];
+            process::read_memory(self.tid, self.address, &mut bytes).map_err(|_| Errno::EFAULT)?;
+            for (said, one) in said.iter_mut().zip(bytes.chunks_exact(LEN)) {
+                *said = u16::from_ne_bytes([one[REVENTS], one[REVENTS + 1]]);
+            }
+        }
+        for ((place, polled), mask) in self.places.iter().zip(&self.polled).zip(masks) {
             said[*place] = mask.intersection(polled.asked).bits() as u16;
         }
-        for (place, events) in (0..).zip(&said) {
-            let at = self.address + place * LEN as u64 + REVENTS;
+        for (place, events) in said.iter().enumerate() {
+            let at = self.address + (place * LEN + REVENTS) as u64;
             let written = process::write_memory(self.tid, at, &events.to_ne_bytes());
             written.map_err(|_| Errno::EFAULT)?;
         }

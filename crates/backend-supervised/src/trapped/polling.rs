@@ -1,5 +1,5 @@
-//! Waiting for devices in the place of a program: what `poll` and `select` have in common, where
-//! all descriptors that a call names are devices'.
+//! Waiting for devices in the place of a program, where all descriptors that a call names are
+//! devices'.
 //!
 //! What does not live here: what each of the calls is given and says (`poll`, `select`).
 
@@ -14,6 +14,7 @@ use std::{
 use devmap_driver::{Errno, PollEvents, PollTable};
 use devmap_sys::process;
 
+use super::waits::{Polled, Wait};
 use crate::{
     Core,
     call::{self, Waiter},
@@ -27,16 +28,7 @@ use crate::{
 pub(super) const MOST: usize = 1024;
 
 /// `ERESTARTNOHAND`: the call ends with `EINTR` where a handler runs, else it is made again.
-const ERESTARTNOHAND: i32 = 514;
-
-/// An open file that is asked for.
-pub(super) struct Polled {
-    pub(super) file: Arc<OpenFile>,
-    /// What ends the wait.
-    pub(super) asked: PollEvents,
-    /// What its driver is told that the poller asks for.
-    pub(super) wanted: PollEvents,
-}
+pub(super) const ERESTARTNOHAND: i32 = 514;
 
 /// When a call is over.
 pub(super) struct Timeout {
@@ -45,11 +37,23 @@ pub(super) struct Timeout {
     left: Option<(u64, u64)>,
     /// `None`: so late that it never comes.
     end: Option<Instant>,
+    is_zero: bool,
 }
 
 impl Timeout {
-    pub(super) fn after(time: Duration) -> Timeout {
-        Timeout { left: None, end: Instant::now().checked_add(time) }
+    fn after(time: Duration) -> Timeout {
+        Timeout { left: None, end: Instant::now().checked_add(time), is_zero: time.is_zero() }
+    }
+
+    /// Of an `int` in a register. `None`: never.
+    pub(super) fn of_milliseconds(register: u64) -> Option<Timeout> {
+        let milliseconds = u64::try_from(register as i32).ok()?;
+        Some(Timeout::after(Duration::from_millis(milliseconds)))
+    }
+
+    /// Whether there is no wait at all.
+    pub(super) fn is_zero(&self) -> bool {
+        self.is_zero
     }
 
     /// `units`: see [`Timeout::left`]. `None`: the kernel shall say what is wrong with it.
@@ -86,18 +90,12 @@ pub(super) fn read_words(tid: u32, address: u64, words: usize) -> Option<Vec<u64
     Some(words.map(u64::from_ne_bytes).collect())
 }
 
-/// Answers a call once one of the files is ready, or the time is over: `tell` writes their masks
-/// to the caller, and says what the call answers.
-pub(super) fn serve(
-    core: &Arc<Core>,
-    call: &Call<'_>,
-    files: &[Polled],
-    timeout: Option<&Timeout>,
-    tell: impl FnOnce(&[PollEvents]) -> Result<i64, Errno>,
-) {
+/// Answers a call once one of its devices is ready, or its time is over.
+pub(super) fn serve(core: &Arc<Core>, call: &Call<'_>, waits: &dyn Wait) {
+    let timeout = waits.timeout();
     let end = timeout.and_then(|timeout| timeout.end);
-    let masks = notify::interruptible(core, call, || wait(core, call, files, end));
-    let result = masks.map_err(call::errno).and_then(|masks| tell(&masks));
+    let masks = notify::interruptible(core, call, || wait(core, call, waits.polled(), end));
+    let result = masks.map_err(call::errno).and_then(|masks| waits.tell(None, &masks));
     if let Some(timeout) = timeout {
         timeout.tell(call.notification.tid);
     }
@@ -125,7 +123,7 @@ fn wait(
     loop {
         let over = is_over();
         let tid = call.notification.tid;
-        let masks: Vec<_> = files.iter().map(|polled| polled.poll(core, tid, &poller)).collect();
+        let masks: Vec<_> = files.iter().map(|polled| ask(core, tid, polled, &poller)).collect();
         let mut ready =
             files.iter().zip(&masks).filter(|(polled, mask)| mask.intersects(polled.asked));
         if over || ready.next().is_some() {
@@ -141,22 +139,24 @@ fn wait(
     }
 }
 
-impl Polled {
-    /// What the driver says now.
-    fn poll(&self, core: &Core, tid: u32, poller: &Arc<Poller>) -> PollEvents {
-        let mut table = Table { poller, wanted: self.wanted };
-        let file = &self.file;
-        let started = Instant::now();
-        let mask = file.poll(&mut table);
-        core.trace_call(started, || Event {
-            device: &file.device.path,
-            tid,
-            call: "poll",
-            details: vec![("open", file.id.into()), ("events", mask.to_string().into())],
-            result: Ok(Some(u64::from(mask.bits()))),
-        });
-        mask
-    }
+/// What the driver of an open file says now.
+fn ask(core: &Core, tid: u32, polled: &Polled, poller: &Arc<Poller>) -> PollEvents {
+    let mut table = Table { poller, wanted: polled.wanted };
+    let started = Instant::now();
+    let mask = polled.file.poll(&mut table);
+    trace(core, tid, &polled.file, started, mask);
+    mask
+}
+
+/// Tells the trace what a driver has said to a poller.
+pub(super) fn trace(core: &Core, tid: u32, file: &OpenFile, started: Instant, mask: PollEvents) {
+    core.trace_call(started, || Event {
+        device: &file.device.path,
+        tid,
+        call: "poll",
+        details: vec![("open", file.id.into()), ("events", mask.to_string().into())],
+        result: Ok(Some(u64::from(mask.bits()))),
+    });
 }
 
 /// What a queue wakes.

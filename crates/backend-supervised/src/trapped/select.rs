@@ -1,24 +1,20 @@
-//! `select` and `pselect6` that ask for exceptions (`POLLPRI`): a FIFO never has one. They are
-//! served here as long as every descriptor that they name is a device's; others go on, and hear
-//! of no exception of a device.
+//! `select` and `pselect6` that ask for exceptions (`POLLPRI`), which a FIFO never has. Others are
+//! not notified: what they ask for a FIFO shows.
 //!
-//! What does not live here: how a FIFO shows readiness to all others (`fifo`).
+//! What does not live here: how it is waited (`waits`); how a FIFO shows readiness (`fifo`).
 
-use std::sync::Arc;
+use std::io;
 
 use devmap_driver::{Errno, PollEvents};
-use devmap_sys::{
-    arch::nr,
-    process,
-    seccomp::{Notification, Reply},
-};
+use devmap_sys::{arch::nr, process};
 
 use super::{
     Trapped,
     fifo::{POLLIN_SET, POLLOUT_SET},
-    polling::{self, MOST, Polled, Timeout, read_words},
+    polling::{MOST, Timeout, read_words},
+    waits::{OWN_INT, Polled, Wait},
 };
-use crate::{Core, notify::Call};
+use crate::attach::Held;
 
 /// What says to `select` that there is an exception (fs/select.c).
 const POLLEX_SET: PollEvents = PollEvents::PRI;
@@ -32,85 +28,129 @@ const BITS: usize = u64::BITS as usize;
 /// A call of `select`.
 struct Select {
     tid: u32,
+    /// How many descriptors its sets are of.
+    count: usize,
     /// Where its sets are; 0 for one that it does not give.
     sets: [u64; 3],
-    /// Words of each.
-    words: usize,
-    /// The descriptors that it names, and in which of the sets.
-    named: Vec<(usize, [bool; 3])>,
-    files: Vec<Polled>,
+    /// What is in them.
+    bits: [Vec<u64>; 3],
+    /// The devices in any of them, and in which.
+    devices: Vec<(usize, [bool; 3])>,
+    polled: Vec<Polled>,
+    /// Whether there is anything else: other descriptors, or a signal mask, which nobody can
+    /// change for it.
+    is_kernels: bool,
     timeout: Option<Timeout>,
 }
 
-/// Serves a call if it is a `select`.
-pub(super) fn serve(core: &Arc<Core>, trapped: &Trapped, call: &Call<'_>) -> bool {
-    let nr = call.notification.nr;
-    if nr != nr::PSELECT6 && Some(nr) != nr::SELECT {
-        return false;
+/// Whether a call is one of these.
+pub(super) fn is_one(nr: u32) -> bool {
+    nr == nr::PSELECT6 || Some(nr) == nr::SELECT
+}
+
+pub(super) fn read(
+    trapped: &Trapped,
+    tid: u32,
+    nr: u32,
+    [count, sets @ .., timeout, mask]: [u64; 6],
+) -> Option<Box<dyn Wait>> {
+    let is_select = Some(nr) == nr::SELECT;
+    let mut is_kernels = !is_select && has_signal_mask(tid, mask)?;
+    let count = usize::try_from(count as i32).ok().filter(|count| *count <= MOST)?;
+    let words = count.div_ceil(BITS);
+    let mut bits = [const { Vec::new() }; 3];
+    for (bits, address) in bits.iter_mut().zip(sets) {
+        *bits = read_words(tid, address, words)?;
     }
-    match Select::read(trapped, call.notification) {
-        Some(select) => {
-            let timeout = select.timeout.as_ref();
-            polling::serve(core, call, &select.files, timeout, |masks| select.tell(masks));
+    let is_in = |fd: usize| {
+        let word = |words: &Vec<u64>| words.get(fd / BITS).copied().unwrap_or_default();
+        [0, 1, 2].map(|set| word(&bits[set]) >> (fd % BITS) & 1 != 0)
+    };
+    let (mut devices, mut polled) = (Vec::new(), Vec::new());
+    for (fd, sets) in (0..count).map(|fd| (fd, is_in(fd))) {
+        if sets == [false; 3] {
+            continue;
         }
-        None => call.answer(Reply::Continue),
+        let groups = GROUPS.into_iter().zip(sets).filter(|(_, is_in)| *is_in);
+        let asked = groups.fold(PollEvents::NONE, |asked, (group, _)| asked.union(group));
+        // Exceptions always (`wait_key_set`).
+        let wanted = asked.union(POLLEX_SET);
+        let descriptor = trapped.descriptors.of(tid, fd as u32);
+        match descriptor.and_then(|descriptor| Polled::new(descriptor, asked, wanted)) {
+            Some(device) => {
+                devices.push((fd, sets));
+                polled.push(device);
+            }
+            None => is_kernels = true,
+        }
     }
-    true
+    if polled.is_empty() {
+        return None;
+    }
+    let units = if is_select { 1_000_000 } else { 1_000_000_000 };
+    let timeout = match timeout {
+        0 => None,
+        address => Some(Timeout::read(tid, address, units)?),
+    };
+    Some(Box::new(Select { tid, count, sets, bits, devices, polled, is_kernels, timeout }))
 }
 
 impl Select {
-    /// The call, if all that it names are open files of devices. What is wrong with it otherwise
-    /// says the kernel.
-    fn read(trapped: &Trapped, notification: &Notification) -> Option<Select> {
-        let Notification { tid, nr, args: [count, sets @ .., timeout, mask], .. } = *notification;
-        let is_select = Some(nr) == nr::SELECT;
-        if !is_select && has_signal_mask(tid, mask)? {
-            return None;
-        }
-        let count = usize::try_from(count as i32).ok().filter(|count| *count <= MOST)?;
-        let words = count.div_ceil(BITS);
-        let mut bits = [const { Vec::new() }; 3];
-        for (bits, address) in bits.iter_mut().zip(sets) {
-            *bits = read_words(tid, address, words)?;
-        }
-        let is_in = |fd: usize| {
-            let word = |words: &Vec<u64>| words.get(fd / BITS).copied().unwrap_or_default();
-            [0, 1, 2].map(|set| word(&bits[set]) >> (fd % BITS) & 1 != 0)
-        };
-        let named: Vec<_> =
-            (0..count).map(|fd| (fd, is_in(fd))).filter(|(_, sets)| sets.contains(&true)).collect();
-        let polled = |(fd, sets): &(usize, [bool; 3])| {
-            let groups = GROUPS.into_iter().zip(sets).filter(|(_, is_in)| **is_in);
-            let asked = groups.fold(PollEvents::NONE, |asked, (group, _)| asked.union(group));
-            let file = trapped.open_file(tid, *fd as u32)?;
-            // Exceptions always (`wait_key_set`).
-            Some(Polled { file, asked, wanted: asked.union(POLLEX_SET) })
-        };
-        let files = named.iter().map(polled).collect::<Option<Vec<_>>>()?;
-        if files.is_empty() {
-            return None;
-        }
-        let units = if is_select { 1_000_000 } else { 1_000_000_000 };
-        let timeout = match timeout {
-            0 => None,
-            address => Some(Timeout::read(tid, address, units)?),
-        };
-        Some(Select { tid, sets, words, named, files, timeout })
+    fn write(&self, set: usize, words: &[u64]) -> Result<(), Errno> {
+        let bytes: Vec<u8> = words.iter().copied().flat_map(u64::to_ne_bytes).collect();
+        process::write_memory(self.tid, self.sets[set], &bytes).map_err(|_| Errno::EFAULT)
     }
 
-    /// Writes the sets of those that are ready: how many there are in them.
-    fn tell(&self, masks: &[PollEvents]) -> Result<i64, Errno> {
+    /// The sets that it gives.
+    fn given(&self) -> impl Iterator<Item = usize> {
+        (0..3).filter(|set| self.sets[*set] != 0)
+    }
+}
+
+impl Wait for Select {
+    fn polled(&self) -> &[Polled] {
+        &self.polled
+    }
+
+    fn is_of_devices_alone(&self) -> bool {
+        !self.is_kernels
+    }
+
+    fn timeout(&self) -> Option<&Timeout> {
+        self.timeout.as_ref()
+    }
+
+    fn ask_kernel(&self, held: &mut Held, zero: u64) -> io::Result<i64> {
+        let [reads, writes, exceptions] = self.sets;
+        let count = OWN_INT | self.count as u64;
+        held.inject(nr::PSELECT6, [count, reads, writes, exceptions, zero, 0])
+    }
+
+    fn tell(&self, kernel: Option<(&mut Held, i64)>, masks: &[PollEvents]) -> Result<i64, Errno> {
         let mut count = 0;
-        for set in (0..3).filter(|set| self.sets[*set] != 0) {
-            let mut words = vec![0_u64; self.words];
-            for ((fd, sets), mask) in self.named.iter().zip(masks) {
+        for set in self.given() {
+            let mut words = match &kernel {
+                Some(_) => {
+                    let words = read_words(self.tid, self.sets[set], self.bits[set].len());
+                    words.ok_or(Errno::EFAULT)?
+                }
+                None => vec![0; self.bits[set].len()],
+            };
+            for ((fd, sets), mask) in self.devices.iter().zip(masks) {
+                let bit = 1 << (fd % BITS);
+                words[fd / BITS] &= !bit;
                 if sets[set] && mask.intersects(GROUPS[set]) {
-                    words[fd / BITS] |= 1 << (fd % BITS);
-                    count += 1;
+                    words[fd / BITS] |= bit;
                 }
             }
-            let bytes: Vec<u8> = words.into_iter().flat_map(u64::to_ne_bytes).collect();
-            process::write_memory(self.tid, self.sets[set], &bytes).map_err(|_| Errno::EFAULT)?;
+            count += words.iter().map(|word| i64::from(word.count_ones())).sum::<i64>();
+            self.write(set, &words)?;
+        }
+        if count == 0 && kernel.is_some() && !self.is_over() {
+            // The call is made again.
+            for set in self.given() {
+                self.write(set, &self.bits[set])?;
+            }
         }
         Ok(count)
     }

@@ -77,6 +77,11 @@ impl Registers {
         self.0.regs[0] = value as u64;
     }
 
+    /// Address of the top of the stack.
+    pub fn stack_pointer(&self) -> u64 {
+        self.0.sp
+    }
+
     /// Address of the next instruction.
     pub fn instruction_pointer(&self) -> u64 {
         self.0.pc

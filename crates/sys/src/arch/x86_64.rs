@@ -79,6 +79,11 @@ impl Registers {
         self.0.rax = value as u64;
     }
 
+    /// Address of the top of the stack.
+    pub fn stack_pointer(&self) -> u64 {
+        self.0.rsp
+    }
+
     /// Address of the next instruction.
     pub fn instruction_pointer(&self) -> u64 {
         self.0.rip

@@ -1,0 +1,110 @@
+//! Which threads make a notified call now, and which one is stopped because a device has become
+//! ready for it (`waits`): they exclude each other. A thread that waits for the answer to a
+//! notification does not stop until it has it.
+
+use std::time::Duration;
+
+use parking_lot::{Condvar, Mutex, MutexGuard};
+
+/// `ERESTARTNOINTR`: the call is made again, whatever signal comes.
+pub(crate) const ERESTARTNOINTR: i32 = 513;
+
+#[derive(Default)]
+pub(crate) struct Callers {
+    state: Mutex<State>,
+    changed: Condvar,
+}
+
+#[derive(Default)]
+struct State {
+    /// The calls that are served.
+    served: Vec<Served>,
+    /// The thread that is to stop, and whether it has been told to.
+    stopping: Option<(u32, bool)>,
+}
+
+struct Served {
+    /// Of the notification.
+    id: u64,
+    tid: u32,
+    /// It waits for devices here.
+    is_waiting: bool,
+}
+
+/// A call that is being served.
+pub(crate) struct Serving<'a> {
+    callers: &'a Callers,
+    id: u64,
+}
+
+impl Callers {
+    /// A call of this thread is to be served. `None`: the thread is about to stop, and does so
+    /// on its way out of this call; it is to be told to make it again ([`ERESTARTNOINTR`]).
+    pub(crate) fn serve(&self, id: u64, tid: u32) -> Option<Serving<'_>> {
+        let mut state = self.state.lock();
+        loop {
+            match state.stopping {
+                Some((stopping, true)) if stopping == tid => return None,
+                Some((stopping, false)) if stopping == tid => self.changed.wait(&mut state),
+                _ => break,
+            }
+        }
+        state.served.push(Served { id, tid, is_waiting: false });
+        Some(Serving { callers: self, id })
+    }
+
+    /// The call is going to wait for devices, in the place of its caller.
+    pub(super) fn waits(&self, id: u64) {
+        let mut state = self.state.lock();
+        if let Some(served) = state.served.iter_mut().find(|served| served.id == id) {
+            served.is_waiting = true;
+        }
+        drop(state);
+        self.changed.notify_all();
+    }
+
+    /// The call has been answered.
+    pub(super) fn answered(&self, id: u64) {
+        self.state.lock().served.retain(|served| served.id != id);
+        self.changed.notify_all();
+    }
+
+    /// Begins to stop a thread, once no call of it is served. One thread at a time, until
+    /// [`Callers::stopped`]. False when it waits in a call that is, or when it `is_elsewhere` by
+    /// now, in a call that may take long.
+    pub(super) fn stop(&self, tid: u32, is_elsewhere: impl Fn() -> bool) -> bool {
+        const PERIOD: Duration = Duration::from_millis(1);
+        let mut state = self.state.lock();
+        while let Some(served) = state.served.iter().find(|served| served.tid == tid) {
+            if served.is_waiting {
+                return false;
+            }
+            let is_late = self.changed.wait_for(&mut state, PERIOD).timed_out();
+            if is_late && MutexGuard::unlocked(&mut state, &is_elsewhere) {
+                return false;
+            }
+        }
+        state.stopping = Some((tid, false));
+        true
+    }
+
+    /// The thread is on its way to its stop: a call that it makes now stops it.
+    pub(super) fn told(&self) {
+        if let Some((_, is_told)) = &mut self.state.lock().stopping {
+            *is_told = true;
+        }
+        self.changed.notify_all();
+    }
+
+    /// It has stopped, or does not.
+    pub(super) fn stopped(&self) {
+        self.state.lock().stopping = None;
+        self.changed.notify_all();
+    }
+}
+
+impl Drop for Serving<'_> {
+    fn drop(&mut self) {
+        self.callers.answered(self.id);
+    }
+}

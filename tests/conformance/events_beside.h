@@ -1,0 +1,207 @@
+/* Part of events.c: devices that are waited for beside other descriptors. */
+
+/* An empty pipe, and one with something in it. */
+static int quiet[2], ready[2];
+
+static long by_poll_beside(uint32_t mask)
+{
+	struct pollfd all[] = {
+		{ .fd = ready[0], .events = POLLIN },
+		{ .fd = fd, .events = POLLIN | POLLPRI | POLLOUT },
+		{ .fd = quiet[0], .events = POLLIN },
+	};
+
+	return poll(all, 3, 0) != 1 + (mask != 0) || all[0].revents != POLLIN ||
+	       (uint32_t)all[1].revents != mask || all[2].revents != 0;
+}
+
+static long by_select_beside(uint32_t mask)
+{
+	int low = fcntl(fd, F_DUPFD, 0), last = low > ready[0] ? low : ready[0], count = 1;
+	struct timeval now = { 0, 0 };
+	fd_set readers, writers, others;
+	long bad;
+
+	FD_ZERO(&readers);
+	FD_SET(low, &readers);
+	FD_SET(ready[0], &readers);
+	FD_SET(quiet[0], &readers);
+	FD_ZERO(&writers);
+	FD_SET(low, &writers);
+	others = writers;
+	count += !!(mask & (POLLIN | POLLHUP | POLLERR));
+	count += !!(mask & (POLLOUT | POLLERR)) + !!(mask & POLLPRI);
+	bad = select(last + 1, &readers, &writers, &others, &now) != count;
+	bad += !FD_ISSET(ready[0], &readers) || FD_ISSET(quiet[0], &readers);
+	bad += !!FD_ISSET(low, &readers) != !!(mask & (POLLIN | POLLHUP | POLLERR));
+	bad += !!FD_ISSET(low, &writers) != !!(mask & (POLLOUT | POLLERR));
+	bad += !!FD_ISSET(low, &others) != !!(mask & POLLPRI);
+	close(low);
+	return bad;
+}
+
+/* How many events of `epoll`; those of the device in `events`. */
+static int epoll_now(int epoll, int timeout, uint32_t *events)
+{
+	struct epoll_event found[4];
+	int count = epoll_wait(epoll, found, 4, timeout);
+
+	*events = 0;
+	for (int i = 0; i < count; i++)
+		if (found[i].data.fd == fd)
+			*events = found[i].events;
+	return count;
+}
+
+static void add(int epoll, int what, uint32_t events)
+{
+	struct epoll_event event = { .events = events, .data.fd = what };
+
+	if (epoll_ctl(epoll, EPOLL_CTL_ADD, what, &event))
+		die("epoll_ctl");
+}
+
+static long by_epoll_beside(int epoll, uint32_t mask)
+{
+	uint32_t events;
+
+	return epoll_now(epoll, 0, &events) != 1 + (mask != 0) || events != mask;
+}
+
+/* Waits for exceptions of the device, and for the empty pipe: what the device said. */
+static int waits_beside(void *argument)
+{
+	struct pollfd both[] = {
+		{ .fd = quiet[0], .events = POLLIN },
+		{ .fd = fd, .events = POLLPRI },
+	};
+	uint32_t events = EPOLLPRI;
+	int low, epoll, last;
+	fd_set readers, others;
+	sigset_t none;
+
+	sigemptyset(&none);
+	switch ((enum how)(intptr_t)argument) {
+	case BY_POLL:
+		return poll(both, 2, -1) == 1 ? both[1].revents : 100;
+	case BY_PPOLL:
+		return ppoll(both, 2, &(struct timespec){ 1000, 0 }, &none) == 1 ?
+			       both[1].revents :
+			       100;
+	case BY_SELECT_ALL:
+	case BY_PSELECT_ALL:
+		low = fcntl(fd, F_DUPFD, 0);
+		last = low > quiet[0] ? low : quiet[0];
+		FD_ZERO(&readers);
+		FD_SET(quiet[0], &readers);
+		FD_ZERO(&others);
+		FD_SET(low, &others);
+		if ((intptr_t)argument == BY_SELECT_ALL)
+			select(last + 1, &readers, NULL, &others, NULL);
+		else
+			pselect(last + 1, &readers, NULL, &others, NULL, &none);
+		return FD_ISSET(quiet[0], &readers) ? 100 : FD_ISSET(low, &others) ? POLLPRI : 101;
+	default:
+		epoll = epoll_create1(0);
+		add(epoll, quiet[0], EPOLLIN);
+		add(epoll, fd, (intptr_t)argument == BY_EPOLL ? events : events | EPOLLET);
+		return epoll_now(epoll, -1, &events) == 1 ? (int)events : 100;
+	}
+}
+
+static void *epoll_thread(void *epoll)
+{
+	uint32_t events;
+
+	reader_thread = (pid_t)syscall(SYS_gettid);
+	return (void *)(intptr_t)(epoll_now((int)(intptr_t)epoll, -1, &events) == 1 ?
+					  (long)events :
+					  -1);
+}
+
+/* What is told of changes, and what is told once. */
+static void edges_beside(void)
+{
+	struct epoll_event event = { .events = EPOLLPRI | EPOLLONESHOT, .data.fd = fd };
+	int epoll = epoll_create1(0);
+	uint32_t events;
+	pthread_t thread;
+	void *got;
+
+	set_mask(0);
+	add(epoll, quiet[0], EPOLLIN);
+	add(epoll, fd, EPOLLPRI | EPOLLET);
+	check("edge_beside_empty", 0, epoll_now(epoll, 0, &events));
+	set_mask(POLLPRI);
+	check("edge_beside", 1, epoll_now(epoll, -1, &events));
+	check("edge_beside_events", EPOLLPRI, events);
+	check("edge_beside_once", 0, epoll_now(epoll, 20, &events));
+	set_mask(POLLPRI | POLLHUP);
+	check("edge_beside_again", 1, epoll_now(epoll, -1, &events));
+	check("edge_beside_more_events", EPOLLPRI | EPOLLHUP, events);
+	CALL("oneshot_beside", 0, epoll_ctl(epoll, EPOLL_CTL_MOD, fd, &event));
+	check("oneshot_beside_ready", 1, epoll_now(epoll, -1, &events));
+	set_mask(POLLPRI);
+	check("oneshot_beside_over", 0, epoll_now(epoll, 20, &events));
+	CALL("oneshot_beside_anew", 0, epoll_ctl(epoll, EPOLL_CTL_MOD, fd, &event));
+	check("oneshot_beside_ready_again", 1, epoll_now(epoll, -1, &events));
+	CALL("delete_beside", 0, epoll_ctl(epoll, EPOLL_CTL_DEL, fd, NULL));
+	check("delete_beside_empty", 0, epoll_now(epoll, 0, &events));
+	reader_thread = 0;
+	if (pthread_create(&thread, NULL, epoll_thread, (void *)(intptr_t)epoll))
+		die("pthread_create");
+	eventually(thread_began, NULL);
+	until_polling(reader_thread);
+	add(epoll, fd, EPOLLPRI);
+	pthread_join(thread, &got);
+	check("added_while_a_thread_waits", EPOLLPRI, (intptr_t)got);
+	close(epoll);
+	reset();
+}
+
+static void beside(void)
+{
+	static const enum how hows[] = { BY_POLL,	 BY_PPOLL, BY_SELECT_ALL,
+					 BY_PSELECT_ALL, BY_EPOLL, BY_EPOLL_EDGE };
+	long by_poll = 0, by_select = 0, by_epoll = 0;
+	int epoll = epoll_create1(0);
+	char name[64];
+	pid_t child;
+
+	if (pipe(quiet) || pipe(ready) || write(ready[1], "x", 1) != 1)
+		die("pipe");
+	add(epoll, fd, EPOLLIN | EPOLLPRI | EPOLLOUT);
+	add(epoll, quiet[0], EPOLLIN);
+	add(epoll, ready[0], EPOLLIN);
+	for (uint32_t mask = 0; mask <= ALL; mask++) {
+		set_mask(mask);
+		by_poll += by_poll_beside(mask);
+		by_select += by_select_beside(mask);
+		by_epoll += by_epoll_beside(epoll, mask);
+	}
+	check("masks_by_poll_beside", 0, by_poll);
+	check("masks_by_select_beside", 0, by_select);
+	check("masks_by_epoll_beside", 0, by_epoll);
+	close(epoll);
+	for (size_t i = 0; i < sizeof(hows) / sizeof(*hows); i++) {
+		set_mask(0);
+		child = spawn(waits_beside, (void *)(intptr_t)hows[i]);
+		until_polling(child);
+		set_mask(POLLPRI);
+		snprintf(name, sizeof(name), "%s_beside_is_woken", ways[hows[i]]);
+		check(name, POLLPRI, reap(child));
+		set_mask(0);
+		child = spawn(waits_beside, (void *)(intptr_t)hows[i]);
+		until_polling(child);
+		check("beside_pipe_write", 1, write(quiet[1], "q", 1));
+		snprintf(name, sizeof(name), "%s_beside_hears_others", ways[hows[i]]);
+		check(name, hows[i] == BY_SELECT_ALL || hows[i] == BY_PSELECT_ALL ? 100 : 0,
+		      reap(child));
+		check("beside_pipe_read", 1, read(quiet[0], name, 1));
+	}
+	edges_beside();
+	close(quiet[0]);
+	close(quiet[1]);
+	close(ready[0]);
+	close(ready[1]);
+}
