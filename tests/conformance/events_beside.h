@@ -100,12 +100,17 @@ static int waits_beside(void *argument)
 			select(last + 1, &readers, NULL, &others, NULL);
 		else
 			pselect(last + 1, &readers, NULL, &others, NULL, &none);
-		return FD_ISSET(quiet[0], &readers) ? 100 : FD_ISSET(low, &others) ? POLLPRI : 101;
+		close(low);
+		if (FD_ISSET(quiet[0], &readers))
+			return 100;
+		return FD_ISSET(low, &others) ? POLLPRI : 101;
 	default:
 		epoll = epoll_create1(0);
 		add(epoll, quiet[0], EPOLLIN);
 		add(epoll, fd, (intptr_t)argument == BY_EPOLL ? events : events | EPOLLET);
-		return epoll_now(epoll, -1, &events) == 1 ? (int)events : 100;
+		last = epoll_now(epoll, -1, &events);
+		close(epoll);
+		return last == 1 ? (int)events : 100;
 	}
 }
 
@@ -159,6 +164,66 @@ static void edges_beside(void)
 	reset();
 }
 
+static const enum how hows_of_threads[] = { BY_POLL, BY_PSELECT_ALL, BY_EPOLL };
+#define THREADS 3
+#define ROUNDS 300
+
+static struct {
+	/* The change that is waited for, and the last that each thread has heard of. */
+	int round, heard[THREADS];
+} turns;
+
+static int all_heard(void *round)
+{
+	for (int i = 0; i < THREADS; i++)
+		if (__atomic_load_n(&turns.heard[i], __ATOMIC_SEQ_CST) != *(int *)round)
+			return 0;
+	return 1;
+}
+
+static void *hears_rounds(void *which)
+{
+	long bad = 0;
+
+	for (int round = 1; round <= ROUNDS; round++) {
+		bad += waits_beside((void *)(intptr_t)hows_of_threads[(intptr_t)which]) != POLLPRI;
+		__atomic_store_n(&turns.heard[(intptr_t)which], round, __ATOMIC_SEQ_CST);
+		while (__atomic_load_n(&turns.round, __ATOMIC_SEQ_CST) == round)
+			usleep(10);
+	}
+	return (void *)bad;
+}
+
+/* Nobody misses a change, whenever it comes. */
+static void rounds_beside(void)
+{
+	pthread_t threads[THREADS];
+	long bad = 0;
+	void *got;
+
+	set_mask(0);
+	turns.round = 1;
+	for (intptr_t i = 0; i < THREADS; i++)
+		if (pthread_create(&threads[i], NULL, hears_rounds, (void *)i))
+			die("pthread_create");
+	for (int round = 1; round <= ROUNDS; round++) {
+		usleep((useconds_t)(round * 37 % 200));
+		set_mask(POLLPRI);
+		if (!eventually(all_heard, &round)) {
+			check("a_change_is_heard", ROUNDS, round);
+			die("a thread waits on");
+		}
+		set_mask(0);
+		__atomic_store_n(&turns.round, round + 1, __ATOMIC_SEQ_CST);
+	}
+	for (int i = 0; i < THREADS; i++) {
+		pthread_join(threads[i], &got);
+		bad += (intptr_t)got;
+	}
+	check("each_change_is_heard", 0, bad);
+	reset();
+}
+
 static void beside(void)
 {
 	static const enum how hows[] = { BY_POLL,	 BY_PPOLL, BY_SELECT_ALL,
@@ -200,6 +265,7 @@ static void beside(void)
 		check("beside_pipe_read", 1, read(quiet[0], name, 1));
 	}
 	edges_beside();
+	rounds_beside();
 	close(quiet[0]);
 	close(quiet[1]);
 	close(ready[0]);

@@ -63,7 +63,7 @@ impl Callers {
         self.changed.notify_all();
     }
 
-    /// The call has been answered.
+    /// The call has been answered: who goes on to stop threads says so before.
     pub(super) fn answered(&self, id: u64) {
         self.state.lock().served.retain(|served| served.id != id);
         self.changed.notify_all();

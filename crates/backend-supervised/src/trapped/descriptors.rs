@@ -106,12 +106,14 @@ impl Descriptor {
         }
     }
 
-    /// Has each call told that this mask has something for; `tell` says whether it waits on.
+    /// Has each call told that this mask has something for which the FIFO does not show; `tell`
+    /// says whether it waits on.
     pub(super) fn tell(&self, mask: PollEvents, tell: &dyn Fn(&Watch) -> bool) {
-        let watches: Vec<_> =
-            self.watches.lock().iter().filter(|watch| watch.is_for(mask)).cloned().collect();
+        let shown = self.shows(mask);
+        let misses = |watch: &&Watch| watch.misses(mask, shown);
+        let watches: Vec<_> = self.watches.lock().iter().filter(misses).cloned().collect();
         for watch in watches.iter().filter(|watch| !tell(watch)) {
-            self.watches.lock().retain(|other| other != watch);
+            self.watches.lock().retain(|other| other.id != watch.id || other.tid != watch.tid);
         }
     }
 }

@@ -175,7 +175,7 @@ pub(super) fn read(
 
 /// Serves `epoll_ctl` of a device.
 pub(super) fn control(trapped: &Trapped, call: &Call<'_>) {
-    let Notification { tid, args: [epfd, operation, fd, event, ..], .. } = *call.notification;
+    let Notification { id, tid, args: [epfd, operation, fd, event, ..], .. } = *call.notification;
     let descriptor = trapped.descriptors.of(tid, fd as u32);
     let (Some(descriptor), Some(process)) = (descriptor, client::process_of(tid)) else {
         return call.answer(Reply::Continue);
@@ -204,11 +204,12 @@ pub(super) fn control(trapped: &Trapped, call: &Call<'_>) {
         Err(NotHeld::Refused) => return call.answer(Reply::Continue),
         Err(NotHeld::Gone) => return,
     }
+    trapped.callers.answered(id);
     let asked = PollEvents::from_bits(u32::from_ne_bytes(events) & !PRIVATE).union(ALWAYS);
     for thread in others {
         match client::blocked_in(thread) {
             Some((nr, args)) if is_one(nr) && args[0] as u32 == epfd as u32 => {
-                descriptor.watch(Watch::new(thread, nr, args, asked));
+                descriptor.watch(Watch::new(id, thread, (nr, args), asked));
             }
             Some(_) => {}
             // It may just begin to wait.

@@ -101,8 +101,10 @@ pub(super) trait Wait {
 }
 
 /// A call that waits in the kernel, for one of its devices.
-#[derive(Clone, PartialEq)]
+#[derive(Clone)]
 pub(super) struct Watch {
+    /// Of the notification by which it is known: a thread may make the same call again.
+    pub(super) id: u64,
     pub(super) tid: u32,
     nr: u32,
     args: [u64; 6],
@@ -110,20 +112,20 @@ pub(super) struct Watch {
 }
 
 impl Watch {
-    pub(super) fn new(tid: u32, nr: u32, args: [u64; 6], asked: PollEvents) -> Watch {
-        Watch { tid, nr, args, asked }
+    pub(super) fn new(id: u64, tid: u32, (nr, args): (u32, [u64; 6]), asked: PollEvents) -> Watch {
+        Watch { id, tid, nr, args, asked }
     }
 
-    /// The thread makes this call now: for this device twice, or another one than before.
+    /// The thread makes this call now, unless it is the same, for the device a second time.
     pub(super) fn become_or_join(&mut self, now: Watch) {
-        let is_same = (self.nr, self.args) == (now.nr, now.args);
-        let asked = if is_same { self.asked } else { PollEvents::NONE };
+        let asked = if self.id == now.id { self.asked } else { PollEvents::NONE };
         *self = Watch { asked: asked.union(now.asked), ..now };
     }
 
-    /// Whether a mask has anything for it.
-    pub(super) fn is_for(&self, mask: PollEvents) -> bool {
+    /// Whether a mask has anything for it, but for what is shown.
+    pub(super) fn misses(&self, mask: PollEvents, shown: PollEvents) -> bool {
         mask.intersects(self.asked)
+            && mask.intersection(self.asked) != shown.intersection(self.asked)
     }
 
     /// Whether its caller may be waiting; it may just run.
@@ -177,9 +179,11 @@ fn read(trapped: &Trapped, tid: u32, nr: u32, args: [u64; 6]) -> Option<Box<dyn 
 
 /// Lets the kernel wait for what the FIFOs show, and for others.
 fn let_wait(core: &Arc<Core>, trapped: &Trapped, call: &Call<'_>, wait: &dyn Wait) {
-    let Notification { tid, nr, args, .. } = *call.notification;
+    let Notification { id, tid, nr, args, .. } = *call.notification;
+    let wakes = || wait.polled().iter().map(|polled| polled.descriptor.wakes());
+    let before: Vec<_> = wakes().collect();
     for polled in wait.polled() {
-        polled.descriptor.watch(Watch::new(tid, nr, args, polled.asked));
+        polled.descriptor.watch(Watch::new(id, tid, (nr, args), polled.asked));
     }
     let started = Instant::now();
     let masks = notify::interruptible(core, call, || masks(&trapped.descriptors, wait));
@@ -196,9 +200,12 @@ fn let_wait(core: &Arc<Core>, trapped: &Trapped, call: &Call<'_>, wait: &dyn Wai
         return;
     }
     call.answer(Reply::Continue);
-    trapped.callers.answered(call.notification.id);
+    trapped.callers.answered(id);
     // What came since the drivers were asked, nobody has told a call that had not begun to wait.
-    for polled in wait.polled() {
+    for ((polled, before), now) in wait.polled().iter().zip(before).zip(wakes()) {
+        if now == before {
+            continue;
+        }
         let mask = trapped.descriptors.ask(&polled.descriptor, &polled.file, Some(polled.wanted));
         polled.descriptor.tell(mask, &|watch| watch.tid != tid || tell(trapped, watch));
     }
