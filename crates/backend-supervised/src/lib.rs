@@ -123,10 +123,13 @@ impl Core {
         }
     }
 
-    /// Has drivers told of what was closed and unmapped before the call that is served now,
-    /// which is on so many open files.
+    /// Has drivers told of what was closed and unmapped, and of whom was killed, before the call
+    /// that is served now, which is on so many open files.
     fn catch_up(&self, held: usize) {
         if let Some(trapped) = &self.trapped {
+            for call in self.watcher.interrupt_killed() {
+                trapped.callers.await_end(call);
+            }
             trapped.catch_up(held);
         }
         self.reaper.catch_up(&self.opens);

@@ -398,6 +398,13 @@ impl Watcher {
     /// How often it looks while anybody waits.
     const PERIOD: Duration = Duration::from_millis(1);
 
+    /// Interrupts the waits of calls whose callers have been killed: the calls' notifications.
+    pub(crate) fn interrupt_killed(&self) -> Vec<u64> {
+        let calls = self.calls.lock();
+        let killed = calls.iter().filter(|watch| !watch.listener.is_valid(watch.id));
+        killed.inspect(|watch| watch.waiter.interrupt()).map(|watch| watch.id).collect()
+    }
+
     /// Looks for ever; for a thread of its own.
     fn run(&self) {
         loop {

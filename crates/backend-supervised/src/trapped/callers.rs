@@ -2,7 +2,7 @@
 //! ready for it (`waits`): they exclude each other. A thread that waits for the answer to a
 //! notification does not stop until it has it.
 
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use parking_lot::{Condvar, Mutex, MutexGuard};
 
@@ -67,6 +67,18 @@ impl Callers {
     pub(super) fn answered(&self, id: u64) {
         self.state.lock().served.retain(|served| served.id != id);
         self.changed.notify_all();
+    }
+
+    /// Waits for the end of a call that was interrupted; not for a driver that waits on.
+    pub(crate) fn await_end(&self, id: u64) {
+        const PATIENCE: Duration = Duration::from_millis(100);
+        let end = Instant::now() + PATIENCE;
+        let mut state = self.state.lock();
+        while state.served.iter().any(|served| served.id == id) {
+            if self.changed.wait_until(&mut state, end).timed_out() {
+                break;
+            }
+        }
     }
 
     /// Begins to stop a thread, once no call of it is served. One thread at a time, until

@@ -191,7 +191,7 @@ fn let_wait(core: &Arc<Core>, trapped: &Trapped, call: &Call<'_>, wait: &dyn Wai
         polling::trace(core, tid, &polled.file, started, *mask);
     }
     if wait.is_missed(&masks) {
-        // Should devmap end now, the call is made again.
+        // It is held before it sees this.
         match attach::hold(tid, || call.send(Reply::Error(ERESTARTNOHAND))) {
             Ok(held) => finish(held, wait, &masks),
             Err(NotHeld::Refused) => call.answer(Reply::Continue),

@@ -56,6 +56,30 @@ say(area[0:4])
     assert_eq!(story, ["open 0", "mmap", "open 1", "mmap", "release 0", "release 1"]);
 }
 
+/// The driver does not wait any more for whom somebody has seen die.
+#[test]
+fn who_was_killed_waits_no_more_in_trapped_mode() {
+    let script = "
+STATS = 2 << 30 | 24 << 16 | ord('E') << 8 | 8
+def waiting():
+    stats = bytearray(24)
+    fcntl.ioctl(fd, STATS, stats, True)
+    return int.from_bytes(stats[16:], sys.byteorder)
+fd = os.open('/dev/e', os.O_RDWR)
+seen = []
+for _ in range(40):
+    child = os.fork()
+    if child == 0: os._exit(len(os.read(fd, 1)))
+    while waiting() == 0: pass
+    os.kill(child, signal.SIGKILL)
+    os.waitpid(child, 0)
+    seen.append(waiting())
+say(seen == [0] * 40)
+";
+    let run = Run::new(Mode("trapped"), &["/dev/e=events"]).python(script, &[]);
+    assert_eq!(run.finish().well().stdout, "True\n");
+}
+
 /// A child still maps what its parent opened, closed, unmapped and died of.
 fn memory_outlives_its_opener(mode: Mode) {
     let script = "
