@@ -31,7 +31,7 @@ const STEADY: usize = 256 << 10;
 /// The memory that reads have: of the home, and of the control group.
 pub(crate) const GROUP: u64 = 64 << 20;
 /// What a process takes besides content.
-const OVERHEAD: u64 = 6 << 20;
+const OVERHEAD: u64 = 2 << 20;
 /// The file that is read: four times as much.
 pub(crate) const FILE: u64 = 4 * GROUP;
 
