@@ -16,7 +16,7 @@ use super::{
     Trapped,
     poll::ALWAYS,
     polling::{ERESTARTNOHAND, Timeout},
-    waits::{self, OWN_INT, Polled, Wait, Watch},
+    waits::{self, OWN_INT, Polled, Wait, Waited, Watch},
 };
 use crate::{
     attach::{self, Held, NotHeld},
@@ -47,9 +47,8 @@ struct Epoll {
     address: u64,
     most: usize,
     before: Vec<u8>,
-    timeout: Option<Timeout>,
-    polled: Vec<Polled>,
-    /// Of each of these, how it is registered.
+    waited: Waited,
+    /// Of each device, how it is registered.
     registered: Vec<Registered>,
 }
 
@@ -120,17 +119,7 @@ pub(super) fn read(
     let lines = fs::read_to_string(format!("/proc/{tid}/fdinfo/{epfd}")).ok()?;
     let mut before = vec![0; LEN * lines.lines().count().min(most as usize)];
     process::read_memory(tid, address, &mut before).ok()?;
-    let mut epoll = Epoll {
-        tid,
-        epfd,
-        address,
-        most: most as usize,
-        before,
-        timeout: None,
-        polled: Vec::new(),
-        registered: Vec::new(),
-    };
-    let mut others = HashSet::new();
+    let (mut devices, mut others) = (Vec::new(), HashSet::new());
     for line in lines.lines().filter_map(Line::parse) {
         let may_be_one = line.fd <= LAST_STANDARD || line.fd >= trapped.first;
         let descriptor = may_be_one.then(|| trapped.descriptors.on(line.identity)).flatten();
@@ -147,30 +136,31 @@ pub(super) fn read(
         let process = is_of_edges.then(|| client::process_of(tid)).flatten();
         let events = PollEvents::from_bits(line.events & !PRIVATE).union(ALWAYS);
         let Some(polled) = Polled::new(descriptor, events, events) else { continue };
-        epoll.polled.push(polled);
-        epoll.registered.push(Registered {
-            fd: line.fd,
-            events: line.events,
-            data: line.data,
-            place: process.map(|process| (process, epfd, line.fd)),
-            wakes,
-        });
+        devices.push((
+            polled,
+            Registered {
+                fd: line.fd,
+                events: line.events,
+                data: line.data,
+                place: process.map(|process| (process, epfd, line.fd)),
+                wakes,
+            },
+        ));
     }
     // Which event is of which of them cannot be told apart: it is as the FIFO shows.
-    let is_clear: Vec<_> = epoll.registered.iter().map(|one| !others.contains(&one.data)).collect();
-    let mut clear = is_clear.iter();
-    epoll.polled.retain(|_| *clear.next().unwrap_or(&false));
-    let mut clear = is_clear.iter();
-    epoll.registered.retain(|_| *clear.next().unwrap_or(&false));
-    if epoll.polled.is_empty() {
+    devices.retain(|(_, registered)| !others.contains(&registered.data));
+    if devices.is_empty() {
         return None;
     }
-    epoll.timeout = match nr {
+    let timeout = match nr {
         nr::EPOLL_PWAIT2 if timeout == 0 => None,
         nr::EPOLL_PWAIT2 => Some(Timeout::read(tid, timeout, 1_000_000_000)?),
         _ => Timeout::of_milliseconds(timeout),
     };
-    Some(Box::new(epoll))
+    let (polled, registered) = devices.into_iter().unzip();
+    // What is registered may change while it waits.
+    let waited = Waited { polled, is_kernels: true, timeout };
+    Some(Box::new(Epoll { tid, epfd, address, most: most as usize, before, waited, registered }))
 }
 
 /// Serves `epoll_ctl` of a device.
@@ -220,23 +210,14 @@ pub(super) fn control(trapped: &Trapped, call: &Call<'_>) {
 }
 
 impl Wait for Epoll {
-    fn polled(&self) -> &[Polled] {
-        &self.polled
-    }
-
-    fn is_of_devices_alone(&self) -> bool {
-        // What is registered may change while it waits.
-        false
-    }
-
-    fn timeout(&self) -> Option<&Timeout> {
-        self.timeout.as_ref()
+    fn waited(&self) -> &Waited {
+        &self.waited
     }
 
     fn is_missed(&self, masks: &[PollEvents]) -> bool {
-        self.polled.iter().zip(&self.registered).zip(masks).any(|((polled, registered), mask)| {
-            polled.is_shown_otherwise(*mask)
-                && (self.is_over() || mask.intersects(polled.asked) && registered.is_due(polled))
+        self.devices().zip(masks).any(|((polled, registered), mask)| {
+            let is_due = || mask.intersects(polled.asked) && registered.is_due(polled);
+            polled.is_shown_otherwise(*mask) && (self.waited.is_over() || is_due())
         })
     }
 
@@ -259,7 +240,7 @@ impl Wait for Epoll {
         };
         let (devices, mut said): (Vec<_>, Vec<_>) =
             events.chunks_exact(LEN).map(<[u8]>::to_vec).partition(|event| is_of_device(event));
-        for ((polled, registered), mask) in self.polled.iter().zip(&self.registered).zip(masks) {
+        for ((polled, registered), mask) in self.devices().zip(masks) {
             let data = registered.data.to_ne_bytes();
             let was_said = devices.iter().any(|event| event[DATA..] == data);
             let mask = mask.intersection(polled.asked);
@@ -295,6 +276,10 @@ impl Wait for Epoll {
 }
 
 impl Epoll {
+    fn devices(&self) -> impl Iterator<Item = (&Polled, &Registered)> {
+        self.waited.polled.iter().zip(&self.registered)
+    }
+
     /// Registers a device for other events.
     fn modify(&self, held: &mut Held, registered: &Registered, events: u32) {
         let at = held.unused();

@@ -10,7 +10,7 @@ use devmap_sys::{arch::nr, process};
 use super::{
     Trapped,
     polling::{MOST, Timeout},
-    waits::{OWN_INT, Polled, Wait},
+    waits::{OWN_INT, Polled, Wait, Waited},
 };
 use crate::{attach::Held, filter::LAST_STANDARD};
 
@@ -29,11 +29,7 @@ struct Poll {
     count: usize,
     /// The places of the devices among them.
     places: Vec<usize>,
-    polled: Vec<Polled>,
-    /// Whether there is anything else in it: other descriptors, or a signal mask, which nobody
-    /// can change for it.
-    is_kernels: bool,
-    timeout: Option<Timeout>,
+    waited: Waited,
 }
 
 /// Whether a call is one of these.
@@ -77,20 +73,13 @@ pub(super) fn read(
         (false, 0) => None,
         (false, address) => Some(Timeout::read(tid, address, 1_000_000_000)?),
     };
-    Some(Box::new(Poll { tid, address, count, places, polled, is_kernels, timeout }))
+    let waited = Waited { polled, is_kernels, timeout };
+    Some(Box::new(Poll { tid, address, count, places, waited }))
 }
 
 impl Wait for Poll {
-    fn polled(&self) -> &[Polled] {
-        &self.polled
-    }
-
-    fn is_of_devices_alone(&self) -> bool {
-        !self.is_kernels
-    }
-
-    fn timeout(&self) -> Option<&Timeout> {
-        self.timeout.as_ref()
+    fn waited(&self) -> &Waited {
+        &self.waited
     }
 
     fn ask_kernel(&self, held: &mut Held, zero: u64) -> io::Result<i64> {
@@ -107,7 +96,7 @@ impl Wait for Poll {
                 *said = u16::from_ne_bytes([one[REVENTS], one[REVENTS + 1]]);
             }
         }
-        for ((place, polled), mask) in self.places.iter().zip(&self.polled).zip(masks) {
+        for ((place, polled), mask) in self.places.iter().zip(&self.waited.polled).zip(masks) {
             said[*place] = mask.intersection(polled.asked).bits() as u16;
         }
         for (place, events) in said.iter().enumerate() {

@@ -14,7 +14,7 @@ use std::{
 use devmap_driver::{Errno, PollEvents, PollTable};
 use devmap_sys::process;
 
-use super::waits::{Polled, Wait};
+use super::waits::{Polled, Wait, Waited};
 use crate::{
     Core,
     call::{self, Waiter},
@@ -92,9 +92,9 @@ pub(super) fn read_words(tid: u32, address: u64, words: usize) -> Option<Vec<u64
 
 /// Answers a call once one of its devices is ready, or its time is over.
 pub(super) fn serve(core: &Arc<Core>, call: &Call<'_>, waits: &dyn Wait) {
-    let timeout = waits.timeout();
-    let end = timeout.and_then(|timeout| timeout.end);
-    let masks = notify::interruptible(core, call, || wait(core, call, waits.polled(), end));
+    let Waited { polled, timeout, .. } = waits.waited();
+    let end = timeout.as_ref().and_then(|timeout| timeout.end);
+    let masks = notify::interruptible(core, call, || wait(core, call, polled, end));
     let result = masks.map_err(call::errno).and_then(|masks| waits.tell(None, &masks));
     if let Some(timeout) = timeout {
         timeout.tell(call.notification.tid);

@@ -12,7 +12,7 @@ use super::{
     Trapped,
     fifo::{POLLIN_SET, POLLOUT_SET},
     polling::{MOST, Timeout, read_words},
-    waits::{OWN_INT, Polled, Wait},
+    waits::{OWN_INT, Polled, Wait, Waited},
 };
 use crate::attach::Held;
 
@@ -36,11 +36,7 @@ struct Select {
     bits: [Vec<u64>; 3],
     /// The devices in any of them, and in which.
     devices: Vec<(usize, [bool; 3])>,
-    polled: Vec<Polled>,
-    /// Whether there is anything else: other descriptors, or a signal mask, which nobody can
-    /// change for it.
-    is_kernels: bool,
-    timeout: Option<Timeout>,
+    waited: Waited,
 }
 
 /// Whether a call is one of these.
@@ -92,7 +88,8 @@ pub(super) fn read(
         0 => None,
         address => Some(Timeout::read(tid, address, units)?),
     };
-    Some(Box::new(Select { tid, count, sets, bits, devices, polled, is_kernels, timeout }))
+    let waited = Waited { polled, is_kernels, timeout };
+    Some(Box::new(Select { tid, count, sets, bits, devices, waited }))
 }
 
 impl Select {
@@ -108,16 +105,8 @@ impl Select {
 }
 
 impl Wait for Select {
-    fn polled(&self) -> &[Polled] {
-        &self.polled
-    }
-
-    fn is_of_devices_alone(&self) -> bool {
-        !self.is_kernels
-    }
-
-    fn timeout(&self) -> Option<&Timeout> {
-        self.timeout.as_ref()
+    fn waited(&self) -> &Waited {
+        &self.waited
     }
 
     fn ask_kernel(&self, held: &mut Held, zero: u64) -> io::Result<i64> {
@@ -146,7 +135,7 @@ impl Wait for Select {
             count += words.iter().map(|word| i64::from(word.count_ones())).sum::<i64>();
             self.write(set, &words)?;
         }
-        if count == 0 && kernel.is_some() && !self.is_over() {
+        if count == 0 && kernel.is_some() && !self.waited.is_over() {
             // The call is made again.
             for set in self.given() {
                 self.write(set, &self.bits[set])?;

@@ -68,28 +68,35 @@ impl Polled {
     }
 }
 
+/// What a call waits for.
+pub(super) struct Waited {
+    /// The devices.
+    pub(super) polled: Vec<Polled>,
+    /// Whether something else is asked of the kernel: about other descriptors, or with another
+    /// signal mask, which nobody can set for it.
+    pub(super) is_kernels: bool,
+    /// When it is over. `None`: never.
+    pub(super) timeout: Option<Timeout>,
+}
+
+impl Waited {
+    /// Whether it does not wait.
+    pub(super) fn is_over(&self) -> bool {
+        self.timeout.as_ref().is_some_and(Timeout::is_zero)
+    }
+}
+
 /// A call that waits for devices.
 pub(super) trait Wait {
-    /// The devices.
-    fn polled(&self) -> &[Polled];
-
-    /// Whether they are all that it waits for, and nothing else is asked of the kernel.
-    fn is_of_devices_alone(&self) -> bool;
-
-    /// When it is over. `None`: never.
-    fn timeout(&self) -> Option<&Timeout>;
+    fn waited(&self) -> &Waited;
 
     /// Whether the devices' masks are such that the kernel, by itself, would say something else
     /// at once, or wait although there is something to say.
     fn is_missed(&self, masks: &[PollEvents]) -> bool {
-        self.polled().iter().zip(masks).any(|(polled, mask)| {
-            polled.is_shown_otherwise(*mask) && (self.is_over() || mask.intersects(polled.asked))
+        let waited = self.waited();
+        waited.polled.iter().zip(masks).any(|(polled, mask)| {
+            polled.is_shown_otherwise(*mask) && (waited.is_over() || mask.intersects(polled.asked))
         })
-    }
-
-    /// Whether it does not wait.
-    fn is_over(&self) -> bool {
-        self.timeout().is_some_and(Timeout::is_zero)
     }
 
     /// Has its caller make the call without waiting; `zero` is the address of a timeout of 0.
@@ -150,11 +157,11 @@ pub(super) fn serve(core: &Arc<Core>, trapped: &Trapped, call: &Call<'_>) -> boo
         return false;
     }
     match read(trapped, tid, nr, args) {
-        Some(wait) if wait.is_of_devices_alone() => {
+        Some(wait) if wait.waited().is_kernels => let_wait(core, trapped, call, &*wait),
+        Some(wait) => {
             trapped.callers.waits(call.notification.id);
             polling::serve(core, call, &*wait);
         }
-        Some(wait) => let_wait(core, trapped, call, &*wait),
         None => call.answer(Reply::Continue),
     }
     true
@@ -180,14 +187,15 @@ fn read(trapped: &Trapped, tid: u32, nr: u32, args: [u64; 6]) -> Option<Box<dyn 
 /// Lets the kernel wait for what the FIFOs show, and for others.
 fn let_wait(core: &Arc<Core>, trapped: &Trapped, call: &Call<'_>, wait: &dyn Wait) {
     let Notification { id, tid, nr, args, .. } = *call.notification;
-    let wakes = || wait.polled().iter().map(|polled| polled.descriptor.wakes());
+    let polled = &wait.waited().polled;
+    let wakes = || polled.iter().map(|polled| polled.descriptor.wakes());
     let before: Vec<_> = wakes().collect();
-    for polled in wait.polled() {
+    for polled in polled {
         polled.descriptor.watch(Watch::new(id, tid, (nr, args), polled.asked));
     }
     let started = Instant::now();
     let masks = notify::interruptible(core, call, || masks(&trapped.descriptors, wait));
-    for (polled, mask) in wait.polled().iter().zip(&masks) {
+    for (polled, mask) in polled.iter().zip(&masks) {
         polling::trace(core, tid, &polled.file, started, *mask);
     }
     if wait.is_missed(&masks) {
@@ -202,7 +210,7 @@ fn let_wait(core: &Arc<Core>, trapped: &Trapped, call: &Call<'_>, wait: &dyn Wai
     call.answer(Reply::Continue);
     trapped.callers.answered(id);
     // What came since the drivers were asked, nobody has told a call that had not begun to wait.
-    for ((polled, before), now) in wait.polled().iter().zip(before).zip(wakes()) {
+    for ((polled, before), now) in polled.iter().zip(before).zip(wakes()) {
         if now == before {
             continue;
         }
@@ -222,7 +230,7 @@ pub(super) fn tell_all(trapped: &Trapped, descriptor: &Arc<Descriptor>) {
 fn masks(descriptors: &Descriptors, wait: &dyn Wait) -> Vec<PollEvents> {
     let ask =
         |polled: &Polled| descriptors.ask(&polled.descriptor, &polled.file, Some(polled.wanted));
-    wait.polled().iter().map(ask).collect()
+    wait.waited().polled.iter().map(ask).collect()
 }
 
 /// Ends the wait of a call if a driver says what its FIFO does not. False when it does not wait any
@@ -297,7 +305,7 @@ fn finish(mut held: Held, wait: &dyn Wait, masks: &[PollEvents]) {
         Err(_) => wait.tell(None, masks),
     };
     match result {
-        Ok(0) if !wait.is_over() => return let_go(held),
+        Ok(0) if !wait.waited().is_over() => return let_go(held),
         Ok(result) => held.set_result(result),
         Err(errno) => held.set_result(-i64::from(errno.raw())),
     }
