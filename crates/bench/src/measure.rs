@@ -20,6 +20,9 @@ use crate::{
 /// How long the quicker side's turn should take: long beside the clock's and the pipe's
 /// cost, short beside what other work on the machine lasts.
 const TURN: Duration = Duration::from_millis(4);
+/// The same, of frames: the buffers of a side fill the processor's cache, and whose turn it is
+/// finds there what was used last.
+const TURN_OF_FRAMES: Duration = Duration::from_millis(50);
 
 /// How many pairs of processes share the rounds of a figure: which pages of the machine's
 /// memory a process gets stays with it, and is felt.
@@ -245,7 +248,7 @@ impl Bench {
 
     /// A camera against what gives the same frames otherwise.
     fn camera(&self, mode: Mode, taken: Workload, otherwise: Workload) -> io::Result<Vec<Round>> {
-        self.take_turns(|| {
+        self.take_turns_of(TURN_OF_FRAMES, || {
             let devmap = Side::start(Some(mode), taken, &file(CAMERA_PATH))?;
             Ok(Pair { devmap, peer: Side::start(None, otherwise, &[])?, server: None })
         })
@@ -309,12 +312,20 @@ impl Bench {
 
     /// Rounds of the pairs that `start` makes, one pair after the other.
     fn take_turns(&self, start: impl Fn() -> io::Result<Pair>) -> io::Result<Vec<Round>> {
+        self.take_turns_of(TURN, start)
+    }
+
+    fn take_turns_of(
+        &self,
+        turn: Duration,
+        start: impl Fn() -> io::Result<Pair>,
+    ) -> io::Result<Vec<Round>> {
         let mut rounds = Vec::new();
         let pairs = PAIRS.min(self.rounds);
         for number in 0..pairs {
             let mut pair = start()?;
             let mut times = 1;
-            while pair.quicker(times)? < TURN {
+            while pair.quicker(times)? < turn {
                 times *= 2;
             }
             let share = (self.rounds + number) / pairs;
