@@ -7,7 +7,7 @@ pub(crate) const WINDOW: u64 = 512;
 /// The fewest.
 const FIRST_WINDOW: u64 = 16;
 /// How many windows are read ahead at once.
-pub(crate) const DEPTH: u64 = 8;
+pub(crate) const DEPTH: u64 = 12;
 /// The most pages that are handed to the kernel at once.
 const HANDED: u64 = 8192;
 

@@ -22,7 +22,7 @@ use crate::{
 
 /// Threads of one home that read ahead: so many reads are on their way at once, and what
 /// has come is copied meanwhile.
-const THREADS: usize = 6;
+const THREADS: usize = 10;
 
 /// How long a thread keeps memory to read into while there is nothing to read.
 const KEPT: Duration = Duration::from_millis(20);
