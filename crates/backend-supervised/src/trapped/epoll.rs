@@ -119,7 +119,7 @@ pub(super) fn read(
     let lines = fs::read_to_string(format!("/proc/{tid}/fdinfo/{epfd}")).ok()?;
     let mut before = vec![0; LEN * lines.lines().count().min(most as usize)];
     process::read_memory(tid, address, &mut before).ok()?;
-    let (mut devices, mut others) = (Vec::new(), HashSet::new());
+    let (mut devices, mut others, mut process) = (Vec::new(), HashSet::new(), None);
     for line in lines.lines().filter_map(Line::parse) {
         let may_be_one = line.fd <= LAST_STANDARD || line.fd >= trapped.first;
         let descriptor = may_be_one.then(|| trapped.descriptors.on(line.identity)).flatten();
@@ -133,7 +133,9 @@ pub(super) fn read(
         }
         let wakes = descriptor.wakes();
         let is_of_edges = line.events & libc::EPOLLET as u32 != 0;
-        let process = is_of_edges.then(|| client::process_of(tid)).flatten();
+        if is_of_edges && process.is_none() {
+            process = client::process_of(tid);
+        }
         let events = PollEvents::from_bits(line.events & !PRIVATE).union(ALWAYS);
         let Some(polled) = Polled::new(descriptor, events, events) else { continue };
         devices.push((
@@ -142,7 +144,7 @@ pub(super) fn read(
                 fd: line.fd,
                 events: line.events,
                 data: line.data,
-                place: process.map(|process| (process, epfd, line.fd)),
+                place: process.filter(|_| is_of_edges).map(|process| (process, epfd, line.fd)),
                 wakes,
             },
         ));

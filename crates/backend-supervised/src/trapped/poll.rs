@@ -88,18 +88,22 @@ impl Wait for Poll {
     }
 
     fn tell(&self, kernel: Option<(&mut Held, i64)>, masks: &[PollEvents]) -> Result<i64, Errno> {
-        let mut said = vec![0_u16; self.count];
-        if kernel.is_some() {
-            let mut bytes = vec![0; self.count * LEN];
+        let mut bytes = vec![0; self.count * LEN];
+        let is_asked = kernel.is_some();
+        if is_asked {
             process::read_memory(self.tid, self.address, &mut bytes).map_err(|_| Errno::EFAULT)?;
-            for (said, one) in said.iter_mut().zip(bytes.chunks_exact(LEN)) {
-                *said = u16::from_ne_bytes([one[REVENTS], one[REVENTS + 1]]);
-            }
         }
+        let words = bytes.chunks_exact(LEN).map(|one| [one[REVENTS], one[REVENTS + 1]]);
+        let there: Vec<_> = words.map(u16::from_ne_bytes).collect();
+        let mut said = there.clone();
         for ((place, polled), mask) in self.places.iter().zip(&self.waited.polled).zip(masks) {
             said[*place] = mask.intersection(polled.asked).bits() as u16;
         }
-        for (place, events) in said.iter().enumerate() {
+        for (place, (events, there)) in said.iter().zip(&there).enumerate() {
+            // The kernel has written the others.
+            if is_asked && events == there {
+                continue;
+            }
             let at = self.address + (place * LEN + REVENTS) as u64;
             let written = process::write_memory(self.tid, at, &events.to_ne_bytes());
             written.map_err(|_| Errno::EFAULT)?;

@@ -33,8 +33,9 @@ macro_rules! load {
         /// The value at byte `at` from `base` on, or `None` when the access faulted.
         ///
         /// # Safety
-        /// There `base` must be aligned, and lie in memory that is mapped, readable, and only
-        /// accessed atomically or by instructions that the compiler does not see.
+        /// That byte must be aligned for the value, which must lie in memory that is mapped,
+        /// readable, and only accessed atomically or by instructions that the compiler does not
+        /// see.
         #[inline(always)]
         pub(crate) unsafe fn $name(base: *const u8, at: usize, _: NonZeroU8) -> Option<$type> {
             let value: i64;
