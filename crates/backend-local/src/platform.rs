@@ -11,23 +11,20 @@ use std::{
 };
 
 use devmap_driver::{self as driver, Errno, Interrupted, PageSize, Platform};
-use devmap_sys::{
-    mapping::{Mapping, Protection, Sharing},
-    memfd,
-};
+use devmap_sys::{mapping::Mapping, memfd};
 use parking_lot::{Condvar, Mutex};
 
 /// The platform of the local home. All are the same.
 #[derive(Clone, Copy, Debug, Default)]
 pub struct LocalPlatform;
 
-fn memory(bytes: u64) -> Result<LocalMemory, Errno> {
+fn memory(bytes: u64, map: MapMemory) -> Result<LocalMemory, Errno> {
     if bytes == 0 {
         return Err(Errno::EINVAL);
     }
     let page = LocalPlatform.page_size();
     let len = page.offset_of(page.pages_for(bytes)).ok_or(Errno::ENOMEM)?;
-    let region = Region::new(len).map_err(|_| Errno::ENOMEM)?;
+    let region = Region::new(len, map).map_err(|_| Errno::ENOMEM)?;
     Ok(LocalMemory(Arc::new(region)))
 }
 
@@ -41,13 +38,14 @@ impl Platform for LocalPlatform {
         PageSize::new(bytes).expect("the kernel's page size is a power of two")
     }
 
-    /// Side by side in its file, which is what contiguous means to a program.
+    /// Side by side in its file, which is what contiguous means to a program. As large
+    /// pages, where there are any, it is so in the machine, too.
     fn contiguous(&self, bytes: u64) -> Result<LocalMemory, Errno> {
-        memory(bytes)
+        memory(bytes, Mapping::in_large_pages)
     }
 
     fn scattered(&self, bytes: u64) -> Result<LocalMemory, Errno> {
-        memory(bytes)
+        memory(bytes, Mapping::in_small_pages)
     }
 
     fn lock<T: Send + 'static>(&self, value: T) -> Result<LocalLock<T>, Errno> {
@@ -64,6 +62,9 @@ impl Platform for LocalPlatform {
     }
 }
 
+/// How a memory file is mapped here, as a whole.
+type MapMemory = fn(BorrowedFd<'_>, usize) -> io::Result<Mapping>;
+
 /// One sealed memfd of exactly its size, mapped here as a whole.
 #[derive(Debug)]
 struct Region {
@@ -73,10 +74,10 @@ struct Region {
 }
 
 impl Region {
-    fn new(len: u64) -> io::Result<Region> {
+    fn new(len: u64, map: MapMemory) -> io::Result<Region> {
         let size = usize::try_from(len).map_err(|_| io::Error::from_raw_os_error(libc::ENOMEM))?;
         let file = memfd::create("devmap", len)?;
-        let mapping = Mapping::new(file.as_fd(), 0, size, Protection::ReadWrite, Sharing::Shared)?;
+        let mapping = map(file.as_fd(), size)?;
         Ok(Region { file, mapping, mapped: AtomicUsize::new(0) })
     }
 }

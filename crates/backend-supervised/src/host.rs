@@ -6,16 +6,13 @@
 
 use std::{
     io,
-    os::fd::{AsFd, OwnedFd},
+    os::fd::{AsFd, BorrowedFd, OwnedFd},
     sync::{Arc, OnceLock, Weak},
     time::{Duration, Instant},
 };
 
 use devmap_driver::{self as driver, Errno, Interrupted, PageSize, Platform};
-use devmap_sys::{
-    mapping::{Mapping, Protection, Sharing},
-    memfd,
-};
+use devmap_sys::{mapping::Mapping, memfd};
 use parking_lot::Mutex;
 use rustix::fs::SealFlags;
 
@@ -52,13 +49,13 @@ impl Host {
         Host { shared: Arc::new(shared) }
     }
 
-    fn memory(&self, bytes: u64) -> Result<HostMemory, Errno> {
+    fn memory(&self, bytes: u64, map: MapMemory) -> Result<HostMemory, Errno> {
         if bytes == 0 {
             return Err(Errno::EINVAL);
         }
         let page = self.shared.page_size;
         let len = page.offset_of(page.pages_for(bytes)).ok_or(Errno::ENOMEM)?;
-        let region = Region::new(len, page.page_of(len)).map_err(|error| {
+        let region = Region::new(len, page.page_of(len), map).map_err(|error| {
             // The one of its calls that makes a file longer.
             let call = if error.raw_os_error() == Some(libc::EFBIG) { "ftruncate: " } else { "" };
             let error = crate::with_remedy(&error);
@@ -120,13 +117,13 @@ impl Platform for Host {
     }
 
     /// Every memory is one memfd: side by side in its file, which is what contiguous
-    /// means to a program.
+    /// means to a program. As large pages, where there are any, it is so in the machine, too.
     fn contiguous(&self, bytes: u64) -> Result<HostMemory, Errno> {
-        self.memory(bytes)
+        self.memory(bytes, Mapping::in_large_pages)
     }
 
     fn scattered(&self, bytes: u64) -> Result<HostMemory, Errno> {
-        self.memory(bytes)
+        self.memory(bytes, Mapping::in_small_pages)
     }
 
     fn lock<T: Send + 'static>(&self, value: T) -> Result<HostLock<T>, Errno> {
@@ -142,6 +139,9 @@ impl Platform for Host {
     }
 }
 
+/// How a memory file is mapped here, as a whole.
+type MapMemory = fn(BorrowedFd<'_>, usize) -> io::Result<Mapping>;
+
 /// One sealed memfd of exactly its size.
 struct Region {
     /// All of it, mapped here; `None` where it is another process's.
@@ -154,10 +154,10 @@ struct Region {
 }
 
 impl Region {
-    fn new(len: u64, pages: u64) -> io::Result<Region> {
+    fn new(len: u64, pages: u64, map: MapMemory) -> io::Result<Region> {
         let size = usize::try_from(len).map_err(|_| io::Error::from_raw_os_error(libc::ENOMEM))?;
         let file = memfd::create("devmap", len)?;
-        let mapping = Mapping::new(file.as_fd(), 0, size, Protection::ReadWrite, Sharing::Shared)?;
+        let mapping = map(file.as_fd(), size)?;
         let tokens = Tokens::new(file)?;
         Ok(Region { mapping: Some(mapping), pages, len, tokens, resident: OnceLock::new() })
     }

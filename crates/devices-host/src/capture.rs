@@ -195,7 +195,7 @@ impl<P: Platform> Shared<P> {
         count: u32,
     ) -> Result<(), Errno> {
         let stride = queue::stride(self.platform.page_size(), length);
-        let memory = self.platform.scattered(stride * u64::from(count))?;
+        let memory = self.platform.contiguous(stride * u64::from(count))?;
         buffers.add(&memory, (stride, length), count);
         Ok(())
     }

@@ -19,7 +19,8 @@ pub trait Platform: Clone + Send + Sync + 'static {
     fn page_size(&self) -> PageSize;
 
     /// Memory whose pages lie side by side, as a device's registers and DMA buffers
-    /// do (`alloc_pages`); zeroed. The length is `bytes`, rounded up to pages.
+    /// do (`alloc_pages`); zeroed. The length is `bytes`, rounded up to pages. What will be
+    /// used as a whole is best asked for so: a home may give it in large pages.
     ///
     /// # Errors
     /// `ENOMEM`; `EINVAL` when `bytes` is 0.

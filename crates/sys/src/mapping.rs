@@ -16,6 +16,7 @@ use rustix::mm::{
 
 use crate::arch;
 
+mod large;
 mod sweep;
 
 /// What this process may do with a mapping.
