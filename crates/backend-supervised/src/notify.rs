@@ -182,16 +182,24 @@ fn own_filter(core: &Core, call: &Call<'_>) {
 fn on_device(core: &Core, call: &Call<'_>, fd: u64, serve: impl FnOnce(&Arc<OpenFile>)) {
     // Descriptors are ints: the kernel looks at the low half.
     match open_file(core, call.notification.tid, fd as u32) {
-        Some(file) => serve(&file),
-        None => call.answer(Reply::Continue),
+        Ok(Some(file)) => serve(&file),
+        Ok(None) => call.answer(Reply::Continue),
+        Err(errno) => answer(call, Err(errno)),
     }
 }
 
 /// The open device behind a descriptor of a client.
-fn open_file(core: &Core, tid: u32, fd: u32) -> Option<Arc<OpenFile>> {
-    if let Some(trapped) = &core.trapped {
-        return trapped.open_file(tid, fd);
+///
+/// # Errors
+/// What a call on the descriptor fails with, if it can do nothing.
+fn open_file(core: &Core, tid: u32, fd: u32) -> Result<Option<Arc<OpenFile>>, Errno> {
+    match &core.trapped {
+        Some(trapped) => trapped.open_file(tid, fd),
+        None => Ok(open_in_namespace(core, tid, fd)),
     }
+}
+
+fn open_in_namespace(core: &Core, tid: u32, fd: u32) -> Option<Arc<OpenFile>> {
     let (device, inode) = client::identity(tid, fd)?;
     if inode < FIRST_OPEN || core.mount_device.get() != Some(&device) {
         return None;

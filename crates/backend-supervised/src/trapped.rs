@@ -159,9 +159,13 @@ impl Trapped {
         self.regular.settle_at_end();
     }
 
-    /// The open file behind a descriptor of a client.
-    pub(crate) fn open_file(&self, tid: u32, fd: u32) -> Option<Arc<OpenFile>> {
-        self.descriptors.of(tid, fd)?.file.clone()
+    /// The open file behind a descriptor of a client, if it is a device's.
+    ///
+    /// # Errors
+    /// `EBADF`: it was opened with `O_PATH`.
+    pub(crate) fn open_file(&self, tid: u32, fd: u32) -> Result<Option<Arc<OpenFile>>, Errno> {
+        let Some(descriptor) = self.descriptors.of(tid, fd) else { return Ok(None) };
+        descriptor.file.clone().map(Some).ok_or(Errno::EBADF)
     }
 
     /// Shows pollers of a device what its driver says now.
@@ -353,8 +357,6 @@ pub(crate) fn serve(core: &Arc<Core>, trapped: &Trapped, call: &Call<'_>) -> boo
     let tid = call.notification.tid;
     let of = |index: usize| trapped.descriptors.of(tid, args[index] as u32);
     let second = match call.notification.nr {
-        nr::MMAP => return refuse_path_only(call, of(4)),
-        nr::IOCTL => return refuse_path_only(call, of(0)),
         nr::IO_SUBMIT => {
             submit(trapped, call);
             return true;
@@ -363,7 +365,13 @@ pub(crate) fn serve(core: &Arc<Core>, trapped: &Trapped, call: &Call<'_>) -> boo
             listings::serve(trapped, call);
             return true;
         }
-        nr::MREMAP | nr::MADVISE | nr::REMAP_FILE_PAGES | nr::SECCOMP | nr::PRCTL => return false,
+        nr::MMAP
+        | nr::IOCTL
+        | nr::MREMAP
+        | nr::MADVISE
+        | nr::REMAP_FILE_PAGES
+        | nr::SECCOMP
+        | nr::PRCTL => return false,
         nr::FSTAT | nr::FCHMOD | nr::FCHOWN => {
             if let Some(file) = trapped.regular.of(tid, args[0] as u32) {
                 let device = &file.cache.device;
@@ -408,15 +416,6 @@ fn fstat(core: &Core, trapped: &Trapped, call: &Call<'_>, device: &Arc<DeviceEnt
     let status = files::status(core, trapped, &Entry::Device(device.clone()));
     let written = process::write_memory(tid, address, &stat::stat_bytes(&status));
     notify::answer(call, written.map(|()| 0).map_err(|_| Errno::EFAULT));
-}
-
-/// Refuses a call on a descriptor that was opened with `O_PATH`.
-fn refuse_path_only(call: &Call<'_>, descriptor: Option<Arc<Descriptor>>) -> bool {
-    let refuse = descriptor.is_some_and(|descriptor| descriptor.file.is_none());
-    if refuse {
-        notify::answer(call, Err(Errno::EBADF));
-    }
-    refuse
 }
 
 /// Refuses asynchronous reads and writes of a device, as Linux does where a driver has a
