@@ -6,14 +6,20 @@
 //! when the answer arrives, so the thread stops on its way out of the call, before
 //! it runs any instruction of its own or handles any signal.
 
-use std::io;
+use std::{
+    io,
+    sync::{Arc, OnceLock},
+    time::Instant,
+};
 
 use devmap_sys::{
     arch::Registers,
     ptrace::{INJECTION_MASK, Stop, Tracee},
 };
 
-use crate::client;
+use parking_lot::Mutex;
+
+use crate::{client, pool};
 
 /// Bytes of [`Held::unused`].
 pub(crate) const UNUSED: u64 = 64;
@@ -67,6 +73,62 @@ pub(crate) fn hold(tid: u32, answer: impl FnOnce() -> io::Result<()>) -> Result<
     }
     let registers = tracee.registers().map_err(|_| NotHeld::Gone)?;
     Ok(Held { tid, tracee, registers, mask: None })
+}
+
+/// An answer to a FUSE request, which is sent once, by whoever comes first.
+pub(crate) struct Answer {
+    send: Box<dyn Fn() -> io::Result<()> + Send + Sync>,
+    /// What came of it, or the errno.
+    sent: OnceLock<Result<(), Option<i32>>>,
+}
+
+impl Answer {
+    pub(crate) fn new(send: impl Fn() -> io::Result<()> + Send + Sync + 'static) -> Arc<Answer> {
+        Arc::new(Answer { send: Box::new(send), sent: OnceLock::new() })
+    }
+
+    /// Sends it, unless it has been sent. What came of it.
+    pub(crate) fn send(&self) -> io::Result<()> {
+        let sent = self.sent.get_or_init(|| (self.send)().map_err(|error| error.raw_os_error()));
+        sent.map_err(|errno| {
+            errno.map_or(io::ErrorKind::Other.into(), io::Error::from_raw_os_error)
+        })
+    }
+}
+
+/// A thread that is about to be held.
+struct Seizing {
+    tid: u32,
+    since: Instant,
+    answer: Arc<Answer>,
+}
+
+/// The threads that are about to be held, of those that wait for the answer to a FUSE request.
+static SEIZING: Mutex<Vec<Seizing>> = Mutex::new(Vec::new());
+
+/// As [`hold`], for a thread that waits for the answer to a FUSE request.
+///
+/// Another thread of its process may be in `execve`. That kills this one, waits until it is
+/// gone, and lets nobody attach until then (`cred_guard_mutex`); but FUSE lets no thread go
+/// without an answer. So an answer that is held up so is sent by [`relieve`].
+pub(crate) fn hold_in_fuse(tid: u32, answer: &Arc<Answer>) -> Result<Held, NotHeld> {
+    SEIZING.lock().push(Seizing { tid, since: Instant::now(), answer: answer.clone() });
+    pool::attend();
+    let held = hold(tid, || answer.send());
+    SEIZING.lock().retain(|seizing| !Arc::ptr_eq(&seizing.answer, answer));
+    held
+}
+
+/// Answers threads that are killed and cannot be held. Whether any are about to be held.
+pub(crate) fn relieve() -> bool {
+    let mut seizing = SEIZING.lock();
+    for one in seizing.iter_mut().filter(|one| one.since.elapsed() >= pool::PATIENCE) {
+        if client::is_killed(one.tid) {
+            // The kernel says to nobody else what came of it.
+            let _ = one.answer.send();
+        }
+    }
+    !seizing.is_empty()
 }
 
 impl Held {

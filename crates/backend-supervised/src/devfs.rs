@@ -49,7 +49,7 @@ use self::{
 };
 use crate::{
     Core,
-    attach::{self, NotHeld},
+    attach::{self, Answer, NotHeld},
     call, client,
     host::Wake,
     namespace::DevEntries,
@@ -437,15 +437,16 @@ impl Devfs {
         if errno.raw() < Errno::ERESTARTSYS.raw() {
             return self.channel.reply_error(header.unique, errno.raw());
         }
-        let reply = || self.channel.reply_error(header.unique, libc::EINTR);
-        match attach::hold(header.pid, reply) {
+        let (channel, unique) = (self.channel.clone(), header.unique);
+        let answer = Answer::new(move || channel.reply_error(unique, libc::EINTR));
+        match attach::hold_in_fuse(header.pid, &answer) {
             Ok(mut held) => {
                 if held.result() == -i64::from(libc::EINTR) {
                     held.set_result(-i64::from(errno.raw()));
                 }
                 held.release()
             }
-            Err(NotHeld::Refused) => reply(),
+            Err(NotHeld::Refused) => answer.send(),
             Err(NotHeld::Gone) => Ok(()),
         }
     }
@@ -504,15 +505,14 @@ impl Devfs {
         if device.metadata.stream {
             how |= open_flags::STREAM | open_flags::NONSEEKABLE;
         }
-        let reply = || {
-            let replied = self.channel.reply_open(unique, id, how);
-            if replied.is_err() {
-                // The caller was let go: nobody will ever close the file.
-                core.opens.close(id);
-            }
-            replied
-        };
-        opening::answer(header.pid, is_native, reply)
+        let channel = self.channel.clone();
+        let answer = Answer::new(move || channel.reply_open(unique, id, how));
+        let moved = opening::answer(header.pid, is_native, &answer);
+        if answer.send().is_err() {
+            // The caller was let go: nobody will ever close the file.
+            core.opens.close(id);
+        }
+        moved
     }
 
     /// Answers an open by which the kernel forgets pages.

@@ -20,7 +20,7 @@ use std::{
 use devmap_sys::arch::nr;
 use parking_lot::{Condvar, Mutex};
 
-use crate::{client, threads::LazyThread};
+use crate::{attach, client, threads::LazyThread};
 
 /// What a thread does: receive one request, say so by calling `received` if to serve it may
 /// take long, serve it. False when the source is at its end.
@@ -51,7 +51,8 @@ pub(crate) struct Pool {
     failed: AtomicUsize,
 }
 
-/// Sees to it that each pool has a receiver. Sleeps while nothing happens.
+/// Sees to it that each pool has a receiver, and that no thread of a client is held up by being
+/// held. Sleeps while nothing happens.
 struct Monitor {
     /// Those at which it has to look.
     pools: Mutex<Vec<Arc<Pool>>>,
@@ -142,6 +143,11 @@ pub(crate) fn about_to_wait() -> bool {
             pool.idle.load(Ordering::SeqCst) > 0 || pool.add_receiver(&mut kept)
         })
     })
+}
+
+/// The monitor shall look after threads that are about to be held (`attach::relieve`).
+pub(crate) fn attend() {
+    MONITOR.attend();
 }
 
 impl Pool {
@@ -296,14 +302,22 @@ impl Monitor {
         runs
     }
 
+    fn attend(&'static self) {
+        // With the lock it does not go to sleep meanwhile.
+        let _pools = self.pools.lock();
+        self.thread.start("devmap-watch", || self.run());
+        self.work.notify_one();
+    }
+
     fn run(&self) {
         loop {
             let mut pools = self.pools.lock();
-            while pools.is_empty() {
+            while pools.is_empty() && !attach::relieve() {
                 self.work.wait(&mut pools);
             }
             drop(pools);
             std::thread::sleep(PATIENCE);
+            attach::relieve();
             self.pools.lock().retain(Pool::look);
         }
     }

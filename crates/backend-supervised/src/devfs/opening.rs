@@ -2,13 +2,13 @@
 //!
 //! What does not live here: serving the open (`devfs`).
 
-use std::io;
+use std::{io, sync::Arc};
 
 use devmap_driver::Errno;
 use devmap_sys::{arch::nr, process};
 
 use crate::{
-    attach::{self, NotHeld},
+    attach::{self, Answer},
     client,
     filter::FIRST_DESCRIPTOR,
 };
@@ -35,19 +35,11 @@ pub(super) fn opens(tid: u32, (call, args): &(u32, [u64; 6])) -> bool {
 }
 
 /// Answers an open of a thread; the descriptor of a native one then moves.
-pub(super) fn answer(
-    tid: u32,
-    is_native: bool,
-    reply: impl Fn() -> io::Result<()>,
-) -> io::Result<()> {
-    if !is_native {
-        return reply();
+pub(super) fn answer(tid: u32, is_native: bool, answer: &Arc<Answer>) -> io::Result<()> {
+    if is_native && let Ok(held) = attach::hold_in_fuse(tid, answer) {
+        move_up(held, tid)?;
     }
-    match attach::hold(tid, &reply) {
-        Ok(held) => move_up(held, tid),
-        Err(NotHeld::Refused) => reply(),
-        Err(NotHeld::Gone) => Ok(()),
-    }
+    answer.send()
 }
 
 /// Moves the descriptor that an open has just made to the range that the filter

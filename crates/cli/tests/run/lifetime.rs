@@ -12,6 +12,7 @@ in_each_mode!(
     kill_releases,
     processes_left_behind_are_served,
     status_and_signals_pass_through,
+    a_thread_execs_while_another_is_in_a_call,
 );
 
 const MEM: &[&str] = &["/dev/m=mem:size=64K"];
@@ -240,4 +241,26 @@ while True: time.sleep(1)  # Not until the input ends: the front may be slow to 
     assert_eq!(running.hear(), "ready");
     crate::harness::terminate(running.front());
     running.finish().exited(42);
+}
+
+/// `execve` kills the other threads and waits for them, and nobody can attach to them then.
+fn a_thread_execs_while_another_is_in_a_call(mode: Mode) {
+    let script = "
+import threading, time
+def waits(): os.read(os.open('/dev/e', os.O_RDWR), 8)
+def opens():
+    while True: os.close(os.open('/dev/e', os.O_RDWR))
+for call in [waits, opens] * 30:
+    child = os.fork()
+    if child == 0:
+        threading.Thread(target=call, daemon=True).start()
+        time.sleep(0.01)
+        os.execv('/bin/true', ['true'])
+    signal.alarm(60)
+    status = os.waitpid(child, 0)[1]
+    if status: say(call.__name__, status)
+say('done')
+";
+    let finished = Run::new(mode, &["/dev/e=events"]).python(script, &[]).finish().well();
+    assert_eq!(finished.stdout, "done\n");
 }
