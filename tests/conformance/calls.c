@@ -221,6 +221,9 @@ static void paths(void)
 	}
 	CALL("statfs", 0, statfs(path, &system));
 	note("statfs_type", "%s", system.f_type == 0x65735546 ? "FUSE" : "another");
+	CALL("fstatfs", 0, fstatfs(fd, &system));
+	/* tmpfs, which devtmpfs is one of. */
+	note("fstatfs_type", "%s", system.f_type == 0x01021994 ? "tmpfs" : "another");
 	NOTE("setxattr", setxattr(path, "user.x", "y", 1, 0));
 	NOTE("fsetxattr", fsetxattr(fd, "user.x", "y", 1, 0));
 	NOTE("getxattr", getxattr(path, "user.x", value, sizeof(value)));

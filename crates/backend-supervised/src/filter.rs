@@ -68,6 +68,8 @@ pub(crate) fn namespace() -> Result<Filter, AssembleError> {
     asm.jump_if_eq(nr::MREMAP, mremap);
     asm.jump_if_eq(nr::MADVISE, madvise);
     asm.jump_if_eq(nr::REMAP_FILE_PAGES, notify);
+    // Of any descriptor: what stands for devices below /sys is files and directories.
+    asm.jump_if_eq(nr::FSTATFS, notify);
     asm.jump_if_eq(nr::SECCOMP, seccomp);
     asm.jump_if_eq(nr::PRCTL, prctl);
     // Nearly the same calls, under other numbers.

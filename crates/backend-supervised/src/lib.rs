@@ -43,6 +43,7 @@ pub mod probe;
 mod reaper;
 mod run;
 mod service;
+mod statfs;
 mod sysfs;
 mod threads;
 mod tokens;

@@ -33,6 +33,7 @@ use crate::{
     client, map,
     nodes::FIRST_OPEN,
     opens::OpenFile,
+    statfs,
     threads::LazyThread,
     trace::Event,
     trapped,
@@ -152,6 +153,7 @@ fn serve_call(core: &Arc<Core>, call: &Call<'_>) {
         nr::MADVISE => refuse_on_memory(core, call, args[1], Errno::ENODEV),
         nr::REMAP_FILE_PAGES => refuse_on_memory(core, call, 1, Errno::EINVAL),
         nr::SECCOMP | nr::PRCTL => own_filter(core, call),
+        nr::STATFS | nr::FSTATFS => statfs::serve(core, call),
         _ => call.answer(Reply::Continue),
     }
 }

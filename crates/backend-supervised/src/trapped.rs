@@ -54,13 +54,16 @@ use devmap_sys::{
 };
 use parking_lot::Mutex;
 
-pub(crate) use self::callers::{Callers, ERESTARTNOINTR};
+pub(crate) use self::{
+    callers::{Callers, ERESTARTNOINTR},
+    paths::read as read_path,
+};
 use self::{
     descriptors::{Descriptor, Descriptors},
     filter::Directories,
     listings::Listings,
     locks::Locks,
-    paths::{Entry, Paths},
+    paths::{Entry, Found, Paths},
     regular::Regular,
 };
 use crate::{
@@ -69,6 +72,7 @@ use crate::{
     notify::{self, Call},
     opens::{DeviceEntry, OpenFile},
     pool::{self, Pool, Turn},
+    statfs,
     trace::Event,
 };
 
@@ -166,6 +170,25 @@ impl Trapped {
     pub(crate) fn open_file(&self, tid: u32, fd: u32) -> Result<Option<Arc<OpenFile>>, Errno> {
         let Some(descriptor) = self.descriptors.of(tid, fd) else { return Ok(None) };
         descriptor.file.clone().map(Some).ok_or(Errno::EBADF)
+    }
+
+    /// The file system of which a client shall take a descriptor for a part; `None`: it is that.
+    pub(crate) fn system_of(&self, tid: u32, fd: u32) -> Option<&'static str> {
+        if let Some(descriptor) = self.descriptors.of(tid, fd) {
+            return statfs::with(&descriptor.device.path);
+        }
+        let link = fs::read_link(format!("/proc/{tid}/fd/{fd}")).ok()?;
+        (self.listings.have_made(&link) || files::is_text(&link)).then_some("/sys")
+    }
+
+    /// The same, of a path.
+    pub(crate) fn system_at(&self, tid: u32, path: &[u8]) -> Option<&'static str> {
+        match self.paths.find(tid, libc::AT_FDCWD, path, true).found {
+            Found::Entry(Entry::Device(device)) => statfs::with(&device.path),
+            Found::Entry(_) | Found::Made(_) => Some("/sys"),
+            Found::Descriptor { tid, fd } => self.system_of(tid, fd),
+            Found::Other | Found::Listed(_) | Found::Below => None,
+        }
     }
 
     /// Shows pollers of a device what its driver says now.
@@ -371,7 +394,9 @@ pub(crate) fn serve(core: &Arc<Core>, trapped: &Trapped, call: &Call<'_>) -> boo
         | nr::MADVISE
         | nr::REMAP_FILE_PAGES
         | nr::SECCOMP
-        | nr::PRCTL => return false,
+        | nr::PRCTL
+        | nr::STATFS
+        | nr::FSTATFS => return false,
         nr::FSTAT | nr::FCHMOD | nr::FCHOWN => {
             if let Some(file) = trapped.regular.of(tid, args[0] as u32) {
                 let device = &file.cache.device;

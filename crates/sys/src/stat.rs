@@ -1,8 +1,10 @@
-//! The structures that stat(2) and statx(2) write, as bytes for a client's memory.
+//! The structures that stat(2), statx(2) and statfs(2) write, as bytes for a client's memory.
 //!
 //! What does not live here: what is in them.
 
+use std::io;
 use std::mem::{size_of, zeroed};
+use std::path::Path;
 use std::time::Duration;
 
 /// What `stat` shows of a file.
@@ -76,10 +78,18 @@ pub fn statx_bytes(status: &FileStatus) -> Vec<u8> {
     bytes(&raw)
 }
 
+/// `struct statfs` of what is at a path here.
+///
+/// # Errors
+/// Those of statfs(2).
+pub fn statfs_bytes(path: &Path) -> io::Result<Vec<u8>> {
+    Ok(bytes(&rustix::fs::statfs(path)?))
+}
+
 /// The bytes of a structure of the kernel's interface.
 fn bytes<T: Copy>(raw: &T) -> Vec<u8> {
-    // SAFETY: both callers pass a structure of integers that was made by zeroed(), so
-    // its padding, too, is initialised; it is live for the copy.
+    // SAFETY: the callers pass a structure of integers that was made by zeroed() or written as a
+    // whole by the kernel, so its padding, too, is initialised; it is live for the copy.
     unsafe { std::slice::from_raw_parts(std::ptr::from_ref(raw).cast::<u8>(), size_of::<T>()) }
         .to_vec()
 }

@@ -1,7 +1,7 @@
 //! Calls that take a path, in trapped mode: what is at a device's path is opened,
 //! looked at and refused here; every other path is the kernel's.
 
-use std::{fs, io::Write, os::fd::AsFd, time::Instant};
+use std::{fs, io::Write, os::fd::AsFd, path::Path, time::Instant};
 
 use devmap_driver::Open;
 use devmap_sys::{
@@ -22,6 +22,9 @@ use crate::{
     opens::DeviceEntry,
     trace::Event,
 };
+
+/// What files of texts are called.
+const TEXT: &str = "devmap-text";
 
 /// A call that takes a path.
 struct Request {
@@ -408,6 +411,11 @@ fn open(
     None
 }
 
+/// Whether a link in `/proc` is of a file that reads as a text.
+pub(super) fn is_text(link: &Path) -> bool {
+    link == Path::new(&format!("/memfd:{TEXT} (deleted)"))
+}
+
 /// Gives the client a file that reads as the text.
 fn open_text(call: &Call<'_>, text: &str, flags: u32) -> Option<Reply> {
     if flags & (libc::O_CREAT | libc::O_EXCL).cast_unsigned()
@@ -418,7 +426,7 @@ fn open_text(call: &Call<'_>, text: &str, flags: u32) -> Option<Reply> {
     if client::open_flags(flags).write {
         return Some(Reply::Error(libc::EACCES));
     }
-    let made = memfd::create("devmap-text", text.len() as u64).and_then(|file| {
+    let made = memfd::create(TEXT, text.len() as u64).and_then(|file| {
         let mut writer = fs::File::from(memfd::reopen(file.as_fd(), false)?);
         writer.write_all(text.as_bytes())?;
         memfd::reopen(file.as_fd(), true)

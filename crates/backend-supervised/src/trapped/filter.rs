@@ -20,13 +20,15 @@ use crate::filter::{LAST_STANDARD, NEGATIVE, TERMINAL, filters};
 pub(super) const OWN: u64 = 0x6d61_7064;
 
 /// Calls that are always notified; besides them those of `changes`.
-const ALWAYS: [u32; 6] = [
+const ALWAYS: [u32; 8] = [
     nr::IO_SUBMIT,
     nr::OPENAT2,
     nr::FACCESSAT,
     nr::FACCESSAT2,
     nr::READLINKAT,
     nr::REMAP_FILE_PAGES,
+    nr::STATFS,
+    nr::FSTATFS,
 ];
 
 /// The same, on architectures that have them.

@@ -51,6 +51,11 @@ pub(super) struct Listings {
 }
 
 impl Listings {
+    /// Whether a path is of what was made.
+    pub(super) fn have_made(&self, path: &Path) -> bool {
+        self.made.lock().as_ref().is_some_and(|made| path.starts_with(made.path()))
+    }
+
     /// Removes what was made.
     pub(super) fn clear(&self) {
         self.open.lock().clear();

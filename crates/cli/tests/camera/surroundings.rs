@@ -44,6 +44,28 @@ fn cameras_are_found_by_class_and_by_number() {
     }
 }
 
+/// libudev asks whether it is sysfs that it reads.
+#[test]
+fn what_stands_below_sys_is_sysfs() {
+    const SCRIPT: &str = "python3 -c '
+import ctypes, os
+libc = ctypes.CDLL(None, use_errno=True)
+for path in [\"/sys/class\", \"/sys/class/video4linux\", \"/sys/class/video4linux/video0\",
+             \"/sys/dev/char\", \"/sys/dev/char/81:1/uevent\", \"/dev/video0\", \"/dev/null\"]:
+    words = (ctypes.c_long * 64)()
+    assert libc.fstatfs(os.open(path, os.O_RDONLY), words) == 0
+    print(hex(words[0]), path)
+assert libc.fstatfs(os.open(\"/dev/video0\", os.O_RDONLY), None) == -1
+print(ctypes.get_errno())'";
+    let expected = "\
+        0x62656572 /sys/class\n0x62656572 /sys/class/video4linux\n\
+        0x62656572 /sys/class/video4linux/video0\n0x62656572 /sys/dev/char\n\
+        0x62656572 /sys/dev/char/81:1/uevent\n0x1021994 /dev/video0\n0x1021994 /dev/null\n14\n";
+    for mode in ["auto", "trapped"] {
+        assert_eq!(shell(mode, SCRIPT), expected, "{mode}");
+    }
+}
+
 /// A camera's number is its path's, whatever the order.
 #[test]
 fn numbers_follow_the_paths() {
