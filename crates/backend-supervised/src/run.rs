@@ -294,6 +294,11 @@ fn prepare_namespace(
     Ok(prepared.with_files(files))
 }
 
+/// What `EBUSY` says: a process has one listener, which its children inherit.
+const NESTED: &str = "cannot install the seccomp filter: another process, such as an outer \
+    `devmap run`, answers this program's system calls already. Runs do not nest: give all devices \
+    to the outer one, or start this one outside of it";
+
 /// Installs the filter in this process, and gives the supervisor its end, a number and
 /// perhaps a directory.
 fn hand_over(
@@ -308,7 +313,10 @@ fn hand_over(
     // Root may do without, and then setuid programs work as ever.
     let listener = seccomp::install(&filter, !rustix::process::geteuid().is_root())
         .or_else(|_| seccomp::install(&filter, true))
-        .map_err(|error| format!("cannot install the seccomp filter: {error}"))?;
+        .map_err(|error| match error.raw_os_error() {
+            Some(libc::EBUSY) => NESTED.to_owned(),
+            _ => format!("cannot install the seccomp filter: {error}"),
+        })?;
     let fds: Vec<_> = [Some(listener.as_fd()), directory].into_iter().flatten().collect();
     handover::send(channel, number, &fds).map_err(|error| {
         let message = format!("cannot reach the supervisor: {error}");

@@ -7,6 +7,7 @@ use crate::harness::{DEVMAP, Finished, Mode, Run, in_each_mode, start};
 in_each_mode!(
     bad_input_is_refused_before_anything_runs,
     a_program_that_cannot_run_is_told,
+    runs_do_not_nest,
     statistics_count_what_was_served,
     a_full_disk_stops_the_trace_and_nothing_else,
     a_trace_that_cannot_be_made_is_refused,
@@ -65,6 +66,16 @@ fn a_program_that_cannot_run_is_told(mode: Mode) {
     fs::set_permissions(&script, mode).expect("chmod");
     let script = script.to_str().expect("UTF-8");
     run(script).exited(127).complains(&[script, "/no/such/interpreter"]);
+}
+
+fn runs_do_not_nest(mode: Mode) {
+    let within = |program: &[&str], status| {
+        let finished = Run::new(mode, &["/dev/h=hello"]).output(program).exited(status);
+        finished.complains(&["answers this program's system calls", "do not nest", "outer one"])
+    };
+    let run = [DEVMAP, "run", "--device", "/dev/g=hello", "--", "echo", "it ran"];
+    assert_eq!(within(&run, 125).stdout, "");
+    within(&[DEVMAP, "demo"], 1);
 }
 
 fn statistics_count_what_was_served(mode: Mode) {
