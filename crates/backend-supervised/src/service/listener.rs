@@ -126,6 +126,10 @@ pub(super) fn connect(path: &Path) -> Result<OwnedFd, String> {
     connected.map_err(|errno| {
         let why = match errno.map(Errno::from_raw_os_error) {
             Some(Errno::NOENT) => "it does not exist; start `devmap serve` there".to_owned(),
+            // What the kernel says of whatever is no socket, too.
+            Some(Errno::CONNREFUSED) if is_no_socket(path) => {
+                "it is no socket; name the one that `devmap serve` was given".to_owned()
+            }
             Some(Errno::CONNREFUSED) => {
                 "nobody serves there any more; start `devmap serve` again".to_owned()
             }
@@ -138,6 +142,10 @@ pub(super) fn connect(path: &Path) -> Result<OwnedFd, String> {
         };
         format!("cannot join {}: {why}", path.display())
     })
+}
+
+fn is_no_socket(path: &Path) -> bool {
+    fs::metadata(path).is_ok_and(|metadata| !metadata.file_type().is_socket())
 }
 
 fn socket() -> io::Result<OwnedFd> {
@@ -190,6 +198,8 @@ mod tests {
         fs::hard_link(&path, &stale).unwrap();
         drop(first);
         assert!(!path.exists());
+        let error = connect(&stale).unwrap_err();
+        assert!(error.contains("nobody serves there any more"), "{error}");
         drop(Listener::bind(&stale, 0o600).unwrap());
         assert!(!stale.exists());
     }
@@ -202,6 +212,10 @@ mod tests {
         let error = Listener::bind(&path, 0o600).map(drop).unwrap_err();
         assert!(error.contains("no socket"), "{error}");
         assert_eq!(fs::read_to_string(&path).unwrap(), "kept");
+        for path in [path.as_path(), directory.path()] {
+            let error = connect(path).unwrap_err();
+            assert!(error.contains("it is no socket"), "{error}");
+        }
         let long = directory.path().join("x".repeat(120));
         assert!(Listener::bind(&long, 0o600).map(drop).unwrap_err().contains("107 bytes"));
         let nowhere = directory.path().join("no/socket");

@@ -381,8 +381,11 @@ fn a_socket_that_is_served_is_not_taken_over() {
     mode.exited(125).complains(&["octal"]);
     let nowhere = second("/no/such/directory/socket", "--device", "/dev/h=hello");
     nowhere.exited(125).complains(&["/no/such/directory"]);
-    let elsewhere = Run::new(AUTO, &[]).options(&["--join", "/no/such/socket"]).output(&["true"]);
-    elsewhere.exited(125).complains(&["/no/such/socket", "devmap serve"]);
+    let join = |path| Run::new(AUTO, &[]).options(&["--join", path]).output(&["true"]);
+    join("/no/such/socket").exited(125).complains(&["/no/such/socket", "devmap serve"]);
+    for path in ["/etc/passwd", "/etc"] {
+        join(path).exited(125).complains(&[path, "it is no socket", "devmap serve"]);
+    }
     daemon.stop().well();
 }
 
