@@ -121,9 +121,11 @@ fn suggest(similar: &Option<&'static str>) -> String {
 
 /// The candidate that `given` is a slip of, if there is one.
 fn similar(given: &str, candidates: impl Iterator<Item = &'static str>) -> Option<&'static str> {
+    // More than a third of the letters is no slip: short names would all be similar.
+    let most = |name: &str| given.chars().count().max(name.len()) / 3;
     candidates
         .map(|name| (strsim::damerau_levenshtein(given, name), name))
-        .filter(|(distance, name)| *distance <= 2 && *distance < name.len())
+        .filter(|(distance, name)| *distance <= most(name).min(2))
         .min()
         .map(|(_, name)| name)
 }
@@ -330,6 +332,18 @@ mod tests {
         assert!(error("/=demo").contains("not that of a file"));
         assert!(error("/no/such/place/mmap=demo").contains("/no/such/place"));
         assert!(error("/dev=demo").contains("is a directory"));
+    }
+
+    #[test]
+    fn only_a_slip_is_corrected() {
+        for slip in ["=men", "=memm", "=hallo", "=camear", "=camera:fsp=5", "=camera:colour=red"] {
+            let error = error(&format!("/dev/x{slip}"));
+            assert!(error.contains("did you mean"), "{error}");
+        }
+        for far in ["=camera:foo=bar", "=camera:x=1", "=mad", "=x", "=zen", "=files.txt"] {
+            let error = error(&format!("/dev/x{far}"));
+            assert!(!error.contains("did you mean"), "{error}");
+        }
     }
 
     #[test]
