@@ -7,7 +7,8 @@ use std::{
     collections::BTreeMap,
     fmt::Write as _,
     fs::File,
-    io::Write as _,
+    io::{self, Write as _},
+    os::fd::AsFd,
     path::{Path, PathBuf},
     time::{Duration, Instant},
 };
@@ -73,7 +74,7 @@ impl Trace {
         let sink = file
             .map(|(path, format)| {
                 let (format, path_text) = (*format, path.display().to_string());
-                File::create(path)
+                create(path)
                     .map_err(|error| format!("cannot create the trace {path_text}: {error}"))
                     .map(|file| Sink { file, format, failed: false, path: path_text })
             })
@@ -138,6 +139,15 @@ impl Trace {
             );
         }
         Some(table)
+    }
+}
+
+fn create(path: &Path) -> io::Result<File> {
+    // Opened anew, a file there would be emptied, and each would write over the other's lines.
+    match path.to_str() {
+        Some("/dev/stdout") => io::stdout().as_fd().try_clone_to_owned().map(File::from),
+        Some("/dev/stderr") => io::stderr().as_fd().try_clone_to_owned().map(File::from),
+        _ => File::create(path),
     }
 }
 

@@ -55,6 +55,22 @@ fn a_wrong_device_is_refused_before_anything_runs() {
 }
 
 #[test]
+fn a_trace_that_nobody_meant_is_refused() {
+    let serve = ["-s", "/no/such/socket", "-d", "/dev/m=mem"];
+    for (command, rest) in [("run", &["true"][..]), ("serve", &serve)] {
+        let with = |options: &[&str]| devmap(&[&[command], options, rest].concat());
+        let format = with(&["--trace-format", "json"]);
+        assert_eq!(format.status.code(), Some(125), "{command:?}");
+        assert!(stderr(&format).contains("--trace <FILE>"), "{}", stderr(&format));
+        let dash = with(&["--trace", "-"]);
+        assert_eq!(dash.status.code(), Some(125), "{command:?}");
+        for word in ["/dev/stderr", "./-"] {
+            assert!(stderr(&dash).contains(word), "{}", stderr(&dash));
+        }
+    }
+}
+
+#[test]
 fn devices_are_listed() {
     let text = devmap(&["devices"]);
     assert!(text.status.success());

@@ -7,7 +7,10 @@ use std::{
     path::{Path, PathBuf},
 };
 
-use clap::ValueEnum;
+use clap::{
+    ValueEnum,
+    builder::{PathBufValueParser, TypedValueParser},
+};
 use devmap_backend_supervised::{
     self as supervised, Host, Mode, Node, Service, Settings, TraceFormat,
 };
@@ -48,13 +51,8 @@ pub struct RunOptions {
     #[arg(long)]
     stats: bool,
 
-    /// Write a line for each observed event to FILE
-    #[arg(long, value_name = "FILE")]
-    trace: Option<PathBuf>,
-
-    /// The form of the trace
-    #[arg(long, value_enum, value_name = "FORMAT", default_value_t = FormatArgument::Text)]
-    trace_format: FormatArgument,
+    #[command(flatten)]
+    trace: TraceOptions,
 
     /// The program and its arguments
     #[arg(required = true, trailing_var_arg = true, value_name = "PROGRAM [ARG]")]
@@ -81,8 +79,41 @@ impl From<ModeArgument> for Mode {
     }
 }
 
+// No documentation: it would be that of the command.
+#[derive(Clone, Debug, clap::Args)]
+pub(crate) struct TraceOptions {
+    /// Write a line for each observed event to FILE
+    #[arg(long, value_name = "FILE", value_parser = PathBufValueParser::new().try_map(trace_file))]
+    trace: Option<PathBuf>,
+
+    /// The form of the trace
+    #[arg(
+        long,
+        value_enum,
+        value_name = "FORMAT",
+        default_value_t = FormatArgument::Text,
+        requires = "trace"
+    )]
+    trace_format: FormatArgument,
+}
+
+impl TraceOptions {
+    /// The file and its form.
+    pub(crate) fn wanted(self) -> Option<(PathBuf, TraceFormat)> {
+        Some((self.trace?, self.trace_format.into()))
+    }
+}
+
+/// Where a trace goes. Standard output is the program's own, and who writes `-` may mean that.
+fn trace_file(path: PathBuf) -> Result<PathBuf, &'static str> {
+    if path.as_os_str() == "-" {
+        return Err("name /dev/stderr for standard error, or ./- for a file of this name");
+    }
+    Ok(path)
+}
+
 #[derive(Clone, Copy, Debug, ValueEnum)]
-pub(crate) enum FormatArgument {
+enum FormatArgument {
     /// For people
     Text,
     /// One JSON object on each line
@@ -123,7 +154,7 @@ impl RunOptions {
             socket,
             mode: socket_mode,
             nodes: Box::new(|host| with_specs(host, make, specs, &[])),
-            trace: self.trace.map(|file| (file, self.trace_format.into())),
+            trace: self.trace.wanted(),
             stats: self.stats,
         })
     }
@@ -158,7 +189,7 @@ impl RunOptions {
         };
         let settings = Settings {
             nodes: Box::new(nodes),
-            trace: self.trace.map(|file| (file, self.trace_format.into())),
+            trace: self.trace.wanted(),
             stats: self.stats,
             mode: self.mode.into(),
         };

@@ -5,7 +5,7 @@ use std::path::PathBuf;
 use devmap_backend_supervised::{self as supervised, Host, Service};
 
 use crate::{
-    options::{FormatArgument, fail, parse_devices, with_specs},
+    options::{TraceOptions, fail, parse_devices, with_specs},
     spec,
 };
 
@@ -34,13 +34,8 @@ pub struct ServeOptions {
     #[arg(long)]
     stats: bool,
 
-    /// Write a line for each observed event to FILE
-    #[arg(long, value_name = "FILE")]
-    trace: Option<PathBuf>,
-
-    /// The form of the trace
-    #[arg(long, value_enum, value_name = "FORMAT", default_value_t = FormatArgument::Text)]
-    trace_format: FormatArgument,
+    #[command(flatten)]
+    trace: TraceOptions,
 }
 
 /// Permissions from an octal number.
@@ -71,7 +66,7 @@ impl ServeOptions {
             socket: self.socket,
             mode: self.socket_mode,
             nodes: Box::new(nodes),
-            trace: self.trace.map(|file| (file, self.trace_format.into())),
+            trace: self.trace.wanted(),
             stats: self.stats,
         })
     }

@@ -11,6 +11,7 @@ in_each_mode!(
     statistics_count_what_was_served,
     a_full_disk_stops_the_trace_and_nothing_else,
     a_trace_that_cannot_be_made_is_refused,
+    a_trace_goes_to_standard_error_too,
     the_trace_says_what_happened,
     both_forms_of_the_trace_say_the_same,
 );
@@ -117,6 +118,24 @@ fn a_full_disk_stops_the_trace_and_nothing_else(mode: Mode) {
 fn a_trace_that_cannot_be_made_is_refused(mode: Mode) {
     for path in ["/no/such/directory/trace", "/", "/etc/passwd/trace", "/proc/1/trace"] {
         refused(mode, &["--trace", path]).complains(&["trace", path]);
+    }
+}
+
+/// Even where that is a file that others write to: nothing is lost.
+fn a_trace_goes_to_standard_error_too(mode: Mode) {
+    let directory = tempfile::tempdir().expect("a directory");
+    let log = directory.path().join("log");
+    fs::write(&log, "before\n").expect("write");
+    let appending = fs::File::options().append(true).open(&log).expect("open");
+    let mut command = Command::new(DEVMAP);
+    command.args(["run", "--mode", mode.0, "--device", "/dev/hello=hello"]);
+    command.args(["--trace", "/dev/stderr", "--", "sh", "-c", "cat /dev/hello; echo after >&2"]);
+    let output = command.stderr(appending).output().expect("it starts");
+    let log = fs::read_to_string(&log).expect("the log");
+    assert!(output.status.success(), "{log}");
+    assert!(log.starts_with("before\n") && log.contains("after\n"), "{log}");
+    for call in ["open", "read", "release"] {
+        assert!(log.contains(&format!("/dev/hello {call}(")), "{call}: {log}");
     }
 }
 
