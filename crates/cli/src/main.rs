@@ -16,7 +16,8 @@ use std::{
 };
 
 use clap::{CommandFactory, Parser, Subcommand};
-use devmap::{DEVMAP_FAILED, RunOptions, ServeOptions};
+use clap_mangen::roff::{Roff, roman};
+use devmap::{DEVMAP_FAILED, EXIT_STATUS, RunOptions, ServeOptions};
 
 /// Let an unmodified program open and map devices written in safe Rust
 ///
@@ -27,8 +28,7 @@ use devmap::{DEVMAP_FAILED, RunOptions, ServeOptions};
 #[command(
     name = "devmap",
     version,
-    after_help = "Exit status of run: the program's own; 125 when devmap failed, \
-    126 when the program cannot be executed, 127 when it is not there."
+    after_help = format!("Exit status of run: {EXIT_STATUS}")
 )]
 struct Cli {
     #[command(subcommand)]
@@ -37,6 +37,7 @@ struct Cli {
 
 #[derive(Subcommand)]
 enum Command {
+    #[command(override_usage = "devmap run [OPTIONS] -- PROGRAM [ARG]...")]
     Run(RunOptions),
     Serve(ServeOptions),
     Maps(maps::MapsOptions),
@@ -109,18 +110,44 @@ fn main() -> ExitCode {
 
 /// The manual page of the command, or of one of its subcommands.
 fn man(subcommand: Option<&str>) -> io::Result<ExitCode> {
-    let mut command = Cli::command();
+    // There is no page of `devmap help`.
+    let mut command = Cli::command().disable_help_subcommand(true);
     command.build();
     let command = match subcommand {
-        None => &command,
-        Some(name) => command.find_subcommand(name).ok_or_else(|| {
+        None => &mut command,
+        Some(name) => command.find_subcommand_mut(name).ok_or_else(|| {
             io::Error::other(format!("there is no subcommand {name:?}; see `devmap --help`"))
         })?,
     };
     let mut text = Vec::new();
-    clap_mangen::Man::new(command.clone()).render(&mut text)?;
+    page(command, &mut text)?;
     io::stdout().write_all(&text)?;
     Ok(ExitCode::SUCCESS)
+}
+
+/// Writes the page of a command that is built.
+fn page(command: &mut clap::Command, out: &mut Vec<u8>) -> io::Result<()> {
+    // What clap_mangen makes of the options by itself has no values and no repetitions.
+    let usage = command.render_usage().to_string();
+    let usage = usage.trim_start_matches("Usage: ").to_owned();
+    let more = command.get_after_long_help().or(command.get_after_help()).map(ToString::to_string);
+    let name = command.get_display_name().unwrap_or("devmap").to_owned();
+    let command = command.clone().override_usage(usage).after_help(None).after_long_help(None);
+    clap_mangen::Man::new(command)
+        .title(name.to_uppercase())
+        .section("1")
+        // Pages have none, but an empty one would be left out, and the next stand for it.
+        .date(" ")
+        .source(concat!("devmap ", env!("CARGO_PKG_VERSION")))
+        .manual("User Commands")
+        .render(out)?;
+    // `Heading: text`, to which clap_mangen would give the heading "EXTRA".
+    if let Some((heading, text)) = more.as_deref().and_then(|more| more.split_once(": ")) {
+        let mut roff = Roff::new();
+        roff.control("SH", [heading.to_uppercase().as_str()]).text([roman(text)]);
+        roff.to_writer(out)?;
+    }
+    Ok(())
 }
 
 fn completions(shell: clap_complete::Shell) -> io::Result<ExitCode> {

@@ -132,6 +132,44 @@ fn a_reader_that_has_seen_enough_is_no_failure() {
     assert_eq!(stderr(&output).trim(), "0");
 }
 
+/// The text of a manual page, without what roff escapes.
+fn page(arguments: &[&str]) -> String {
+    let output = devmap(&[&["man"], arguments].concat());
+    assert!(output.status.success(), "{arguments:?}");
+    stdout(&output).replace('\\', "")
+}
+
+#[test]
+fn help_and_manual_tell_statuses_and_use() {
+    let usage = "devmap run [OPTIONS] -- PROGRAM [ARG]...";
+    let help = devmap(&["run", "--help"]);
+    let short = devmap(&["run", "-h"]);
+    let manual = page(&["run"]);
+    assert!(stdout(&help).contains(usage) && stdout(&short).contains(usage));
+    for text in [stdout(&help), &manual, stdout(&devmap(&["--help"])), &page(&[])] {
+        assert!(text.to_lowercase().contains("exit status"), "{text}");
+        for status in ["125", "126", "127"] {
+            assert!(text.contains(status), "{text}");
+        }
+    }
+    let version = env!("CARGO_PKG_VERSION");
+    let names =
+        ["run", "serve", "maps", "devices", "doctor", "demo", "bench", "man", "completions"];
+    for name in names {
+        let text = page(&[name]);
+        let upper = name.to_uppercase();
+        let title = format!(".TH DEVMAP-{upper} 1 \" \" \"devmap {version}\" \"User Commands\"\n");
+        assert!(text.contains(&title), "{text}");
+        let help = devmap(&[name, "--help"]);
+        let (_, usage) = stdout(&help).split_once("Usage: devmap ").expect("usage");
+        let usage =
+            usage.lines().next().and_then(|line| line.strip_prefix(name)).expect("the name");
+        assert!(text.contains(&format!("fBdevmap {name}fR{usage}\n")), "{text}");
+        assert!(!text.contains(".SH EXTRA"), "{text}");
+        assert!(page(&[]).contains(&format!("devmap-{name}(1)")), "{name}");
+    }
+}
+
 #[test]
 fn manual_and_completions_come_from_the_same_definition() {
     let manual = devmap(&["man", "run"]);

@@ -41,7 +41,7 @@ mod spec;
 pub use builtin::{Builtin, builtins};
 pub use devmap_backend_supervised::{Host, probe};
 pub use devmap_driver as driver;
-pub use options::{DEVMAP_FAILED, RunOptions};
+pub use options::{DEVMAP_FAILED, EXIT_STATUS, RunOptions};
 pub use serve::ServeOptions;
 pub use server::{Server, usage};
 pub use spec::{DeviceSpec, SpecError};

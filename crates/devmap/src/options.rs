@@ -25,11 +25,16 @@ use crate::{
 /// not there.
 pub const DEVMAP_FAILED: u8 = 125;
 
+/// The exit status of `devmap run`, for its help and its manual page.
+pub const EXIT_STATUS: &str = "the program's own, or death by the same signal; 125 when devmap \
+    itself failed, 126 when the program cannot be executed, 127 when it is not there.";
+
 /// Makes the devices of an author's own, in the supervisor.
 pub(crate) type MakeNodes = Box<dyn FnOnce(&Host) -> Result<Vec<Node>, String>>;
 
 /// Runs a program that finds devices at the paths given
 #[derive(Clone, Debug, clap::Args)]
+#[command(after_long_help = format!("Exit status: {EXIT_STATUS}"))]
 pub struct RunOptions {
     /// A built-in device and the path at which the program finds it (repeat for more)
     ///
@@ -55,7 +60,7 @@ pub struct RunOptions {
     trace: TraceOptions,
 
     /// The program and its arguments
-    #[arg(required = true, trailing_var_arg = true, value_name = "PROGRAM [ARG]")]
+    #[arg(required = true, trailing_var_arg = true, value_name = "PROGRAM")]
     command: Vec<OsString>,
 }
 

@@ -80,9 +80,15 @@ impl Server {
     pub fn main(self) -> ExitCode {
         let devices: Vec<_> = self.paths.iter().map(|path| path.display().to_string()).collect();
         let about = format!("Runs a program that finds the device {}", devices.join(" and "));
-        let command = RunOptions::augment_args(clap::Command::new(self.name)).about(about);
+        let name = self.name;
+        let command = RunOptions::augment_args(clap::Command::new(name));
         let command = ServeArguments::augment_args(command)
-            .mut_arg("command", |arg| arg.required(false).required_unless_present("serve"));
+            .mut_arg("command", |arg| arg.required(false).required_unless_present("serve"))
+            // Both sets of options have brought their own.
+            .about(about)
+            .override_usage(format!(
+                "{name} [OPTIONS] -- PROGRAM [ARG]...\n       {name} [OPTIONS] --serve <SOCKET>"
+            ));
         let parsed = command.try_get_matches().and_then(|matches| {
             Ok((
                 RunOptions::from_arg_matches(&matches)?,

@@ -32,6 +32,16 @@ fn an_authors_server_has_the_options_of_run() {
         .expect("the example starts");
     assert_eq!(twice.status.code(), Some(125));
     assert!(String::from_utf8_lossy(&twice.stderr).contains("twice"));
+    let help = Command::new(example("hello")).arg("--help").output().expect("the example starts");
+    let help = String::from_utf8_lossy(&help.stdout);
+    for line in [
+        "Runs a program that finds the device /dev/hello\n",
+        "Usage: hello [OPTIONS] -- PROGRAM [ARG]...\n",
+        "       hello [OPTIONS] --serve <SOCKET>\n",
+        "Exit status: ",
+    ] {
+        assert!(help.contains(line), "{help}");
+    }
 }
 
 #[test]
