@@ -6,6 +6,8 @@
 
 #[path = "camera/formats.rs"]
 mod formats;
+#[path = "camera/reading.rs"]
+mod reading;
 #[path = "camera/sources.rs"]
 mod sources;
 #[path = "camera/surroundings.rs"]

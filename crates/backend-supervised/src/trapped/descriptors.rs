@@ -395,6 +395,14 @@ impl Descriptors {
         file.poll(&mut Register { poller, wanted })
     }
 
+    /// Takes back what the FIFO shows and the driver says no more: to be asked what somebody waits
+    /// for may have begun something, such as a camera's stream for `read`.
+    pub(super) fn hide(&self, descriptor: &Descriptor, file: &Arc<OpenFile>) {
+        let mut shown = descriptor.shown.lock();
+        let mask = self.ask(descriptor, file, None);
+        tell_trouble(file, descriptor.fifo.hide(&mut shown, mask));
+    }
+
     /// Shows what the driver says now: first, to those whom the FIFO would tell only a part.
     fn refresh(&self, descriptor: &Arc<Descriptor>, tell: &dyn Fn(&Watch) -> bool) {
         let Some(file) = &descriptor.file else { return };
@@ -406,12 +414,16 @@ impl Descriptors {
         self.changing.fetch_add(1, Ordering::SeqCst);
         let changed = descriptor.fifo.show(&mut shown, mask, woken);
         self.changing.fetch_sub(1, Ordering::SeqCst);
-        if let Err(error) = changed {
-            crate::report_once(format_args!(
-                "{}: cannot show poll whether it is ready: {error}",
-                file.device.path.display()
-            ));
-        }
+        tell_trouble(file, changed);
+    }
+}
+
+fn tell_trouble(file: &OpenFile, changed: io::Result<()>) {
+    if let Err(error) = changed {
+        crate::report_once(format_args!(
+            "{}: cannot show poll whether it is ready: {error}",
+            file.device.path.display()
+        ));
     }
 }
 

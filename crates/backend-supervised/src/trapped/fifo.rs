@@ -88,6 +88,14 @@ impl Fifo {
         shown
     }
 
+    /// Shows less than before, if this mask is less: nobody is told anything by that.
+    pub(super) fn hide(&self, shown: &mut usize, mask: PollEvents) -> io::Result<()> {
+        if packets(mask, self.access, self.slots) < *shown {
+            self.show(shown, mask, false)?;
+        }
+        Ok(())
+    }
+
     /// Shows a mask; `shown`: how many packets there are. Where none come although a queue
     /// was woken, those who wait for edges are told by one more packet for a moment.
     pub(super) fn show(&self, shown: &mut usize, mask: PollEvents, woken: bool) -> io::Result<()> {

@@ -2,8 +2,8 @@
 //!
 //! All calls that take a path, but not opens of directories, which are most of the
 //! opens of programs that walk trees, unless a device has a class, by which it is listed; and the calls on descriptors that a FIFO would
-//! answer in its own way, where the number may be a device's (see `filter`). `poll`, `epoll`, and a
-//! `select` that asks for exceptions, since a FIFO cannot show all that a driver says (see `waits`).
+//! answer in its own way, where the number may be a device's (see `filter`). `poll`, `select` and
+//! `epoll`, since a FIFO cannot show all that a driver says (see `waits`).
 
 use std::{collections::BTreeSet, iter};
 
@@ -235,16 +235,11 @@ pub(super) fn filter(
     asm.load_arg_low(2);
     device_number(&mut asm, first, notify, allow);
 
-    // One that asks for exceptions, which a FIFO never has.
-    let low_is_null = asm.label();
     asm.bind(select);
     asm.load_arg_high(0);
     asm.jump_if_eq(OWN as u32, allow);
-    asm.load_arg_low(3);
-    asm.jump_if_eq(0, low_is_null);
-    asm.jump(notify);
-    asm.bind(low_is_null);
-    asm.load_arg_high(3);
+    // Without descriptors it is a sleep.
+    asm.load_arg_low(0);
     asm.jump_if_eq(0, allow);
     asm.jump(notify);
 

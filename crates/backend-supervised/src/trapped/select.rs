@@ -1,5 +1,4 @@
-//! `select` and `pselect6` that ask for exceptions (`POLLPRI`), which a FIFO never has. Others are
-//! not notified: what they ask for a FIFO shows.
+//! `select` and `pselect6`.
 //!
 //! What does not live here: how it is waited (`waits`); how a FIFO shows readiness (`fifo`).
 

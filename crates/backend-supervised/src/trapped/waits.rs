@@ -197,6 +197,9 @@ fn let_wait(core: &Arc<Core>, trapped: &Trapped, call: &Call<'_>, wait: &dyn Wai
     let masks = notify::interruptible(core, call, || masks(&trapped.descriptors, wait));
     for (polled, mask) in polled.iter().zip(&masks) {
         polling::trace(core, tid, &polled.file, started, *mask);
+        if !mask.intersects(polled.asked) {
+            trapped.descriptors.hide(&polled.descriptor, &polled.file);
+        }
     }
     if wait.is_missed(&masks) {
         // It is held before it sees this.
