@@ -6,6 +6,8 @@
 
 #[path = "camera/formats.rs"]
 mod formats;
+#[path = "camera/pace.rs"]
+mod pace;
 #[path = "camera/reading.rs"]
 mod reading;
 #[path = "camera/sources.rs"]
@@ -448,34 +450,6 @@ fn python_in(mode: &str, options: &str, script: &str) -> String {
         if Path::new("/usr/bin/python3").exists() { "/usr/bin/python3" } else { "python3" };
     let said = bytes_in(mode, &device, &[python, "-c", &format!("{CLIENT}{script}")]);
     String::from_utf8(said).expect("text")
-}
-
-#[test]
-fn frames_are_shared_numbered_and_timed() {
-    let said = python(
-        "pattern=solid,color=ffffff,format=grey,pace=client",
-        "
-camera = Camera()
-camera.start()
-maps = [camera.map(index) for index in range(3)]
-last = 0
-for number in range(20):
-    index, used, flags, sequence = camera.frame()
-    assert (used, sequence) == (19200, number), (used, sequence)
-    assert maps[index][:used] == bytes([255]) * used
-    # What the program writes stays until the driver fills the buffer again.
-    maps[index][0] = 0
-    data = camera.call(QUERYBUF, buffer(index))
-    seconds, microseconds = struct.unpack_from('qq', data, 24)
-    stamp = seconds + microseconds / 1e6
-    assert last <= stamp <= time.monotonic(), (last, stamp, time.monotonic())
-    last = stamp
-    camera.call(QBUF, buffer(index))
-camera.stop()
-print('well')
-",
-    );
-    assert_eq!(said, "well\n");
 }
 
 #[test]

@@ -55,7 +55,12 @@ pub const OPTIONS: &[OptionSpec] = &[
         "auto",
         "when frames end: repeat, stop (EIO), hang; auto: as it is usual",
     ),
-    option("pace", "PACE", "timer", "client: a frame as soon as a buffer is queued; or timer"),
+    option(
+        "pace",
+        "PACE",
+        "timer",
+        "client: a frame as soon as a buffer is queued, stamped 1/fps after the last; or timer",
+    ),
     option(
         "minor",
         "N",

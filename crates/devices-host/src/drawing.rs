@@ -33,6 +33,8 @@ pub(crate) struct Drawing<M> {
 pub(crate) struct Progress<M> {
     pub(crate) dice: Dice,
     pub(crate) started: Instant,
+    /// Frames a second.
+    rate: u32,
     /// The number of the next frame.
     pub(crate) sequence: u32,
     /// The buffer for it.
@@ -40,8 +42,14 @@ pub(crate) struct Progress<M> {
 }
 
 impl<M> Progress<M> {
-    fn new(dice: Dice) -> Progress<M> {
-        Progress { dice, started: Instant::now(), sequence: 0, target: None }
+    fn new(dice: Dice, rate: u32) -> Progress<M> {
+        Progress { dice, started: Instant::now(), rate, sequence: 0, target: None }
+    }
+
+    /// When the next frame is due at the program's own pace, from the start of the stream:
+    /// not what a clock says, so that each run on each machine is the same.
+    pub(crate) fn due_by_number(&self) -> Duration {
+        Duration::from_secs(1) * self.sequence / self.rate
     }
 }
 
@@ -137,7 +145,8 @@ impl<P: Platform> Run<'_, P> {
         }
         let is_corrupt = *is_corrupt || frame.is_cut();
         let (bytes_used, sequence) = (bytes_used as u32, self.progress.sequence);
-        Ok(Some(Filled { bytes_used, sequence, is_corrupt, ..Filled::NEVER }))
+        let timestamp = self.stream.began.after(time);
+        Ok(Some(Filled { bytes_used, sequence, timestamp, is_corrupt }))
     }
 }
 
@@ -194,7 +203,7 @@ pub(crate) fn draw_one<P: Platform, R>(
             if run.ask() != Asked::Target {
                 return Ok(None);
             }
-            let filled = run.draw(run.progress.started.elapsed(), Duration::ZERO)?;
+            let filled = run.draw(run.progress.due_by_number(), Duration::ZERO)?;
             let Some(filled) = filled else { return Ok(None) };
             run.progress.sequence = run.progress.sequence.wrapping_add(1);
             Ok(shared.deliver(stream, filled, take))
@@ -214,12 +223,13 @@ pub(crate) fn with_run<P: Platform, R>(
     draw: impl FnOnce(&mut Run<'_, P>) -> Result<R, String>,
 ) -> Result<Option<R>, String> {
     let mut drawing = lock(&shared.drawing);
-    let format = shared.state.with(|state| state.is_current(stream).then_some(state.format));
-    let Some(format) = format else { return Ok(None) };
+    let begins =
+        |state: &mut State<P>| state.is_current(stream).then_some((state.format, state.rate));
+    let Some((format, rate)) = shared.state.with(begins) else { return Ok(None) };
     if !drawing.begun.as_ref().is_some_and(|(begun, _)| Arc::ptr_eq(begun, stream)) {
         drawing.end();
         drawing.source.start(format)?;
-        let progress = Progress::new(shared.about.trouble.dice());
+        let progress = Progress::new(shared.about.trouble.dice(), rate);
         drawing.begun = Some((stream.clone(), progress));
     }
     let Drawing { source, begun } = &mut *drawing;

@@ -7,14 +7,15 @@ use std::{
     time::Instant,
 };
 
-use crate::frame::Running;
+use crate::{frame::Running, uapi::Time};
 
 /// When a frame is due.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Pace {
     /// One each interval; a frame that finds no buffer is lost, as with a sensor.
     Timer,
-    /// As soon as the program queues a buffer; none is lost.
+    /// As soon as the program queues a buffer; none is lost. Stamped as if they came at the
+    /// rate, the first when the stream begins, so that nothing depends on the machine's speed.
     Client,
 }
 
@@ -27,6 +28,8 @@ pub(crate) fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
 /// device's state locked, so nothing is called while they are held.
 pub(crate) struct Stream {
     has_thread: bool,
+    /// When it began (`VIDIOC_STREAMON`).
+    pub(crate) began: Time,
     signals: Mutex<Signals>,
     changed: Condvar,
     pub(crate) running: Running,
@@ -58,6 +61,7 @@ impl Stream {
         let signals = Signals { is_over: !has_thread, ..Signals::default() };
         Stream {
             has_thread,
+            began: Time::now(),
             signals: Mutex::new(signals),
             changed: Condvar::new(),
             running: Mutex::new(true),

@@ -15,7 +15,7 @@ use crate::{
     capture::{Shared, State},
     drawing::draw_one,
     queue::{Buffers, Filled, MAX_BUFFERS, Reading},
-    stream::Stream,
+    stream::{Pace, Stream},
     uapi::Time,
 };
 
@@ -116,7 +116,11 @@ impl<P: Platform> State<P> {
     ) -> (R, bool) {
         let had_frame = self.has_frame();
         if let Some(buffers) = &mut self.buffers {
-            buffers.complete(Filled { timestamp: Time::now(), ..filled });
+            let timestamp = match shared.about.pace {
+                Pace::Timer => Time::now(),
+                Pace::Client => filled.timestamp,
+            };
+            buffers.complete(Filled { timestamp, ..filled });
         }
         self.frames += 1;
         self.is_unplugged |= shared.about.trouble.unplug.is_some_and(|after| self.frames >= after);

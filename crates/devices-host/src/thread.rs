@@ -123,7 +123,7 @@ impl<P: Platform> Thread<'_, P> {
         let moment = self.started + due + delay;
         loop {
             let seen = self.stream.kicks();
-            match self.draw(due, Duration::ZERO)? {
+            match self.draw(Some(due), Duration::ZERO)? {
                 Step::Finished(filled) => return Ok(self.deliver_at(moment, filled)),
                 Step::Ended => return Ok(Went::Ended),
                 Step::NoBuffer | Step::NoFrame => {}
@@ -135,7 +135,7 @@ impl<P: Platform> Thread<'_, P> {
             }
         }
         // It may have come in the last moment.
-        match self.draw(due, Duration::ZERO)? {
+        match self.draw(Some(due), Duration::ZERO)? {
             Step::Finished(filled) => Ok(self.deliver_at(moment, filled)),
             Step::NoFrame => Ok(Went::Missing),
             Step::NoBuffer => self.lose(due),
@@ -147,7 +147,7 @@ impl<P: Platform> Thread<'_, P> {
     fn next_by_client(&self) -> Result<Went, String> {
         loop {
             let seen = self.stream.kicks();
-            match self.draw(self.started.elapsed(), PATIENCE)? {
+            match self.draw(None, PATIENCE)? {
                 Step::Finished(filled) => {
                     let delivered = self.shared.deliver(self.stream, filled, |_| ());
                     self.shared.wake_all();
@@ -164,10 +164,11 @@ impl<P: Platform> Thread<'_, P> {
         }
     }
 
-    /// Draws a frame, if a buffer waits for one.
-    fn draw(&self, time: Duration, patience: Duration) -> Result<Step, String> {
+    /// Draws a frame, if a buffer waits for one. `due`: its moment, if a clock says it.
+    fn draw(&self, due: Option<Duration>, patience: Duration) -> Result<Step, String> {
         let mut is_stalled = false;
         let step = with_run(self.shared, self.stream, |run| {
+            let time = due.unwrap_or_else(|| run.progress.due_by_number());
             let asked = run.ask();
             is_stalled = asked == Asked::Stalled;
             Ok(match asked {

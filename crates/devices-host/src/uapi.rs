@@ -3,6 +3,8 @@
 //!
 //! What does not live here: what they mean.
 
+use std::time::Duration;
+
 use devmap_driver::{Command, Direction};
 use zerocopy::{FromBytes, Immutable, IntoBytes};
 
@@ -422,6 +424,15 @@ impl Time {
     pub(crate) fn now() -> Time {
         let now = rustix::time::clock_gettime(rustix::time::ClockId::Monotonic);
         Time { seconds: now.tv_sec, microseconds: now.tv_nsec / 1000 }
+    }
+
+    /// So much later, in whole microseconds.
+    pub(crate) fn after(self, later: Duration) -> Time {
+        let microseconds = self.microseconds + i64::from(later.subsec_micros());
+        Time {
+            seconds: self.seconds + later.as_secs().cast_signed() + microseconds / 1_000_000,
+            microseconds: microseconds % 1_000_000,
+        }
     }
 }
 
