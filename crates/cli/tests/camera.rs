@@ -195,6 +195,25 @@ fn ffmpeg_decodes_mjpeg() {
     let frame = shown(device, "mjpeg");
     let apart = distance(&frame, gradient_byte);
     assert!(apart < 2.0, "{apart}");
+    // As webcams send it: some programs show 4:4:4 green.
+    let said = text(
+        device,
+        &[
+            "ffprobe",
+            "-loglevel",
+            "error",
+            "-f",
+            "v4l2",
+            "-input_format",
+            "mjpeg",
+            "-show_entries",
+            "stream=pix_fmt",
+            "-of",
+            "csv=p=0",
+            "/dev/video0",
+        ],
+    );
+    assert_eq!(said, "yuvj422p\n");
 }
 
 #[test]
