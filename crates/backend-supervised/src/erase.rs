@@ -138,7 +138,8 @@ impl<D: Device<Host>> AnyDevice for Erased<D> {
             ((*name).to_owned(), text)
         };
         let attributes = class.attributes.iter().map(show).collect();
-        Some(ClassEntry { name: class.name.to_owned(), attributes })
+        let node = class.node.map(str::to_owned);
+        Some(ClassEntry { name: class.name.to_owned(), node, attributes })
     }
 
     fn mmap(&self, file: &AnyFile, area: &NewArea) -> Result<Plan<HostMemory>, Errno> {

@@ -41,6 +41,8 @@ pub(crate) struct DeviceEntry {
     /// Major and minor; 0:0 for a regular file.
     pub(crate) number: (u32, u32),
     pub(crate) class: Option<ClassEntry>,
+    /// What it is called below `/sys`, where that is not its path: see `sysfs`.
+    pub(crate) sys_name: Option<String>,
 }
 
 impl DeviceEntry {

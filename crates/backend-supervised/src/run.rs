@@ -274,10 +274,8 @@ fn prepare_namespace(
     let below_dev =
         |device: &Arc<DeviceEntry>| device.path.strip_prefix("/dev").ok().map(Into::into);
     let paths: Vec<PathBuf> = inside.into_iter().filter_map(below_dev).collect();
-    let in_class = |device: &Arc<DeviceEntry>| {
-        device.class.as_ref().map(|class| sysfs::in_class(&device.path, class))
-    };
-    let classes: Vec<PathBuf> = devices.iter().filter_map(in_class).collect();
+    let classes: Vec<PathBuf> =
+        devices.iter().filter_map(|device| sysfs::in_class(device)).collect();
     let characters = devices.iter().filter(|device| !device.is_regular());
     let numbers: Vec<_> = characters.map(|device| device.number).collect();
     let prepared =
@@ -404,7 +402,7 @@ pub(crate) fn entries(nodes: Vec<Node>) -> Result<Vec<Arc<DeviceEntry>>, String>
     let mut minors = (0..).filter(|minor| !is_taken(*minor));
     let mut next_local = || (LOCAL_MAJOR, minors.next().unwrap_or(0));
     let mut given: HashMap<(u32, u32), PathBuf> = HashMap::new();
-    let entries = nodes
+    let mut entries = nodes
         .into_iter()
         .zip(metadata)
         .zip(0..)
@@ -422,10 +420,12 @@ pub(crate) fn entries(nodes: Vec<Node>) -> Result<Vec<Arc<DeviceEntry>>, String>
             };
             let Node { path, name, device } = node;
             let class = class_of(&path, &name, &*device)?;
-            Ok(Arc::new(DeviceEntry { path, name, index, device, metadata, number, class }))
+            let sys_name = None;
+            Ok(DeviceEntry { path, name, index, device, metadata, number, class, sys_name })
         })
-        .collect::<Result<_, String>>()?;
-    Ok(entries)
+        .collect::<Result<Vec<_>, String>>()?;
+    sysfs::name_by_number(&mut entries);
+    Ok(entries.into_iter().map(Arc::new).collect())
 }
 
 fn same_number(one: &Path, other: &Path, (major, minor): (u32, u32)) -> String {

@@ -5,7 +5,10 @@
 //! `/sys/dev/char`. What does not live here: how these files come before a program
 //! (`namespace`, `trapped`).
 
-use std::path::{Path, PathBuf};
+use std::{
+    collections::HashSet,
+    path::{Path, PathBuf},
+};
 
 use devmap_driver::Kind;
 use serde::{Deserialize, Serialize};
@@ -23,6 +26,8 @@ pub(crate) const VIRTUAL: &str = "/sys/devices/virtual";
 #[derive(Clone, Debug, Serialize, Deserialize)]
 pub struct ClassEntry {
     pub(crate) name: String,
+    /// What the kernel calls a device of it, but for the number.
+    pub(crate) node: Option<String>,
     pub(crate) attributes: Vec<(String, String)>,
 }
 
@@ -31,7 +36,9 @@ impl ClassEntry {
     pub(crate) fn has_plain_names(&self) -> bool {
         let is_plain =
             |name: &str| !name.is_empty() && !name.starts_with('.') && !name.contains('/');
-        is_plain(&self.name) && self.attributes.iter().all(|(name, _)| is_plain(name))
+        is_plain(&self.name)
+            && self.node.as_deref().is_none_or(is_plain)
+            && self.attributes.iter().all(|(name, _)| is_plain(name))
     }
 }
 
@@ -43,13 +50,44 @@ pub(crate) enum Content {
 
 /// The name of a device of a class, with the name of the class before it, as in
 /// `video4linux/video0`.
-pub(crate) fn in_class(device: &Path, class: &ClassEntry) -> PathBuf {
-    let name = match device.strip_prefix("/dev") {
-        Ok(name) => name.to_string_lossy(),
-        Err(_) => device.file_name().unwrap_or_default().to_string_lossy(),
+pub(crate) fn in_class(device: &DeviceEntry) -> Option<PathBuf> {
+    let class = device.class.as_ref()?;
+    let name = match (&device.sys_name, device.path.strip_prefix("/dev")) {
+        (Some(name), _) => name.into(),
+        (None, Ok(name)) => name.to_string_lossy(),
+        (None, Err(_)) => device.path.file_name().unwrap_or_default().to_string_lossy(),
     };
     // As the kernel does, where a device's name is a path.
-    Path::new(&class.name).join(name.replace('/', "!"))
+    Some(Path::new(&class.name).join(name.replace('/', "!")))
+}
+
+/// Names the devices whose class calls them by number: to the kernel a camera is `video0`, and
+/// v4l2-ctl goes by that, whatever its node is called. It is the name of the node where that is
+/// one of these; else the minor number says it, or the next that is free.
+pub(crate) fn name_by_number(devices: &mut [DeviceEntry]) {
+    let mut named: Vec<_> = devices
+        .iter_mut()
+        .filter_map(|device| {
+            let node = device.class.as_ref()?.node.clone()?;
+            let own = own_name(&device.path, &node).map(str::to_owned);
+            // Who stands where the kernel has them comes first.
+            let rank = (own.is_none(), device.path.parent() != Some(Path::new("/dev")));
+            Some((rank, node, own, device))
+        })
+        .collect();
+    named.sort_by_key(|(rank, ..)| *rank);
+    let mut taken = HashSet::new();
+    for (_, node, own, device) in named {
+        let numbered = (device.number.1..).map(|number| format!("{node}{number}"));
+        device.sys_name = own.into_iter().chain(numbered).find(|name| taken.insert(name.clone()));
+    }
+}
+
+/// The last component of a path, if that is `node` and a number.
+fn own_name<'a>(path: &'a Path, node: &str) -> Option<&'a str> {
+    let name = path.file_name()?.to_str()?;
+    let number = name.strip_prefix(node)?;
+    (!number.is_empty() && number.bytes().all(|byte| byte.is_ascii_digit())).then_some(name)
 }
 
 /// All files and links for a device. Their directories are where they are.
@@ -57,14 +95,13 @@ pub(crate) fn files(device: &DeviceEntry) -> Vec<(PathBuf, Content)> {
     let Kind::Character(_) = device.metadata.kind else { return Vec::new() };
     let (major, minor) = device.number;
     let number = format!("{major}:{minor}");
-    let name = device.path.strip_prefix("/dev").unwrap_or(&device.path).display();
+    let path = device.path.strip_prefix("/dev").unwrap_or(&device.path);
+    let name = device.sys_name.as_deref().map_or(path, Path::new).display();
     let uevent = format!("MAJOR={major}\nMINOR={minor}\nDEVNAME={name}\n");
     let by_number = Path::new(CHAR).join(&number);
     let mut files = Vec::new();
-    let directory = match &device.class {
-        None => by_number,
-        Some(class) => {
-            let inside = in_class(&device.path, class);
+    let directory = match (&device.class, in_class(device)) {
+        (Some(class), Some(inside)) => {
             let target = Path::new("../../devices/virtual").join(&inside);
             files.push((by_number, Content::Link(target.clone())));
             files.push((Path::new(CLASS).join(&inside), Content::Link(target)));
@@ -76,8 +113,42 @@ pub(crate) fn files(device: &DeviceEntry) -> Vec<(PathBuf, Content)> {
             }
             directory
         }
+        _ => by_number,
     };
     files.push((directory.join("dev"), Content::Text(format!("{number}\n"))));
     files.push((directory.join("uevent"), Content::Text(uevent)));
     files
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::trapped::testing;
+
+    #[test]
+    fn each_device_of_a_class_with_numbers_has_a_name_of_its_own() {
+        let device = |(path, minor, node): (&str, u32, Option<&str>)| {
+            let (device, _) = testing::device(Path::new(path), 0);
+            let mut device = std::sync::Arc::into_inner(device).expect("nobody else has it");
+            let (name, node) = ("video4linux".to_owned(), node.map(str::to_owned));
+            device.class = Some(ClassEntry { name, node, attributes: Vec::new() });
+            device.number = (81, minor);
+            device
+        };
+        let video = Some("video");
+        let mut devices = [
+            ("/dev/cam", 1, video),
+            ("/tmp/video1", 7, video),
+            ("/dev/video1", 0, video),
+            ("/dev/video", 9, video),
+            ("/dev/videos/video3", 4, video),
+            ("/dev/video3x", 3, video),
+            ("/dev/plain/one", 5, None),
+        ]
+        .map(device);
+        name_by_number(&mut devices);
+        let names = ["video2", "video7", "video1", "video9", "video3", "video4", "plain!one"]
+            .map(|name| Path::new("video4linux").join(name));
+        assert_eq!(devices.iter().filter_map(in_class).collect::<Vec<_>>(), names);
+    }
 }

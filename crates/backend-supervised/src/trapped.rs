@@ -505,7 +505,7 @@ fn seek(descriptor: &Descriptor, file: &OpenFile, offset: i64, whence: i32) -> R
 }
 
 #[cfg(test)]
-mod testing {
+pub(crate) mod testing {
     use std::{path::Path, sync::Arc, sync::atomic::AtomicU32, sync::atomic::Ordering};
 
     use devmap_driver::{Device, Errno, Kind, Metadata, Number, Open, PollEvents, PollTable};
@@ -518,7 +518,7 @@ mod testing {
 
     /// What a test changes of its device.
     #[derive(Default)]
-    pub(super) struct State {
+    pub(crate) struct State {
         pub(super) mask: AtomicU32,
         pub(super) queue: HostWaitQueue,
     }
@@ -539,7 +539,7 @@ mod testing {
     }
 
     /// A device that says the mask of the state, with the number 240:7.
-    pub(super) fn device(path: &Path, index: u64) -> (Arc<DeviceEntry>, Arc<State>) {
+    pub(crate) fn device(path: &Path, index: u64) -> (Arc<DeviceEntry>, Arc<State>) {
         let state = Arc::new(State::default());
         let number = (240, 7);
         let kind = Kind::Character(Number::Fixed { major: number.0, minor: number.1 });
@@ -551,6 +551,7 @@ mod testing {
             metadata: Metadata { kind, ..Metadata::CHARACTER },
             number,
             class: None,
+            sys_name: None,
         };
         (Arc::new(entry), state)
     }

@@ -342,7 +342,8 @@ impl<P: Platform> Device<P> for Capture<P> {
 
     /// As `v4l2-dev.c` has it.
     fn class(&self) -> Option<Class> {
-        Some(Class { name: "video4linux", attributes: &["index", "name"] })
+        let attributes = &["index", "name"];
+        Some(Class { name: "video4linux", node: Some("video"), attributes })
     }
 
     fn show(&self, attribute: &str, text: &mut dyn fmt::Write) -> fmt::Result {

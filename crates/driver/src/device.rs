@@ -99,12 +99,15 @@ impl Metadata {
 /// What `/sys/class` shows of a device (`struct class`).
 ///
 /// The home makes the directory `/sys/class/CLASS/NAME`, where NAME is the device's path
-/// below `/dev`, with `dev`, `uevent` and the link `subsystem`; the attributes are the
-/// driver's.
+/// below `/dev`, unless [`Class::node`] says otherwise, with `dev`, `uevent` and the link
+/// `subsystem`; the attributes are the driver's.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Class {
     /// Its name, such as `video4linux`.
     pub name: &'static str,
+    /// What the kernel calls each device of it, with a number behind, such as `video`: wherever
+    /// its node stands, programs find `video0` here. With `None` the path is the name.
+    pub node: Option<&'static str>,
     /// Names of files, each with a text of [`Device::show`].
     pub attributes: &'static [&'static str],
 }

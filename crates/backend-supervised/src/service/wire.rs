@@ -13,7 +13,7 @@ use serde::{Deserialize, Serialize};
 use crate::sysfs::ClassEntry;
 
 /// Both sides must have the same.
-pub(super) const VERSION: u32 = 1;
+pub(super) const VERSION: u32 = 2;
 
 /// The most bytes of memory that one message carries: the largest page there is.
 pub(super) const CHUNK: usize = 64 << 10;

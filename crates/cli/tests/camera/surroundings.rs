@@ -80,6 +80,31 @@ fn numbers_follow_the_paths() {
     assert_eq!(String::from_utf8_lossy(&output.stdout), "51:1\n51:2\n51:0\n51:9\n", "{output:?}");
 }
 
+/// To the kernel a camera is `videoN`, whatever its node is called.
+#[test]
+fn a_camera_at_any_path_is_known_as_one() {
+    // The minor number of one is in the name of the other.
+    const DEVICES: [&str; 3] =
+        ["/dev/cam=camera:minor=1", "/dev/video1=camera:minor=0", "/dev/front=camera"];
+    const SCRIPT: &str = "
+        set -e
+        ls /sys/class/video4linux/
+        for number in 0 1 2; do grep DEVNAME /sys/dev/char/81:$number/uevent; done
+        cat /sys/class/video4linux/video2/dev /sys/class/video4linux/video2/name
+        v4l2-ctl -d /dev/cam -D | grep 'Card type'
+        v4l2-ctl -d /dev/front --get-parm | grep Frames
+        v4l2-ctl --list-devices | grep /dev/";
+    // v4l2-ctl lists nodes of /dev by their names.
+    let expected = "video1\nvideo2\nvideo3\n\
+        DEVNAME=video1\nDEVNAME=video2\nDEVNAME=video3\n81:1\ndevmap camera 1\n\
+        \tCard type        : devmap camera 1\n\tFrames per second: 30.000 (30/1)\n\
+        \t/dev/video1\n";
+    for mode in ["auto", "trapped"] {
+        let output = run_in(mode, &DEVICES, &["sh", "-c", SCRIPT]);
+        assert_eq!(String::from_utf8_lossy(&output.stdout), expected, "{mode}: {output:?}");
+    }
+}
+
 #[test]
 fn two_cameras_of_one_number_are_refused() {
     for devices in [
