@@ -784,6 +784,8 @@ fn wrong_options_are_told_what_would_be_right() {
         ("source=/no/such/pipe", "/no/such/pipe: No such file"),
         ("video=/etc", "/etc: it is no regular file"),
         ("late=10,pace=client", "late is for frames that come by the clock"),
+        ("picture=", "a picture that can be read"),
+        ("command=", "a command of the shell"),
         ("colour=ffffff", "did you mean \"color\"?"),
     ] {
         let output = run(&[&format!("/dev/video0=camera:{options}")], &["true"]);

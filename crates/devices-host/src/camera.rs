@@ -187,7 +187,6 @@ impl Options {
     /// [`OptionError`]: no such key, or not such a value; for a path, also what is
     /// there now.
     pub fn set(&mut self, key: &str, value: &str) -> Result<(), OptionError> {
-        let path = || (!value.is_empty()).then(|| PathBuf::from(value));
         match key {
             "size" => {
                 self.size = parse_frame_size(value).ok_or(OptionError::BadValue(
@@ -226,22 +225,25 @@ impl Options {
                 self.has_clock = choose(value, &words, "on, off or auto")?;
             }
             "picture" => {
-                self.picture = path();
                 let expected = "a picture that can be read (PNG, JPEG, GIF, BMP, PNM or WebP), or a \
                                 directory of such pictures";
-                check(&self.picture, |path| Pictures::new(path, false).map(drop), expected)?;
+                self.picture =
+                    Some(look(value, |path| Pictures::new(path, false).map(drop), expected)?);
             }
             "source" => {
-                self.source = path();
                 let expected = "a named pipe (make it with mkfifo) or a file that can be read";
-                check(&self.source, check_source, expected)?;
+                self.source = Some(look(value, check_source, expected)?);
             }
             "video" => {
-                self.video = path();
                 let expected = "a video file that can be read; and ffmpeg has to be installed";
-                check(&self.video, check_video, expected)?;
+                self.video = Some(look(value, check_video, expected)?);
             }
-            "command" => self.command = (!value.is_empty()).then(|| value.to_owned()),
+            "command" => {
+                if value.is_empty() {
+                    return Err(OptionError::BadValue("a command of the shell"));
+                }
+                self.command = Some(value.to_owned());
+            }
             "end" => {
                 let words = [
                     ("auto", None),
@@ -343,16 +345,22 @@ impl Options {
     }
 }
 
-/// Looks at what is at a path, and says what is wrong with it.
-fn check(
-    path: &Option<PathBuf>,
-    look: impl FnOnce(&Path) -> Result<(), String>,
+/// A path, at which `check` looks: what is wrong with what is there is told.
+fn look(
+    value: &str,
+    check: impl FnOnce(&Path) -> Result<(), String>,
     expected: &'static str,
-) -> Result<(), OptionError> {
-    path.as_deref().map_or(Ok(()), look).map_err(|error| {
+) -> Result<PathBuf, OptionError> {
+    let refused = OptionError::BadValue(expected);
+    if value.is_empty() {
+        return Err(refused);
+    }
+    let path = PathBuf::from(value);
+    check(&path).map_err(|error| {
         tell(&error);
-        OptionError::BadValue(expected)
-    })
+        refused
+    })?;
+    Ok(path)
 }
 
 fn tell(error: &str) {
@@ -464,6 +472,10 @@ mod tests {
             ("color", "+12345"),
             ("picture", "/no/such/picture.png"),
             ("source", "/no/such/pipe"),
+            ("picture", ""),
+            ("video", ""),
+            ("source", ""),
+            ("command", ""),
             ("unplug", "0"),
             ("late", "-1"),
         ] {

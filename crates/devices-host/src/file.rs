@@ -83,7 +83,7 @@ impl Options {
     pub fn set(&mut self, key: &str, value: &str) -> Result<(), OptionError> {
         match key {
             "path" => {
-                if !value.is_empty() && !is_regular(Path::new(value)) {
+                if !is_regular(Path::new(value)) {
                     return Err(OptionError::BadValue("a regular file that is there"));
                 }
                 self.path = value.into();

@@ -10,7 +10,8 @@ pub struct OptionSpec {
     pub name: &'static str,
     /// What the value is, such as `BYTES`.
     pub value: &'static str,
-    /// The value when it is not given, as text.
+    /// The value when it is not given, as text; empty, if there is none then. An empty value
+    /// cannot be given.
     pub default: &'static str,
     /// One line of help.
     pub help: &'static str,
