@@ -783,6 +783,8 @@ fn wrong_options_are_told_what_would_be_right() {
         ("source=/no/such/pipe", "mkfifo"),
         ("source=/no/such/pipe", "/no/such/pipe: No such file"),
         ("video=/etc", "/etc: it is no regular file"),
+        ("color=ff0000", "color is that of pattern=solid"),
+        ("end=stop", "end is for source, command and video"),
         ("late=10,pace=client", "late is for frames that come by the clock"),
         ("picture=", "a picture that can be read"),
         ("command=", "a command of the shell"),

@@ -94,8 +94,10 @@ pub struct Options {
     size: Size,
     rate: u32,
     pixels: PixelFormat,
-    pattern: Pattern,
-    colour: [u8; 3],
+    /// `None`: bars, unless others' frames or pictures are shown.
+    pattern: Option<Pattern>,
+    /// Of [`Pattern::Solid`]. `None`: grey.
+    colour: Option<[u8; 3]>,
     /// `None`: as the pattern has it.
     has_clock: Option<bool>,
     picture: Option<PathBuf>,
@@ -115,8 +117,8 @@ impl Default for Options {
             size: Size::new(640, 480),
             rate: 30,
             pixels: PixelFormat::Yuyv,
-            pattern: Pattern::Bars,
-            colour: [0x80; 3],
+            pattern: None,
+            colour: None,
             has_clock: None,
             picture: None,
             video: None,
@@ -213,12 +215,12 @@ impl Options {
                     ("solid", Pattern::Solid),
                     ("box", Pattern::Box),
                 ];
-                self.pattern = choose(value, &words, "bars, gradient, noise, solid or box")?;
+                self.pattern = Some(choose(value, &words, "bars, gradient, noise, solid or box")?);
             }
             "color" => {
-                self.colour = parse_colour(value).ok_or(OptionError::BadValue(
+                self.colour = Some(parse_colour(value).ok_or(OptionError::BadValue(
                     "six hexadecimal digits: red, green and blue, such as ff8000",
-                ))?;
+                ))?);
             }
             "text" => {
                 let words = [("on", Some(true)), ("off", Some(false)), ("auto", None)];
@@ -315,14 +317,41 @@ impl Options {
         Offer { pixels, sizes, rates, size: self.size, rate: self.rate }
     }
 
+    /// What an option would have no effect beside, if there is one.
+    fn contradiction(&self) -> Option<&'static str> {
+        let others = [&self.source, &self.video].into_iter().flatten().count()
+            + usize::from(self.command.is_some());
+        let shown = others + usize::from(self.picture.is_some());
+        let is_late = !self.trouble.late.is_zero();
+        let rules = [
+            (shown > 1, "one of source, command, video and picture, not several"),
+            (
+                shown > 0 && self.pattern.is_some(),
+                "pattern is for a camera without source, command, video and picture",
+            ),
+            (
+                self.colour.is_some() && self.pattern != Some(Pattern::Solid),
+                "color is that of pattern=solid, and of nothing else",
+            ),
+            (
+                others > 0 && self.has_clock == Some(true),
+                "text is for patterns and pictures, not for source, command and video",
+            ),
+            (
+                others == 0 && self.end.is_some(),
+                "end is for source, command and video; patterns and pictures have none",
+            ),
+            (
+                self.pace == Pace::Client && is_late,
+                "late is for frames that come by the clock, not for pace=client",
+            ),
+        ];
+        rules.iter().find(|(is_broken, _)| *is_broken).map(|(_, rule)| *rule)
+    }
+
     fn source(&self) -> Result<Box<dyn Source>, Errno> {
-        let given = [&self.source, &self.video, &self.picture].into_iter().flatten().count();
-        if given + usize::from(self.command.is_some()) > 1 {
-            tell("one of source, command, video and picture, not several");
-            return Err(Errno::EINVAL);
-        }
-        if self.pace == Pace::Client && !self.trouble.late.is_zero() {
-            tell("late is for frames that come by the clock, not for pace=client");
+        if let Some(rule) = self.contradiction() {
+            tell(rule);
             return Err(Errno::EINVAL);
         }
         if let Some(origin) = self.origin() {
@@ -339,8 +368,10 @@ impl Options {
                 Errno::EIO
             })?)));
         }
-        let has_clock = self.has_clock.unwrap_or(self.pattern == Pattern::Bars);
-        let patterns = Patterns::new(self.pattern, self.colour, has_clock, self.trouble.seed);
+        let pattern = self.pattern.unwrap_or(Pattern::Bars);
+        let colour = self.colour.unwrap_or([0x80; 3]);
+        let has_clock = self.has_clock.unwrap_or(pattern == Pattern::Bars);
+        let patterns = Patterns::new(pattern, colour, has_clock, self.trouble.seed);
         Ok(Box::new(Painted::new(patterns)))
     }
 }
@@ -483,6 +514,40 @@ mod tests {
             assert!(matches!(refused, Err(OptionError::BadValue(_))), "{key}={value}");
         }
         assert_eq!(options.set("colour", "ffffff"), Err(OptionError::Unknown));
+    }
+
+    #[test]
+    fn options_that_would_do_nothing_beside_others_are_refused() {
+        let picture = concat!(env!("CARGO_MANIFEST_DIR"), "/../../docs/camera.png");
+        let contradiction = |given: &[(&str, &str)]| {
+            let mut options = Options::default();
+            for (key, value) in given {
+                options.set(key, value).unwrap();
+            }
+            options.contradiction()
+        };
+        let picture = ("picture", picture);
+        for (given, word) in [
+            (&[picture, ("command", "cat")][..], "not several"),
+            (&[picture, ("pattern", "box")], "pattern"),
+            (&[("command", "cat"), ("pattern", "bars")], "pattern"),
+            (&[("color", "ff0000")], "color"),
+            (&[("color", "ff0000"), ("pattern", "box")], "color"),
+            (&[picture, ("color", "ff0000")], "color"),
+            (&[("command", "cat"), ("text", "on")], "text"),
+            (&[("end", "stop")], "end"),
+            (&[picture, ("end", "hang")], "end"),
+            (&[("late", "1"), ("pace", "client")], "late"),
+        ] {
+            assert!(contradiction(given).is_some_and(|said| said.contains(word)), "{given:?}");
+        }
+        for given in [
+            &[picture, ("text", "on"), ("end", "auto"), ("late", "0"), ("pace", "client")][..],
+            &[("command", "cat"), ("text", "off"), ("end", "stop"), ("size", "320x240")],
+            &[("pattern", "solid"), ("color", "ff0000"), ("text", "on"), ("late", "1")],
+        ] {
+            assert_eq!(contradiction(given), None, "{given:?}");
+        }
     }
 
     #[test]
