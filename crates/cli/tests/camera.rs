@@ -6,6 +6,8 @@
 
 #[path = "camera/formats.rs"]
 mod formats;
+#[path = "camera/options.rs"]
+mod options;
 #[path = "camera/pace.rs"]
 mod pace;
 #[path = "camera/reading.rs"]
@@ -238,6 +240,9 @@ fn a_directory_of_pictures_is_shown_in_turn() {
         let picture = [&b"P6 1 1 255\n"[..], &colour].concat();
         fs::write(directory.path().join(name), picture).expect("written");
     }
+    // What is no picture is left out.
+    fs::write(directory.path().join("0.txt"), "red, green, blue").expect("written");
+    fs::create_dir(directory.path().join("4.ppm")).expect("made");
     let path = directory.path().display();
     let device = format!("/dev/video0=camera:picture={path},pace=client");
     let frames = raw_frames(&device, "rgb24", "160x120", "7");
@@ -769,30 +774,4 @@ print(camera.frame()[3])
 ",
     );
     assert_eq!(said, "0\n");
-}
-
-#[test]
-fn wrong_options_are_told_what_would_be_right() {
-    for (options, words) in [
-        ("size=640", "WIDTHxHEIGHT"),
-        ("fps=100", "a number from 1 to 60"),
-        ("pattern=stripes", "bars, gradient, noise, solid or box"),
-        ("picture=/no/such/file.png", "a picture that can be read"),
-        ("picture=/no/such/file.png", "/no/such/file.png: No such file"),
-        ("picture=/etc/passwd", "/etc/passwd: The image format could not be determined"),
-        ("source=/no/such/pipe", "mkfifo"),
-        ("source=/no/such/pipe", "/no/such/pipe: No such file"),
-        ("video=/etc", "/etc: it is no regular file"),
-        ("color=ff0000", "color is that of pattern=solid"),
-        ("end=stop", "end is for source, command and video"),
-        ("late=10,pace=client", "late is for frames that come by the clock"),
-        ("picture=", "a picture that can be read"),
-        ("command=", "a command of the shell"),
-        ("colour=ffffff", "did you mean \"color\"?"),
-    ] {
-        let output = run(&[&format!("/dev/video0=camera:{options}")], &["true"]);
-        let message = String::from_utf8_lossy(&output.stderr);
-        assert_eq!(output.status.code(), Some(125), "{message}");
-        assert!(message.contains(words), "{options}: {message}");
-    }
 }

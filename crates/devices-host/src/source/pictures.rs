@@ -1,8 +1,8 @@
-//! A picture file, or all of a directory one after the other.
+//! A picture file, or all pictures of a directory one after the other.
 
 use std::path::{Path, PathBuf};
 
-use image::{ImageReader, RgbImage, imageops::FilterType};
+use image::{ImageFormat, ImageReader, RgbImage, imageops::FilterType};
 
 use super::{
     Tick,
@@ -26,8 +26,9 @@ pub struct Pictures {
 }
 
 impl Pictures {
-    /// Of a file, or of the files in a directory by the order of their names, one a
-    /// frame and then again. Each is looked at: whether it is there and is a picture.
+    /// Of a file, or of the pictures in a directory by the order of their names, one a
+    /// frame and then again. There, a picture is what has the extension of one: beside them
+    /// may be anything else. Each is looked at: whether it is there and is a picture.
     ///
     /// # Errors
     /// Which file is not, and why.
@@ -40,9 +41,14 @@ impl Pictures {
         } else {
             vec![path.to_owned()]
         };
+        if path.is_dir() {
+            files.retain(|file| is_called_picture(file) && file.is_file());
+        }
         files.sort();
         if files.is_empty() {
-            return Err(named(path, "there is no picture in it"));
+            let why =
+                "there is no file in it with the extension of a picture, such as .png or .jpg";
+            return Err(named(path, why));
         }
         for file in &files {
             let reader = open(file)?;
@@ -51,6 +57,11 @@ impl Pictures {
         let (scaled, clock) = (vec![None; files.len()], has_clock.then(Clock::default));
         Ok(Pictures { files, scaled, clock, shown: None })
     }
+}
+
+/// Whether the extension is that of a format that can be read.
+fn is_called_picture(path: &Path) -> bool {
+    ImageFormat::from_path(path).is_ok_and(|format| format.reading_enabled())
 }
 
 fn named(path: &Path, error: impl std::fmt::Display) -> String {
@@ -102,5 +113,30 @@ impl Painter for Pictures {
             areas.extend(clock.paint(tick, picture));
         }
         Ok(if is_new { Changed::All } else { Changed::Areas(areas) })
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn pictures_of_a_directory_go_by_their_extensions() {
+        for (name, is_picture) in [
+            ("1.png", true),
+            ("2.JPG", true),
+            ("3.jpeg", true),
+            ("4.gif", true),
+            ("5.bmp", true),
+            ("6.ppm", true),
+            ("7.webp", true),
+            ("notes.txt", false),
+            ("Thumbs.db", false),
+            ("png", false),
+            // A format that is not built in.
+            ("8.tiff", false),
+        ] {
+            assert_eq!(is_called_picture(Path::new(name)), is_picture, "{name}");
+        }
     }
 }
