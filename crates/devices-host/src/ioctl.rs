@@ -133,6 +133,16 @@ pub(crate) fn serve<P: Platform>(
     }
 }
 
+/// `LINUX_VERSION_CODE` of a kernel's release, such as `6.18.44-generic`.
+fn version_code(release: &str) -> u32 {
+    let numbers = release.split('.').map(|part| {
+        let end = part.find(|letter: char| !letter.is_ascii_digit()).unwrap_or(part.len());
+        // Longer ones do not fit.
+        part[..end].parse().unwrap_or(0).min(255_u32)
+    });
+    numbers.chain([0; 3]).take(3).fold(0, |code, number| code << 8 | number)
+}
+
 /// Refuses a type of buffer or stream that is not video capture (`check_fmt`).
 fn check_kind(kind: u32) -> Result<(), Errno> {
     if kind == VIDEO_CAPTURE { Ok(()) } else { Err(Errno::EINVAL) }
@@ -168,8 +178,8 @@ impl<P: Platform> Context<'_, P> {
                 driver: uapi::text("devmap"),
                 card: uapi::text(&about.card),
                 bus_info: uapi::text(&about.bus_info),
-                // Of the kernel whose rules these are: 6.1.0.
-                version: 6 << 16 | 1 << 8,
+                // As of all drivers of the kernel's.
+                version: version_code(&rustix::system::uname().release().to_string_lossy()),
                 capabilities: device_caps | cap::DEVICE_CAPS,
                 device_caps,
                 reserved: [0; 3],
@@ -602,5 +612,23 @@ impl<P: Platform> Context<'_, P> {
             self.shared.end(&stream);
         }
         Ok(0)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_release_has_a_code() {
+        for (release, code) in [
+            ("6.18.44-generic", 6 << 16 | 18 << 8 | 44),
+            ("6.1.0-56-amd64", 6 << 16 | 1 << 8),
+            ("4.9.337", 4 << 16 | 9 << 8 | 255),
+            ("7.0-rc1", 7 << 16),
+            ("", 0),
+        ] {
+            assert_eq!(version_code(release), code, "{release}");
+        }
     }
 }

@@ -105,6 +105,20 @@ fn a_camera_at_any_path_is_known_as_one() {
     }
 }
 
+/// As all drivers of the kernel's have.
+#[test]
+fn the_drivers_version_is_the_kernels() {
+    let said = text(
+        "/dev/video0=camera",
+        &["sh", "-c", "v4l2-ctl -D | sed -n 's/.*Driver version *: //p'; uname -r"],
+    );
+    let mut lines = said.lines().map(|line| {
+        let numbers = line.split('-').next().unwrap_or_default().split('.');
+        numbers.map(|number| number.parse().unwrap_or(0).min(255_u32)).collect::<Vec<_>>()
+    });
+    assert_eq!(lines.next(), lines.next(), "{said}");
+}
+
 #[test]
 fn two_cameras_of_one_number_are_refused() {
     for devices in [
