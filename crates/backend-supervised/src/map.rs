@@ -280,7 +280,8 @@ pub(crate) fn keep_memories_resident<'a>(
 ) {
     if memories.any(|memory| !memory.keep_resident()) {
         crate::report_once(format_args!(
-            "{}: its memory may be swapped out: RLIMIT_MEMLOCK is too small to lock it",
+            "{}: its memory may be swapped out: RLIMIT_MEMLOCK is too small to lock it; \
+             `ulimit -l` raises it",
             file.device.path.display()
         ));
     }

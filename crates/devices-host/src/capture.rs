@@ -377,6 +377,7 @@ impl<P: Platform> Device<P> for Capture<P> {
                 return Err(Errno::EINVAL);
             }
             let first_page = area.page_size().page_of(start);
+            // As of videobuf2; not RESERVED: no program sees whether they are in memory.
             let flags = AreaFlags::DONTEXPAND.union(AreaFlags::DONTDUMP);
             Ok(Plan::remap_all(area, memory, first_page).flags(flags))
         })

@@ -49,8 +49,9 @@ impl AreaFlags {
     /// `VM_DONTDUMP`: left out of core dumps.
     pub const DONTDUMP: AreaFlags = AreaFlags(4);
     /// `VM_RESERVED` as it was: today `VM_DONTEXPAND | VM_DONTDUMP`, and never
-    /// swapped.
-    pub const RESERVED: AreaFlags = AreaFlags(2 | 4);
+    /// swapped. The two without it are for memory of which programs would not see that:
+    /// a home of ordinary processes locks what is reserved, for which users have a limit.
+    pub const RESERVED: AreaFlags = AreaFlags(2 | 4 | 8);
 
     /// Both sets.
     pub const fn union(self, other: AreaFlags) -> AreaFlags {

@@ -341,6 +341,7 @@ pub(super) struct WireAreaFlags {
     io: bool,
     dontexpand: bool,
     dontdump: bool,
+    reserved: bool,
 }
 
 impl From<AreaFlags> for WireAreaFlags {
@@ -349,17 +350,19 @@ impl From<AreaFlags> for WireAreaFlags {
             io: flags.contains(AreaFlags::IO),
             dontexpand: flags.contains(AreaFlags::DONTEXPAND),
             dontdump: flags.contains(AreaFlags::DONTDUMP),
+            reserved: flags.contains(AreaFlags::RESERVED),
         }
     }
 }
 
 impl From<WireAreaFlags> for AreaFlags {
     fn from(flags: WireAreaFlags) -> AreaFlags {
-        let WireAreaFlags { io, dontexpand, dontdump } = flags;
+        let WireAreaFlags { io, dontexpand, dontdump, reserved } = flags;
         let set = [
             (io, AreaFlags::IO),
             (dontexpand, AreaFlags::DONTEXPAND),
             (dontdump, AreaFlags::DONTDUMP),
+            (reserved, AreaFlags::RESERVED),
         ];
         set.iter().filter(|(is, _)| *is).fold(AreaFlags::NONE, |all, (_, flag)| all.union(*flag))
     }
@@ -416,7 +419,8 @@ mod tests {
             panic!("{request:?}");
         };
         assert_eq!(OpenFlags::from(WireFlags::from(flags)), flags);
-        for set in [AreaFlags::NONE, AreaFlags::IO, AreaFlags::RESERVED] {
+        let plain = AreaFlags::DONTEXPAND.union(AreaFlags::DONTDUMP);
+        for set in [AreaFlags::NONE, AreaFlags::IO, plain, AreaFlags::RESERVED] {
             assert_eq!(AreaFlags::from(WireAreaFlags::from(set)), set);
         }
     }

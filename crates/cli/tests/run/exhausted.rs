@@ -14,6 +14,7 @@ in_each_mode!(
     a_start_without_descriptors,
     opens_until_no_descriptor_is_left,
     little_address_space,
+    memory_that_may_not_be_locked,
     more_memory_than_there_can_be,
     a_file_system_that_is_full_stops_the_trace_alone,
     files_that_may_not_grow,
@@ -55,6 +56,22 @@ fn a_start_without_descriptors(mode: Mode) {
         }
     }
     assert!(refused > 0);
+}
+
+/// What its driver wants in memory says that it may be swapped out, and how to change that. A
+/// camera's buffers are no such thing.
+fn memory_that_may_not_be_locked(mode: Mode) {
+    // Root may lock without limit, by a capability.
+    let weaker: &[&str] =
+        if geteuid().is_root() { &["setpriv", "--bounding-set", "-ipc_lock"] } else { &["env"] };
+    let limited = |device| limited(Run::new(mode, &[device]).by(weaker), "-l 0");
+    let script = "map_raw(os.open('/dev/m', os.O_RDWR), 1)";
+    let said = limited(MEM[0]).python(script, &[]).finish().well().stderr;
+    assert!(said.contains("/dev/m: its memory may be swapped out"), "{said}");
+    assert!(said.contains("`ulimit -l`"), "{said}");
+    let stream = ["v4l2-ctl", "--stream-mmap", "--stream-count=2", "--stream-to=/dev/null"];
+    let said = limited("/dev/video0=camera:pace=client").output(&stream).well().stderr;
+    assert!(!said.contains("swapped"), "{said}");
 }
 
 /// Children hold all that can be opened; when they have ended, there is enough again.
