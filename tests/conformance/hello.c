@@ -13,9 +13,12 @@
 #include <sys/ioctl.h>
 #include <sys/select.h>
 #include <sys/sendfile.h>
+#include <sys/socket.h>
 #include <sys/sysmacros.h>
 #include <sys/syscall.h>
 #include <sys/uio.h>
+#include <sys/un.h>
+#include <linux/fs.h>
 #include <linux/openat2.h>
 
 #define LEN ((ssize_t)strlen(HELLO_TEXT))
@@ -117,10 +120,21 @@ static void modes(void)
 static void calls(void)
 {
 	int value = 1, ends[2], other = open(path, O_RDWR);
+	struct sockaddr_un address = { .sun_family = AF_UNIX };
 	char text[64];
 
 	CALL("ioctl_unknown", ENOTTY, ioctl(fd, _IO('h', 77)));
 	CALL("ioctl_unknown_with_argument", ENOTTY, ioctl(fd, _IOWR('h', 78, long), &value));
+	/* Those of regular files are the driver's where there is none. */
+	CALL("ioctl_getflags", ENOTTY, ioctl(fd, FS_IOC_GETFLAGS, text));
+	CALL("ioctl_fsgetxattr", ENOTTY, ioctl(fd, FS_IOC_FSGETXATTR, text));
+	CALL("fioasync", ENOTTY, ioctl(fd, FIOASYNC, &value));
+	CALL("setfl_async", 0, fcntl(fd, F_SETFL, O_ASYNC));
+	check("getfl_async", 0, fcntl(fd, F_GETFL) & O_ASYNC);
+	CALL("dupfd_too_far", EINVAL, fcntl(fd, F_DUPFD, -1));
+	strcpy(address.sun_path, path);
+	CALL("bind_at_the_path", EADDRINUSE,
+	     bind(socket(AF_UNIX, SOCK_STREAM, 0), (void *)&address, sizeof(address)));
 	check("isatty", 0, isatty(fd));
 	CALL("fionread", ENOTTY, ioctl(fd, FIONREAD, &value));
 	value = 1;

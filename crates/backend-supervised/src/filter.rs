@@ -24,9 +24,10 @@ pub(crate) const NEGATIVE: u32 = 0x8000_0000;
 
 /// The ioctl types some of whose commands the kernel answers itself for a regular file,
 /// as which it knows a device's descriptor here, but leaves to a device's driver:
-/// `FIONREAD`, `FIBMAP`. All other ioctls of the range come by FUSE.
+/// `FIONREAD`, `FIBMAP`, `FS_IOC_GETFLAGS`, `FS_IOC_FSGETXATTR` and their kin. All other ioctls of
+/// the range come by FUSE.
 pub(crate) const TERMINAL: u32 = 0x5400;
-const GENERIC: u32 = 0x0000;
+const OF_REGULAR_FILES: [u32; 4] = [TERMINAL, 0x0000, 0x6600, 0x5800];
 
 /// The filter of namespace mode.
 pub(crate) fn namespace() -> Result<Filter, AssembleError> {
@@ -104,8 +105,9 @@ pub(crate) fn namespace() -> Result<Filter, AssembleError> {
     asm.bind(device);
     asm.load_arg_low(1);
     asm.and(0xff00);
-    asm.jump_if_eq(TERMINAL, notify);
-    asm.jump_if_eq(GENERIC, notify);
+    for kind in OF_REGULAR_FILES {
+        asm.jump_if_eq(kind, notify);
+    }
     asm.jump(allow);
 
     asm.bind(statx);

@@ -231,10 +231,20 @@ fn is_empty_path(tid: u32, address: u64) -> bool {
 fn is_vfs_ioctl(command: Command) -> bool {
     const FIOQSIZE: u32 = 0x5460;
     const FIGETBSZ: u32 = 2;
-    [libc::FIOCLEX, libc::FIONCLEX, libc::FIONBIO, libc::FIOASYNC]
+    const FS_IOC_FIEMAP: u32 = 0xc020_660b;
+    const FIFREEZE: u32 = 0xc004_5877;
+    const FITHAW: u32 = 0xc004_5878;
+    [libc::FIOCLEX, libc::FIONCLEX, libc::FIONBIO]
         .iter()
         .any(|known| *known == libc::Ioctl::from(command.0))
-        || [FIOQSIZE, FIGETBSZ].contains(&command.0)
+        || [FIOQSIZE, FIGETBSZ, FS_IOC_FIEMAP, FIFREEZE, FITHAW].contains(&command.0)
+}
+
+/// `FIOASYNC` of a file whose driver signals nobody (`ioctl_fioasync`).
+fn signal_readiness(tid: u32, argument: u64) -> Result<i64, Errno> {
+    let mut on = [0; size_of::<libc::c_int>()];
+    process::read_memory(tid, argument, &mut on).map_err(|_| Errno::EFAULT)?;
+    if on == [0; size_of::<libc::c_int>()] { Ok(0) } else { Err(Errno::ENOTTY) }
 }
 
 fn ioctl(core: &Arc<Core>, call: &Call<'_>, file: &Arc<OpenFile>) {
@@ -243,6 +253,9 @@ fn ioctl(core: &Arc<Core>, call: &Call<'_>, file: &Arc<OpenFile>) {
     let command = Command(command as u32);
     if is_vfs_ioctl(command) {
         return call.answer(Reply::Continue);
+    }
+    if libc::Ioctl::from(command.0) == libc::FIOASYNC {
+        return answer(call, signal_readiness(notification.tid, argument));
     }
     core.catch_up(1);
     let started = Instant::now();

@@ -388,6 +388,10 @@ pub(crate) fn serve(core: &Arc<Core>, trapped: &Trapped, call: &Call<'_>) -> boo
             listings::serve(trapped, call);
             return true;
         }
+        nr::BIND => {
+            files::bind(trapped, call);
+            return true;
+        }
         nr::MMAP
         | nr::IOCTL
         | nr::MREMAP

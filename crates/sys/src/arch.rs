@@ -34,6 +34,7 @@ macro_rules! common_numbers {
         pub const FTRUNCATE: u32 = libc::SYS_ftruncate as u32;
         pub const FALLOCATE: u32 = libc::SYS_fallocate as u32;
         pub const FSTAT: u32 = libc::SYS_fstat as u32;
+        pub const BIND: u32 = libc::SYS_bind as u32;
         pub const STATFS: u32 = libc::SYS_statfs as u32;
         pub const FSTATFS: u32 = libc::SYS_fstatfs as u32;
         pub const NEWFSTATAT: u32 = libc::SYS_newfstatat as u32;

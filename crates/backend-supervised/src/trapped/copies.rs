@@ -25,8 +25,16 @@ pub(super) fn serve(trapped: &Trapped, call: &Call<'_>, descriptor: &Arc<Descrip
     match call.notification.nr {
         nr::DUP => duplicate(trapped, call, descriptor, libc::F_DUPFD, first),
         nr::FCNTL => match second.cast_signed() {
+            libc::F_SETFL => set_flags(call, third),
             command @ (libc::F_DUPFD | libc::F_DUPFD_CLOEXEC) => {
-                let lowest = u64::from(third as u32).max(first);
+                let lowest = u64::from(third as u32);
+                if client::descriptor_limit(call.notification.tid)
+                    .is_some_and(|most| lowest >= most)
+                {
+                    call.answer(Reply::Error(libc::EINVAL));
+                    return true;
+                }
+                let lowest = lowest.max(first);
                 duplicate(trapped, call, descriptor, command, lowest);
             }
             _ => call.answer(Reply::Error(libc::EBADF)),
@@ -59,6 +67,25 @@ fn stand_in(trapped: &Trapped, call: &Call<'_>, descriptor: &Arc<Descriptor>) {
         Ok(()) => Reply::Value(i64::from(new as u32)),
         Err(error) => Reply::Error(error.raw_os_error().unwrap_or(libc::EBADF)),
     });
+}
+
+/// Sets the status flags but `O_ASYNC`, which the kernel leaves unset where a driver signals
+/// nobody; a FIFO does.
+fn set_flags(call: &Call<'_>, flags: u64) {
+    let Notification { tid, args: [fd, ..], .. } = *call.notification;
+    let flags = flags & !(libc::O_ASYNC as u64);
+    match attach::hold(tid, || call.send(Reply::Error(libc::EIO))) {
+        Ok(mut held) => {
+            let args = [fd, libc::F_SETFL as u64, flags, 0, filter::OWN, 0];
+            let set = held.inject(nr::FCNTL, args).unwrap_or(-i64::from(libc::EIO));
+            held.set_result(set);
+            // If it fails, it has been killed.
+            let _ = held.release();
+        }
+        // Under a debugger they stay as they are.
+        Err(NotHeld::Refused) => call.answer(Reply::Value(0)),
+        Err(NotHeld::Gone) => {}
+    }
 }
 
 /// Copies a descriptor to the first free number from `lowest` on.

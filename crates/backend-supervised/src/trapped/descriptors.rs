@@ -397,8 +397,11 @@ impl Descriptors {
 
     /// Takes back what the FIFO shows and the driver says no more: to be asked what somebody waits
     /// for may have begun something, such as a camera's stream for `read`.
+    ///
+    /// For a call that is being served: who shows something else meanwhile may wait until that
+    /// call is answered, so it is not waited for.
     pub(super) fn hide(&self, descriptor: &Descriptor, file: &Arc<OpenFile>) {
-        let mut shown = descriptor.shown.lock();
+        let Some(mut shown) = descriptor.shown.try_lock() else { return };
         let mask = self.ask(descriptor, file, None);
         tell_trouble(file, descriptor.fifo.hide(&mut shown, mask));
     }

@@ -23,6 +23,9 @@ use crate::{
     trace::Event,
 };
 
+/// Bytes of the path of a Unix socket (`struct sockaddr_un`).
+const SUN_PATH: u64 = 108;
+
 /// What files of texts are called.
 const TEXT: &str = "devmap-text";
 
@@ -115,6 +118,27 @@ pub(super) fn serve(core: &std::sync::Arc<Core>, trapped: &Trapped, call: &Call<
         call.answer(reply);
     }
     true
+}
+
+/// Refuses to put a socket where something of devmap's stands, as the kernel does where anything
+/// stands.
+pub(super) fn bind(trapped: &Trapped, call: &Call<'_>) {
+    let Notification { tid, args: [_, address, len, ..], .. } = *call.notification;
+    let family = size_of::<libc::sa_family_t>() as u64;
+    let mut path = vec![0; len.clamp(family, SUN_PATH + family) as usize];
+    let mut is_taken = || {
+        process::read_memory(tid, address, &mut path).ok()?;
+        let (family, path) = path.split_first_chunk()?;
+        let path = path.split(|byte| *byte == 0).next()?;
+        // An abstract name begins with a 0.
+        let is_path = i32::from(u16::from_ne_bytes(*family)) == libc::AF_UNIX && !path.is_empty();
+        let find = || trapped.paths.find(tid, libc::AT_FDCWD, path, false).found;
+        Some(is_path && matches!(find(), Found::Entry(_) | Found::Made(_)))
+    };
+    call.answer(match is_taken() {
+        Some(true) => Reply::Error(libc::EADDRINUSE),
+        _ => Reply::Continue,
+    });
 }
 
 /// Refuses a call that would change what stands at a device's path. False where it is no

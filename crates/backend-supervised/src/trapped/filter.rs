@@ -20,7 +20,8 @@ use crate::filter::{LAST_STANDARD, NEGATIVE, TERMINAL, filters};
 pub(super) const OWN: u64 = 0x6d61_7064;
 
 /// Calls that are always notified; besides them those of `changes`.
-const ALWAYS: [u32; 8] = [
+const ALWAYS: [u32; 9] = [
+    nr::BIND,
     nr::IO_SUBMIT,
     nr::OPENAT2,
     nr::FACCESSAT,
@@ -202,6 +203,12 @@ pub(super) fn filter(
     for which in [libc::F_DUPFD, libc::F_DUPFD_CLOEXEC, libc::F_SETPIPE_SZ, libc::F_GETPIPE_SZ] {
         asm.jump_if_eq(which as u32, command);
     }
+    let flags = asm.label();
+    asm.jump_if_eq(libc::F_SETFL as u32, flags);
+    asm.jump(allow);
+    asm.bind(flags);
+    asm.load_arg_low(2);
+    asm.jump_if_set(libc::O_ASYNC as u32, command);
     asm.jump(allow);
     asm.bind(command);
     asm.load_arg_low(0);
