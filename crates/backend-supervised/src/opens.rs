@@ -154,9 +154,14 @@ impl Given {
 
     /// Whether a page is in one of them.
     pub(crate) fn has(&self, page: u64) -> bool {
+        self.end(page).is_some()
+    }
+
+    /// Where the one ends that a page is in.
+    pub(crate) fn end(&self, page: u64) -> Option<u64> {
         let given = self.0.lock();
         let at = given.partition_point(|range| range.end <= page);
-        given.get(at).is_some_and(|range| range.contains(&page))
+        given.get(at).filter(|range| range.contains(&page)).map(|range| range.end)
     }
 }
 

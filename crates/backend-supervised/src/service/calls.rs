@@ -18,7 +18,6 @@ use serde_json::Value;
 
 use super::{
     connection::{Connection, Lane, MOST_OPENS, Poller, WAKES_AT_ONCE},
-    daemon::Daemon,
     socket,
     wire::{
         Answer, CHUNK, Copies, LONGEST, Method, Request, Step, WireArea, WireErrno, WireExtent,
@@ -510,20 +509,16 @@ impl Serving<'_> {
 
     fn write_back(&self, device: u32, offset: u64, bytes: &[u8]) -> Result<u64, Errno> {
         let device = self.device(device)?;
-        // The file by which pages were written is open until they have come back.
-        if !self.connection.may_write(device.index) {
-            return Err(Errno::EBADF);
-        }
-        if offset.checked_add(bytes.len() as u64).is_none() {
-            return Err(Errno::EINVAL);
-        }
+        let end = offset.checked_add(bytes.len() as u64).ok_or(Errno::EINVAL)?;
+        let page_len = self.connection.daemon.host.page_size().bytes();
+        let pages = offset / page_len..end.div_ceil(page_len);
+        self.connection.may_write_back(device.index, pages)?;
         let started = Instant::now();
         let result = self.interruptible(|| {
             device.call("write_back", |driver| match driver.store() {
                 Store::Device => driver.write_back(offset, bytes),
                 Store::Home => {
-                    let Daemon { kept, host, .. } = &*self.connection.daemon;
-                    let page_len = host.page_size().bytes();
+                    let kept = &self.connection.daemon.kept;
                     kept.put(self.connection.peer().uid, device.index, page_len, (offset, bytes))
                 }
             })

@@ -5,6 +5,7 @@
 use std::{
     collections::{BTreeSet, HashMap, HashSet, hash_map::Entry},
     io,
+    ops::Range,
     os::fd::{AsFd, OwnedFd},
     panic::{AssertUnwindSafe, catch_unwind},
     sync::{
@@ -14,6 +15,7 @@ use std::{
     time::{Duration, Instant},
 };
 
+use devmap_driver::Errno;
 use parking_lot::{Condvar, Mutex};
 
 use super::{
@@ -365,10 +367,26 @@ impl Connection {
         self.daemon.tell_changed(device);
     }
 
-    /// Whether it has the device open for writing.
-    pub(super) fn may_write(&self, device: u64) -> bool {
+    /// Whether it may give back these pages of the device. The file by which they were written is
+    /// open until they have come back, and a plan gave them to it; but those of a regular file
+    /// no plan gives.
+    ///
+    /// # Errors
+    /// `EBADF`: it does not have the device open for writing. `EFAULT`: no plan gave the pages.
+    pub(super) fn may_write_back(&self, device: u64, pages: Range<u64>) -> Result<(), Errno> {
         let files = self.files.lock();
-        files.values().any(|file| file.device.index == device && file.flags.write)
+        let writers =
+            || files.values().filter(|file| file.device.index == device && file.flags.write);
+        if writers().next().ok_or(Errno::EBADF)?.device.is_regular() {
+            return Ok(());
+        }
+        let mut next = pages.start;
+        while next < pages.end {
+            // Several files may have written what the kernel gives back at once.
+            let ends = writers().filter_map(|file| file.given.end(next));
+            next = ends.max().ok_or(Errno::EFAULT)?;
+        }
+        Ok(())
     }
 
     /// The joiner is about to get pages of the device: it has them until it is told to forget

@@ -9,7 +9,7 @@ use std::{
     time::Duration,
 };
 
-use devmap_driver::{Errno, Fsync, NewArea, PageSize, Platform, Protection, Sharing};
+use devmap_driver::{Errno, Fsync, NewArea, OpenFlags, PageSize, Platform, Protection, Sharing};
 use rustix::net::{AddressFamily, SocketFlags, SocketType, sockopt};
 
 use super::{DEADLINE, Honest, READ_WRITE, Raw, Served, place, send, socket};
@@ -159,6 +159,17 @@ impl Raw {
         }
     }
 
+    fn writes_back(
+        &mut self,
+        lane: &OwnedFd,
+        page_size: PageSize,
+        pages: (u64, usize),
+    ) -> Result<(), Errno> {
+        let bytes = vec![9; pages.1 * page_size.bytes() as usize];
+        let offset = pages.0.wrapping_mul(page_size.bytes());
+        self.value(lane, Method::WriteBack { device: 0, offset, bytes: &bytes }).map(drop)
+    }
+
     /// Whether a map of these pages is planned.
     fn maps(&mut self, lane: &OwnedFd, open: u64, page_size: PageSize, pages: (u64, u64)) -> bool {
         let (first, count) = pages;
@@ -185,6 +196,42 @@ fn faults_are_of_pages_that_a_plan_gave() {
     assert_eq!(raw.fault(&lane, other, 5), Err(Errno::EFAULT));
 }
 
+/// What no plan gave for writing none of its programs can have stored to; else all who share the
+/// device would find it there.
+#[test]
+fn pages_that_come_back_are_of_those_that_a_plan_gave() {
+    let served = Served::new(DEADLINE);
+    let page_size = served.daemon.host.page_size();
+    let (mut raw, mut other) = (served.raw(), served.raw());
+    let (lane, others) = (raw.lane(), other.lane());
+    let open = raw.open(&lane);
+    let read_only = OpenFlags { write: false, ..READ_WRITE };
+    let open_only = Method::Open { device: 0, flags: read_only.into(), pid: 1 };
+    let reader = raw.value(&lane, open_only).expect("it opens");
+    assert!(raw.maps(&lane, reader, page_size, (4, 1)));
+    assert!(raw.maps(&lane, open, page_size, (5, 1)));
+    // Two files may have stored to what comes back at once.
+    let second = raw.open(&lane);
+    assert!(raw.maps(&lane, second, page_size, (6, 1)));
+    let mut outcomes = |pages: &[(u64, usize)]| {
+        let outcome = |at: &(u64, usize)| raw.writes_back(&lane, page_size, *at).err();
+        pages.iter().map(outcome).collect::<Vec<_>>()
+    };
+    let wrong = [(0, 1), (4, 1), (4, 2), (5, 3), (7, 1), (8, 1), (1 << 40, 1)];
+    assert_eq!(outcomes(&wrong), [Some(Errno::EFAULT); 7]);
+    assert_eq!(outcomes(&[(5, 1), (6, 1), (5, 2)]), [None; 3]);
+    // Its kernel gives back what is stored to until all maps are gone, and releases then.
+    let closed = raw.value(&lane, Method::Close { open });
+    assert_eq!((closed, raw.writes_back(&lane, page_size, (5, 1))), (Ok(0), Ok(())));
+    let released = raw.value(&lane, Method::Release { open });
+    let late = raw.writes_back(&lane, page_size, (5, 1));
+    assert_eq!((released, late), (Ok(0), Err(Errno::EFAULT)));
+    let theirs = other.open(&others);
+    assert!(other.maps(&others, theirs, page_size, (4, 4)));
+    let seen = [4, 5, 6, 7].map(|page| other.fault(&others, theirs, page));
+    assert_eq!(seen, [Ok(4), Ok(9), Ok(9), Ok(7)]);
+}
+
 /// Others wait for who does not forget pages, but not for ever, and not again until it answers;
 /// an answer to nothing is nonsense.
 #[test]
@@ -192,6 +239,8 @@ fn a_joiner_that_does_not_forget_pages() {
     let served = Served::new(Duration::from_millis(50));
     let page_size = served.daemon.host.page_size();
     let Honest { node, file, .. } = served.honest();
+    let area = NewArea::new(page_size, 4, 4, Protection::READ_WRITE, Sharing::Shared);
+    node.device.mmap(&file, &area.expect("an area")).expect("it maps");
     let mut raw = served.raw();
     let lane = raw.lane();
     let open = raw.open(&lane);
