@@ -84,7 +84,7 @@ impl Tokens {
         if let Some(token) = cached.get(&holder) {
             return Ok(token.clone());
         }
-        let file = memfd::reopen(self.memfd.as_fd(), !holder.1)?;
+        let file = self.reopen(!holder.1)?;
         let id = self.next.fetch_add(1, Ordering::Relaxed);
         let lock = lock_of(id, libc::F_RDLCK);
         match fcntl(&file, FcntlArg::F_OFD_SETLK(&lock)) {
@@ -103,7 +103,12 @@ impl Tokens {
 
     /// A file of the memory that holds no lock, for reading, as [`Tokens::foreign`] wants.
     pub(crate) fn look(&self) -> io::Result<OwnedFd> {
-        memfd::reopen(self.memfd.as_fd(), true)
+        self.reopen(true)
+    }
+
+    fn reopen(&self, read_only: bool) -> io::Result<OwnedFd> {
+        let memfd = self.memfd.as_fd();
+        memfd::permitted(memfd, || memfd::reopen(memfd, read_only))
     }
 
     /// Forgets the cached tokens of an open file: from here on only maps hold them.
@@ -138,7 +143,9 @@ impl Tokens {
             let flags = rustix::fs::inotify::WatchFlags::CLOSE_WRITE
                 | rustix::fs::inotify::WatchFlags::CLOSE_NOWRITE;
             let path = format!("/proc/self/fd/{}", self.memfd.as_raw_fd());
-            rustix::fs::inotify::add_watch(inotify, path, flags)?;
+            memfd::permitted(self.memfd.as_fd(), || {
+                Ok(rustix::fs::inotify::add_watch(inotify, path.as_str(), flags)?)
+            })?;
             *watched = true;
         }
         Ok(())
@@ -152,5 +159,28 @@ fn lock_of(id: u64, kind: i32) -> libc::flock {
         l_start: id as libc::off_t,
         l_len: 1,
         l_pid: 0,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use rustix::fs::{Mode, fchmod};
+
+    use super::*;
+
+    /// A program can have had the descriptor for the moment in which a map was made.
+    #[test]
+    fn whoever_changes_the_mode_keeps_nobody_else_from_a_token() {
+        let memfd = memfd::create("mode", 4096).unwrap();
+        let tokens = Tokens::new(memfd.try_clone().unwrap()).unwrap();
+        let inotify = rustix::fs::inotify::init(rustix::fs::inotify::CreateFlags::CLOEXEC).unwrap();
+        for (open, mode) in [(1, Mode::empty()), (2, Mode::RUSR), (3, Mode::WUSR)] {
+            fchmod(&memfd, mode).unwrap();
+            tokens.get((open, true)).unwrap();
+            fchmod(&memfd, mode).unwrap();
+            tokens.look().unwrap();
+            fchmod(&memfd, mode).unwrap();
+            tokens.watch(inotify.as_fd()).unwrap();
+        }
     }
 }

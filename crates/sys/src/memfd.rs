@@ -9,6 +9,9 @@ use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
 use rustix::fs::{MemfdFlags, Mode, SealFlags, fchmod, fcntl_add_seals, ftruncate, memfd_create};
 use rustix::io::Errno;
 
+/// How often [`permitted`] tries again: whoever changes the mode in between wins some rounds.
+const ROUNDS: u32 = 100;
+
 /// Makes a memory file of `len` bytes, zeroed, that can neither shrink nor grow
 /// (`F_SEAL_SHRINK`, `F_SEAL_GROW`), so a mapping of it never faults with
 /// SIGBUS. `name` is what `/proc/PID/maps` shows after `/memfd:`. Other users who are
@@ -19,9 +22,38 @@ use rustix::io::Errno;
 pub fn create(name: &str, len: u64) -> io::Result<OwnedFd> {
     let memory = new(name)?;
     ftruncate(&memory, len)?;
-    fchmod(&memory, Mode::RUSR | Mode::WUSR | Mode::RGRP | Mode::ROTH)?;
+    fchmod(&memory, mode())?;
     fcntl_add_seals(&memory, SealFlags::SHRINK | SealFlags::GROW | SealFlags::SEAL)?;
     Ok(memory)
+}
+
+/// The mode of a memory that [`create`] makes.
+fn mode() -> Mode {
+    Mode::RUSR | Mode::WUSR | Mode::RGRP | Mode::ROTH
+}
+
+/// Opens, with `open`, a memory that [`create`] made, though its mode may not allow it any more:
+/// a program of the same user that has a descriptor of it can change that, and others shall
+/// have the memory all the same.
+///
+/// # Errors
+/// Those of `open`; of `EACCES` the last: the memory belongs to another user.
+pub fn permitted<T>(
+    memory: BorrowedFd<'_>,
+    mut open: impl FnMut() -> io::Result<T>,
+) -> io::Result<T> {
+    let is_refused = |error: &io::Error| error.raw_os_error() == Some(libc::EACCES);
+    for _ in 0..ROUNDS {
+        match open() {
+            Err(error) if is_refused(&error) => {
+                if fchmod(memory, mode()).is_err() {
+                    return Err(error);
+                }
+            }
+            opened => return opened,
+        }
+    }
+    open()
 }
 
 /// Makes an empty memory file whose size changes as that of any file. Nobody can seal it, and
@@ -108,6 +140,31 @@ mod tests {
         drop(map);
         assert!(is_alone(memory.as_fd()).unwrap());
         assert_eq!(fcntl_add_seals(&memory, SealFlags::GROW), Err(Errno::PERM));
+    }
+
+    #[test]
+    fn a_mode_that_was_taken_is_given_back() {
+        let memory = create("mode", 4096).unwrap();
+        // As open(2) does for who is not root.
+        let open = || match Mode::from_raw_mode(rustix::fs::fstat(&memory)?.st_mode) {
+            now if now.contains(mode()) => Ok(now),
+            _ => Err(io::Error::from_raw_os_error(libc::EACCES)),
+        };
+        let intact = open().unwrap();
+        fchmod(&memory, Mode::empty()).unwrap();
+        assert_eq!(permitted(memory.as_fd(), open).unwrap(), intact);
+        // Somebody takes it again and again.
+        let mut rounds = 0;
+        let opened = permitted(memory.as_fd(), || {
+            rounds += 1;
+            if rounds < 10 {
+                fchmod(&memory, Mode::empty())?;
+            }
+            open()
+        });
+        assert_eq!((opened.unwrap(), rounds), (intact, 10));
+        let other = permitted(memory.as_fd(), || Err::<(), _>(io::ErrorKind::NotFound.into()));
+        assert_eq!(other.unwrap_err().kind(), io::ErrorKind::NotFound);
     }
 
     #[test]
