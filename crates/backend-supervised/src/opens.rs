@@ -5,7 +5,7 @@
 //! the call in which it happens.
 
 use std::{
-    collections::HashMap,
+    collections::{HashMap, hash_map::Entry},
     fmt::Display,
     io,
     ops::Range,
@@ -26,6 +26,7 @@ use crate::{
     erase::{AnyDevice, AnyFile},
     host::{HostMemory, HostWaitQueue},
     pool,
+    reaper::Changed,
     sysfs::ClassEntry,
     trace::{Event, Trace},
 };
@@ -239,6 +240,11 @@ impl OpenFile {
         maps.retain(|(memory, id)| memory.tokens().is_live(*id));
         !maps.is_empty() || self.has_backing()
     }
+
+    /// Whether a map of it may have gone.
+    fn may_have_changed(&self, changed: &Changed) -> bool {
+        self.maps.lock().iter().any(|(memory, _)| changed.has(memory))
+    }
 }
 
 impl Drop for OpenFile {
@@ -338,7 +344,7 @@ impl Opens {
         *file.backing.lock() = Backing::None;
         let device = file.device.index;
         drop(file);
-        self.sweep();
+        self.sweep_file(id);
         let has = |files: &HashMap<u64, Arc<OpenFile>>| {
             files.values().any(|file| file.device.index == device && file.has_backing())
         };
@@ -360,7 +366,7 @@ impl Opens {
             Ok(())
         });
         drop(file);
-        self.sweep();
+        self.sweep_file(id);
     }
 
     /// [`Opens::close`], and waits for the release as [`Opens::await_release`] does.
@@ -388,24 +394,33 @@ impl Opens {
             if file.is_mapped() {
                 self.closed.lock().insert(file.id, file.clone());
                 // The unmap may have been told before it stood there.
-                self.sweep();
+                self.sweep_file(file.id);
             }
         }
     }
 
-    /// Releases closed files whose last map is gone. True when some still wait.
-    pub(crate) fn sweep(&self) -> bool {
-        let (files, waiting) = self.take_unmapped();
+    /// Releases closed files whose last map is gone.
+    pub(crate) fn sweep(&self) {
+        self.release(self.take_unmapped(|_| true).0);
+    }
+
+    /// Releases this file if it is closed and its last map is gone. The others are the reaper's:
+    /// to look at all would take the longer the more there are.
+    fn sweep_file(&self, id: u64) {
+        self.release(self.take_if_unmapped(id).into_iter().collect());
+    }
+
+    fn release(&self, files: Vec<Arc<OpenFile>>) {
         let count = files.len();
         drop(files);
         self.releasing.fetch_sub(count, Ordering::SeqCst);
-        waiting
     }
 
-    /// The same, and waits for their release as [`Opens::await_release`] does: who has made a
-    /// map a moment ago may still hold its file.
-    pub(crate) fn reap(&self) -> bool {
-        let (files, waiting) = self.take_unmapped();
+    /// Releases closed files whose last map of changed memories is gone, and waits for that as
+    /// [`Opens::await_release`] does: who has made a map a moment ago may still hold its file.
+    /// True when some that map those still wait.
+    pub(crate) fn reap(&self, changed: &Changed) -> bool {
+        let (files, waiting) = self.take_unmapped(|file| file.may_have_changed(changed));
         let left: Vec<_> = files.iter().map(Arc::downgrade).collect();
         drop(files);
         left.iter().for_each(|file| self.await_release(file));
@@ -413,15 +428,27 @@ impl Opens {
         waiting
     }
 
-    /// Closed files whose last map is gone, and whether some still wait.
-    fn take_unmapped(&self) -> (Vec<Arc<OpenFile>>, bool) {
+    /// Closed files of these whose last map is gone, and whether some still wait.
+    fn take_unmapped(&self, which: impl Fn(&OpenFile) -> bool) -> (Vec<Arc<OpenFile>>, bool) {
+        let all = self.closed.lock();
+        let ids: Vec<u64> = all.iter().filter(|(_, file)| which(file)).map(|(id, _)| *id).collect();
+        drop(all);
+        // One by one: others have files to close meanwhile.
+        let files = ids.iter().filter_map(|id| self.take_if_unmapped(*id)).collect();
+        let closed = self.closed.lock();
+        (files, ids.iter().any(|id| closed.contains_key(id)))
+    }
+
+    /// A closed file whose last map is gone. Until it is released it counts as being so.
+    fn take_if_unmapped(&self, id: u64) -> Option<Arc<OpenFile>> {
         let mut closed = self.closed.lock();
-        let gone: Vec<u64> =
-            closed.iter().filter(|(_, file)| !file.is_mapped()).map(|(id, _)| *id).collect();
-        let files: Vec<_> = gone.iter().filter_map(|id| closed.remove(id)).collect();
-        let waiting = !closed.is_empty();
-        self.releasing.fetch_add(files.len(), Ordering::SeqCst);
-        (files, waiting)
+        match closed.entry(id) {
+            Entry::Occupied(file) if !file.get().is_mapped() => {
+                self.releasing.fetch_add(1, Ordering::SeqCst);
+                Some(file.remove())
+            }
+            _ => None,
+        }
     }
 
     /// Whether no closed file is mapped, or being released after that.

@@ -1,17 +1,23 @@
 //! Who looks for open files whose last map has gone: woken by inotify, and asked by calls
-//! that come after an unmap, or after the death of who had mapped.
+//! that come after an unmap, or after the death of who had mapped. A look at one memory takes
+//! the square of its tokens' number (`tokens`), so it is for those of which inotify has told.
 //!
 //! What does not live here: what a map is known by (`tokens`), and what then is released
 //! (`opens`).
 
 use std::{
+    collections::HashMap,
     io,
+    mem::MaybeUninit,
     os::fd::{AsFd, OwnedFd},
     time::{Duration, Instant},
 };
 
 use parking_lot::{Condvar, Mutex};
-use rustix::event::{PollFd, PollFlags, poll};
+use rustix::{
+    event::{PollFd, PollFlags, poll},
+    fs::inotify::{ReadFlags, Reader},
+};
 
 use crate::{host::HostMemory, notify::is_readable, opens::Opens, pool};
 
@@ -34,6 +40,66 @@ struct Looks {
     is_blocked: bool,
 }
 
+/// When to look again at a memory after the event of a close, which comes a moment before the
+/// file's lock goes: each so many milliseconds after the look before.
+const PAUSES: [u64; 6] = [0, 1, 4, 16, 64, 256];
+
+/// So long after it the last look comes.
+const SETTLED: Duration = Duration::from_millis(300);
+
+/// The memories of which files were closed a moment ago.
+#[derive(Default)]
+pub(crate) struct Changed {
+    /// When the last event came, by the number of the memory's watch.
+    watches: HashMap<i32, Instant>,
+    /// When events were lost.
+    all: Option<Instant>,
+}
+
+impl Changed {
+    /// Whether a map of this memory may have gone.
+    pub(crate) fn has(&self, memory: &HostMemory) -> bool {
+        let watch = memory.tokens().watch_number();
+        self.all.is_some() || watch.is_none_or(|number| self.watches.contains_key(&number))
+    }
+
+    /// Reads what has been told by now, and no more: programs may close files for ever. Whether
+    /// anything was.
+    fn read(&mut self, closes: &OwnedFd) -> io::Result<bool> {
+        /// Of a file's event, which has no name in it.
+        const LEN: u64 = 16;
+        let mut buffer = [MaybeUninit::uninit(); 4096];
+        let mut reader = Reader::new(closes, &mut buffer);
+        let told = rustix::io::ioctl_fionread(closes)? / LEN;
+        let now = Instant::now();
+        for _ in 0..told {
+            let event = reader.next()?;
+            if event.events().contains(ReadFlags::QUEUE_OVERFLOW) {
+                self.all = Some(now);
+            } else {
+                self.watches.insert(event.wd(), now);
+            }
+        }
+        Ok(told > 0)
+    }
+
+    /// Forgets those for which a look that began `at` was the last one.
+    fn settle(&mut self, at: Instant) {
+        let is_fresh = |told: &Instant| at.saturating_duration_since(*told) < SETTLED;
+        self.watches.retain(|_, told| is_fresh(told));
+        self.all = self.all.filter(is_fresh);
+    }
+}
+
+/// What came of a look.
+struct Looked {
+    began: Instant,
+    /// Something new was told.
+    told: bool,
+    /// Some closed files are still mapped, of those that map what has changed.
+    waiting: bool,
+}
+
 impl Reaper {
     pub(crate) fn new() -> io::Result<Reaper> {
         let flags = rustix::fs::inotify::CreateFlags::CLOEXEC;
@@ -48,25 +114,29 @@ impl Reaper {
     /// Releases open files as their last maps go, for ever; for a thread of its own.
     /// After each look comes `then`.
     pub(crate) fn run(&self, opens: &Opens, then: impl Fn()) -> io::Result<()> {
-        let mut events = [0; 4096];
+        let mut changed = Changed::default();
         loop {
             let mut fds = [PollFd::new(&self.closes, PollFlags::IN)];
             rustix::io::retry_on_intr(|| poll(&mut fds, None))?;
             // Said before the event is taken: who comes after it finds one of the two.
             self.looks.lock().thread = Some(pool::own_thread());
-            rustix::io::retry_on_intr(|| rustix::io::read(&self.closes, &mut events))?;
-            // The event comes a moment before the file's lock goes: look again for a
-            // while, in which a new event may come.
-            for pause in [0, 1, 4, 16, 64, 256] {
-                let waiting = self.look(opens, Instant::now() + Duration::from_millis(pause));
-                if !waiting || is_readable(self.closes.as_fd()) {
-                    break;
+            let mut pauses = PAUSES.iter();
+            loop {
+                let pause = match pauses.next() {
+                    Some(pause) => *pause,
+                    None if self.is_done() => break,
+                    None => 0,
+                };
+                let moment = Instant::now() + Duration::from_millis(pause);
+                let Looked { began, told, waiting } = self.look(opens, &mut changed, moment)?;
+                changed.settle(began);
+                then();
+                if !waiting {
+                    pauses = [].iter();
+                } else if told {
+                    pauses = PAUSES[1..].iter();
                 }
             }
-            while !self.is_done() {
-                self.look(opens, Instant::now());
-            }
-            then();
         }
     }
 
@@ -80,9 +150,9 @@ impl Reaper {
         is_done
     }
 
-    /// Looks at this moment, and before it whenever it is asked to. True when some open files
-    /// are still mapped.
-    fn look(&self, opens: &Opens, moment: Instant) -> bool {
+    /// Looks at this moment, and before it whenever it is asked to, until it is told something.
+    fn look(&self, opens: &Opens, changed: &mut Changed, moment: Instant) -> io::Result<Looked> {
+        let mut told = false;
         loop {
             let mut looks = self.looks.lock();
             while looks.asked == looks.made {
@@ -90,15 +160,17 @@ impl Reaper {
                     break;
                 }
             }
-            let asked = looks.asked;
+            let (asked, began) = (looks.asked, Instant::now());
             drop(looks);
-            let waiting = opens.reap();
+            // After the question: what it is about may have been told since the look before.
+            told |= changed.read(&self.closes)?;
+            let waiting = opens.reap(changed);
             let mut looks = self.looks.lock();
             looks.made = asked;
             looks.is_blocked = false;
             self.changed.notify_all();
-            if looks.asked == asked && (!waiting || Instant::now() >= moment) {
-                return waiting;
+            if looks.asked == asked && (!waiting || told || Instant::now() >= moment) {
+                return Ok(Looked { began, told, waiting });
             }
         }
     }
@@ -130,5 +202,40 @@ impl Reaper {
         if made.is_none() {
             self.looks.lock().is_blocked = true;
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use devmap_driver::Platform;
+
+    use super::*;
+    use crate::Host;
+
+    /// To look at the others would make each close dear for all, once somebody has many maps.
+    #[test]
+    fn what_is_looked_at_is_what_was_told_of() {
+        let host = Host::new();
+        let reaper = Reaper::new().unwrap();
+        let memories = [(); 2].map(|()| host.scattered(1).unwrap());
+        for memory in &memories {
+            reaper.watch(memory).unwrap();
+            memory.token((1, true)).unwrap();
+        }
+        let mut changed = Changed::default();
+        let seen = |changed: &Changed| memories.each_ref().map(|memory| changed.has(memory));
+        assert!(!changed.read(&reaper.closes).unwrap());
+        assert_eq!(seen(&changed), [false, false]);
+        memories[1].tokens().forget(1);
+        assert!(changed.read(&reaper.closes).unwrap());
+        assert_eq!(seen(&changed), [false, true]);
+        // A look that comes soon is not the last one.
+        let told = changed.watches.values().copied().next().unwrap();
+        changed.settle(told);
+        assert_eq!(seen(&changed), [false, true]);
+        changed.settle(told + SETTLED);
+        assert_eq!(seen(&changed), [false, false]);
+        changed.all = Some(told);
+        assert_eq!(seen(&changed), [true, true]);
     }
 }

@@ -44,7 +44,8 @@ pub(crate) struct Tokens {
     /// Tokens kept at hand while their open file is open, so that its next map costs
     /// no reopening.
     cached: Mutex<HashMap<Holder, Arc<Token>>>,
-    watched: Mutex<bool>,
+    /// The number of the watch on its files.
+    watch: Mutex<Option<i32>>,
 }
 
 impl Tokens {
@@ -66,7 +67,7 @@ impl Tokens {
             identity: (stat.st_dev, stat.st_ino),
             next: AtomicU64::new(0),
             cached: Mutex::default(),
-            watched: Mutex::new(false),
+            watch: Mutex::default(),
         })
     }
 
@@ -138,17 +139,22 @@ impl Tokens {
     /// Has `inotify` report each close of a file of this memory, from the first map
     /// on.
     pub(crate) fn watch(&self, inotify: BorrowedFd<'_>) -> io::Result<()> {
-        let mut watched = self.watched.lock();
-        if !*watched {
+        let mut watch = self.watch.lock();
+        if watch.is_none() {
             let flags = rustix::fs::inotify::WatchFlags::CLOSE_WRITE
                 | rustix::fs::inotify::WatchFlags::CLOSE_NOWRITE;
             let path = format!("/proc/self/fd/{}", self.memfd.as_raw_fd());
-            memfd::permitted(self.memfd.as_fd(), || {
+            let added = memfd::permitted(self.memfd.as_fd(), || {
                 Ok(rustix::fs::inotify::add_watch(inotify, path.as_str(), flags)?)
-            })?;
-            *watched = true;
+            });
+            *watch = Some(added?);
         }
         Ok(())
+    }
+
+    /// The number that such reports have.
+    pub(crate) fn watch_number(&self) -> Option<i32> {
+        *self.watch.lock()
     }
 }
 
