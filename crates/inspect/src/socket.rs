@@ -11,13 +11,23 @@ use std::{
     time::Duration,
 };
 
-use rustix::net::{Shutdown, sockopt::socket_peercred};
+use rustix::{
+    io::Errno,
+    net::{
+        AddressFamily, Shutdown, SocketAddrUnix, SocketFlags, SocketType, socket_with,
+        sockopt::{Timeout, set_socket_timeout, socket_peercred},
+    },
+};
 use serde::{Deserialize, Serialize};
 
 use crate::{Area, Wanted};
 
 /// How long either side waits for the other, which has nothing else to do.
 const PATIENCE: Duration = Duration::from_secs(10);
+
+/// How long who asks waits to be let in. Whoever took the name of a home can keep others waiting
+/// for ever, and who that is shows only then.
+const AT_THE_DOOR: Duration = Duration::from_secs(1);
 
 /// What is asked.
 #[derive(Serialize, Deserialize)]
@@ -41,6 +51,12 @@ pub enum AreasError {
     /// The home belongs to somebody else.
     #[error("the home of process {0} belongs to user {1}; ask as that user, or as root")]
     Foreign(u32, u32),
+    /// Too many wait for an answer.
+    #[error(
+        "whoever answers for process {0} lets nobody in: too many ask, or another process took \
+         its name; ask again, and see who it is with `ss -xlp 'src @devmap/*'`"
+    )]
+    Busy(u32),
     /// The home says why not.
     #[error("{0}")]
     Refused(String),
@@ -56,12 +72,24 @@ pub enum Home {
 }
 
 impl Home {
-    fn address(self, pid: u32) -> io::Result<SocketAddr> {
+    fn name(self, pid: u32) -> String {
         let kind = match self {
             Home::Supervised => "run",
             Home::Local => "local",
         };
-        SocketAddr::from_abstract_name(format!("devmap/{kind}/{pid}"))
+        format!("devmap/{kind}/{pid}")
+    }
+
+    /// # Errors
+    /// Those of connect(2), such as `EAGAIN`: it took too long.
+    fn connect(self, pid: u32) -> Result<UnixStream, Errno> {
+        let (family, flags) = (AddressFamily::UNIX, SocketFlags::CLOEXEC);
+        let socket = socket_with(family, SocketType::STREAM, flags, None)?;
+        // For connect(2), too.
+        set_socket_timeout(&socket, Timeout::Send, Some(AT_THE_DOOR))?;
+        let address = SocketAddrUnix::new_abstract_name(self.name(pid).as_bytes())?;
+        rustix::io::retry_on_intr(|| rustix::net::connect(&socket, &address))?;
+        Ok(socket.into())
     }
 }
 
@@ -72,9 +100,15 @@ impl Home {
 pub fn areas(pid: u32, wanted: Wanted) -> Result<Vec<Area>, AreasError> {
     parent(pid).ok_or(AreasError::NoProcess(pid))?;
     let supervisors = ancestors(pid).map(|ancestor| (Home::Supervised, ancestor));
+    let mut busy = None;
     for (home, of) in [(Home::Local, pid)].into_iter().chain(supervisors) {
-        let connected = home.address(of).and_then(|address| UnixStream::connect_addr(&address));
-        let Ok(mut stream) = connected else { continue };
+        let mut stream = match home.connect(of) {
+            Ok(stream) => stream,
+            Err(error) => {
+                busy = busy.or((error == Errno::AGAIN).then_some(of));
+                continue;
+            }
+        };
         let Ok(peer) = socket_peercred(&stream) else { continue };
         if peer.pid.as_raw_pid().cast_unsigned() != of {
             continue;
@@ -88,7 +122,7 @@ pub fn areas(pid: u32, wanted: Wanted) -> Result<Vec<Area>, AreasError> {
             .map_err(|error| AreasError::Refused(format!("process {of} does not answer: {error}")))?
             .map_err(AreasError::Refused);
     }
-    Err(AreasError::NoHome(pid))
+    Err(busy.map_or(AreasError::NoHome(pid), AreasError::Busy))
 }
 
 fn ask(stream: &mut UnixStream, question: &Question) -> io::Result<Result<Vec<Area>, String>> {
@@ -121,7 +155,8 @@ impl Listener {
     /// # Errors
     /// `EADDRINUSE`: it is taken.
     pub fn new(home: Home) -> io::Result<Listener> {
-        UnixListener::bind_addr(&home.address(std::process::id())?).map(Listener)
+        let address = SocketAddr::from_abstract_name(home.name(std::process::id()))?;
+        UnixListener::bind_addr(&address).map(Listener)
     }
 
     /// Answers questions, one after the other, until [`Listener::end`]. `answer` knows the
@@ -160,4 +195,25 @@ fn reply(
     (&stream).take(1 << 16).read_to_end(&mut text)?;
     let Question { pid, wanted } = serde_json::from_slice(&text)?;
     stream.write_all(&serde_json::to_vec(&answer(pid, wanted))?)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// Anybody can take the name of a process, and let nobody in.
+    #[test]
+    fn who_lets_nobody_in_is_not_waited_for() {
+        let own = std::process::id();
+        let wanted = Wanted { all: true, cells: 0 };
+        assert_eq!(areas(own, wanted), Err(AreasError::NoHome(own)));
+        let (family, flags) = (AddressFamily::UNIX, SocketFlags::CLOEXEC);
+        let squatter = socket_with(family, SocketType::STREAM, flags, None).unwrap();
+        let name = Home::Local.name(own);
+        let address = SocketAddrUnix::new_abstract_name(name.as_bytes()).unwrap();
+        rustix::net::bind(&squatter, &address).unwrap();
+        rustix::net::listen(&squatter, 0).unwrap();
+        let _first = Home::Local.connect(own).unwrap();
+        assert_eq!(areas(own, wanted), Err(AreasError::Busy(own)));
+    }
 }
