@@ -9,6 +9,7 @@ use std::{
         unix::fs::{FileTypeExt, MetadataExt},
     },
     path::{Path, PathBuf},
+    time::Duration,
 };
 
 use rustix::{
@@ -112,15 +113,14 @@ fn publish(
     Ok((metadata.dev(), metadata.ino()))
 }
 
-/// A connection to the daemon at `path`.
+/// A connection to the daemon at `path`, which is waited for no longer than this.
 ///
 /// # Errors
 /// A message with the path and the remedy.
-pub(super) fn connect(path: &Path) -> Result<OwnedFd, String> {
+pub(super) fn connect(path: &Path, patience: Duration) -> Result<OwnedFd, String> {
     let address = address(path)?;
     let connected = socket().map_err(|error| error.raw_os_error()).and_then(|socket| {
-        rustix::io::retry_on_intr(|| rustix::net::connect(&socket, &address))
-            .map_err(|error| Some(error.raw_os_error()))?;
+        connect_within(&socket, &address, patience).map_err(|error| Some(error.raw_os_error()))?;
         Ok(socket)
     });
     connected.map_err(|errno| {
@@ -137,6 +137,11 @@ pub(super) fn connect(path: &Path) -> Result<OwnedFd, String> {
                 "its permissions do not let you; see `devmap serve --socket-mode`".to_owned()
             }
             Some(Errno::PROTOTYPE) => "it is a socket of something else".to_owned(),
+            Some(Errno::AGAIN) => format!(
+                "for {} s nobody there has let this run in; see whether the `devmap serve` there \
+                 is stopped, or start it again",
+                patience.as_secs_f32()
+            ),
             Some(errno) => io::Error::from(errno).to_string(),
             None => "no socket can be made".to_owned(),
         };
@@ -146,6 +151,19 @@ pub(super) fn connect(path: &Path) -> Result<OwnedFd, String> {
 
 fn is_no_socket(path: &Path) -> bool {
     fs::metadata(path).is_ok_and(|metadata| !metadata.file_type().is_socket())
+}
+
+/// # Errors
+/// Those of connect(2), such as `EAGAIN`: too many wait to be accepted.
+fn connect_within(
+    socket: &OwnedFd,
+    address: &SocketAddrUnix,
+    patience: Duration,
+) -> Result<(), Errno> {
+    // For connect(2), too.
+    sockopt::set_socket_timeout(socket, sockopt::Timeout::Send, Some(patience))?;
+    rustix::io::retry_on_intr(|| rustix::net::connect(socket, address))?;
+    sockopt::set_socket_timeout(socket, sockopt::Timeout::Send, None)
 }
 
 fn socket() -> io::Result<OwnedFd> {
@@ -166,11 +184,11 @@ fn remove_stale(path: &Path, address: &SocketAddrUnix) -> Result<(), String> {
         return Err(format!("{shown} exists and is no socket; remove it, or choose another path"));
     }
     let probe = socket().map_err(|error| format!("cannot look at {shown}: {error}"))?;
-    match rustix::net::connect(&probe, address) {
+    match connect_within(&probe, address, Duration::from_secs(1)) {
         Err(Errno::CONNREFUSED) => {
             fs::remove_file(path).map_err(|error| format!("cannot replace {shown}: {error}"))
         }
-        Ok(()) | Err(Errno::PROTOTYPE) => {
+        Ok(()) | Err(Errno::PROTOTYPE | Errno::AGAIN) => {
             Err(format!("another process serves at {shown}; stop it, or choose another path"))
         }
         Err(error) => Err(format!("cannot tell whether anybody serves at {shown}: {error}")),
@@ -183,14 +201,17 @@ mod tests {
 
     use super::*;
 
+    /// When something that must happen counts as something that never will.
+    const DEADLINE: Duration = Duration::from_secs(60);
+
     #[test]
     fn a_socket_is_taken_over_from_the_dead_alone() {
         let directory = tempfile::tempdir().unwrap();
         let path = directory.path().join("socket");
-        assert!(connect(&path).unwrap_err().contains("does not exist"));
+        assert!(connect(&path, DEADLINE).unwrap_err().contains("does not exist"));
         let first = Listener::bind(&path, 0o640).unwrap();
         assert_eq!(fs::metadata(&path).unwrap().permissions().mode() & 0o777, 0o640);
-        connect(&path).unwrap();
+        connect(&path, DEADLINE).unwrap();
         let error = Listener::bind(&path, 0o600).map(drop).unwrap_err();
         assert!(error.contains("another process serves"), "{error}");
         // As after SIGKILL: the path stays.
@@ -230,7 +251,7 @@ mod tests {
         let room = 107 - directory.path().as_os_str().len() - 1;
         let path = directory.path().join("x".repeat(room));
         let listener = Listener::bind(&path, 0o600).unwrap();
-        connect(&path).unwrap();
+        connect(&path, DEADLINE).unwrap();
         assert_eq!(fs::read_dir(directory.path()).unwrap().count(), 1);
         drop(listener);
         assert_eq!(fs::read_dir(directory.path()).unwrap().count(), 0);
@@ -246,7 +267,7 @@ mod tests {
                 let path = path.clone();
                 std::thread::spawn(move || {
                     loop {
-                        match connect(&path) {
+                        match connect(&path, DEADLINE) {
                             Err(error) if error.contains("does not exist") => {}
                             connected => return connected.map(drop),
                         }
@@ -257,6 +278,22 @@ mod tests {
             joiner.join().unwrap().unwrap();
             drop(listener);
         }
+    }
+
+    #[test]
+    fn who_lets_nobody_in_is_not_waited_for() {
+        let directory = tempfile::tempdir().unwrap();
+        let path = directory.path().join("socket");
+        let listener = socket().unwrap();
+        rustix::net::bind(&listener, &address(&path).unwrap()).unwrap();
+        rustix::net::listen(&listener, 0).unwrap();
+        let first = connect(&path, DEADLINE).unwrap();
+        let error = connect(&path, Duration::from_millis(50)).unwrap_err();
+        assert!(error.contains("for 0.05 s nobody there has let this run in"), "{error}");
+        // What is sent later may wait.
+        assert_eq!(sockopt::socket_timeout(&first, sockopt::Timeout::Send), Ok(None));
+        let error = Listener::bind(&path, 0o600).map(drop).unwrap_err();
+        assert!(error.contains("another process serves"), "{error}");
     }
 
     /// Somebody else's socket at the path is not removed.

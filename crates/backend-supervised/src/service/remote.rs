@@ -2,7 +2,13 @@
 //!
 //! What does not live here: lanes (`link`), and what the daemon does (`calls`).
 
-use std::{os::fd::OwnedFd, path::Path, sync::Arc};
+use std::{
+    io,
+    os::fd::{AsFd, OwnedFd},
+    path::Path,
+    sync::Arc,
+    time::Duration,
+};
 
 use devmap_driver::{
     Access, Direction, Errno, Fault, Fsync, Ioctl, Kind, Metadata, NewArea, NewPage, Open,
@@ -22,26 +28,43 @@ use crate::{
     tokens::Token,
 };
 
+/// How long a daemon is waited for that does not say hello.
+const PATIENCE: Duration = Duration::from_secs(10);
+
 /// Joins the daemon at `socket`: its devices, each at its path.
 ///
 /// # Errors
 /// A message with the path and the remedy.
 pub fn join(host: &Host, socket: &Path) -> Result<Vec<Node>, String> {
-    greet(host, socket, listener::connect(socket)?)
+    greet(host, socket, listener::connect(socket, PATIENCE)?, PATIENCE)
 }
 
-/// Says hello to the daemon at `socket`.
-pub(super) fn greet(host: &Host, socket: &Path, control: OwnedFd) -> Result<Vec<Node>, String> {
+/// Says hello to the daemon at `socket`, which is waited for no longer than this.
+pub(super) fn greet(
+    host: &Host,
+    socket: &Path,
+    control: OwnedFd,
+    patience: Duration,
+) -> Result<Vec<Node>, String> {
     let failed = |why: &str| format!("cannot join {}: {why}", socket.display());
     let mut buffer = vec![0; LONGEST];
     let hello = Control::Hello { version: VERSION };
     // Whoever refuses closes: then there may be nobody to say hello to, but a reason.
-    let _ = socket::send(&control, encode(&hello, &mut Vec::new()), &[]);
-    let bytes =
-        socket::receive(&control, &mut buffer).map_err(|error| failed(&error.to_string()))?;
+    let mut message = Vec::new();
+    let hello = encode(&hello, &mut message);
+    let _ = socket::send_within(control.as_fd(), hello, &[], patience);
+    let received = socket::receive_within(control.as_fd(), &mut buffer, patience);
+    let bytes = received.map_err(|error| match error.kind() {
+        io::ErrorKind::TimedOut => failed(&format!(
+            "who serves there has not said hello for {} s; see whether that is `devmap serve`, \
+             and not stopped, or start it again",
+            patience.as_secs_f32()
+        )),
+        _ => failed(&error.to_string()),
+    })?;
     let devices = match decode::<News>(bytes) {
         Some(News::Welcome { version: VERSION, devices }) => devices,
-        Some(News::Refused { why }) => return Err(failed(&why)),
+        Some(News::Refused { why }) => return Err(failed(&printable(&why))),
         _ if bytes.is_empty() => return Err(failed("it hung up")),
         _ => return Err(failed("what serves there is no devmap of this version")),
     };
@@ -57,6 +80,15 @@ pub(super) fn greet(host: &Host, socket: &Path, control: OwnedFd) -> Result<Vec<
         Node { path: info.path, name: info.name, device }
     });
     Ok(nodes.collect())
+}
+
+/// What a terminal shows as it stands: a daemon is not believed either.
+fn printable(text: &str) -> String {
+    let escaped = |c: char| match c {
+        c if c.is_control() => c.escape_default().to_string(),
+        c => c.to_string(),
+    };
+    text.chars().map(escaped).collect()
 }
 
 /// A device of the daemon's.

@@ -178,7 +178,8 @@ impl Served {
     /// A joiner that means well, with the device open.
     fn honest(&self) -> Honest {
         let host = Host::new();
-        let mut nodes = greet(&host, Path::new("/test"), self.connect(0)).expect("it joins");
+        let mut nodes =
+            greet(&host, Path::new("/test"), self.connect(0), DEADLINE).expect("it joins");
         let node = nodes.pop().expect("a device");
         let file = node.device.open(&Open { flags: READ_WRITE, pid: 1 }).expect("it opens");
         Honest { node, file, page_size: host.page_size().bytes() }

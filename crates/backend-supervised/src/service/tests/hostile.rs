@@ -6,13 +6,14 @@ use std::{
         fd::{AsFd, OwnedFd},
         unix::net::UnixStream,
     },
+    path::Path,
     time::Duration,
 };
 
 use devmap_driver::{Errno, Fsync, NewArea, OpenFlags, PageSize, Platform, Protection, Sharing};
 use rustix::net::{AddressFamily, SocketFlags, SocketType, sockopt};
 
-use super::{DEADLINE, Honest, READ_WRITE, Raw, Served, place, send, socket};
+use super::{DEADLINE, Honest, Host, READ_WRITE, Raw, Served, greet, place, send, socket};
 use crate::service::{
     daemon::Limits,
     wire::{Answer, CHUNK, Control, Copies, Method, News, Step, WireArea, decode, encode},
@@ -265,4 +266,23 @@ fn a_joiner_that_does_not_forget_pages() {
     assert_eq!(raw.fault(&lane, open, 5), Ok(4));
     raw.control(&Control::Renewed, None);
     raw.is_hung_up_on("an answer to nothing");
+}
+
+/// A daemon is no more believed: it may keep its joiner waiting, and say what it likes.
+#[test]
+fn daemons_that_do_not_let_join() {
+    let join = |patience, answer: Option<&News>| {
+        let (ours, theirs) = socket::pair().expect("a socket pair");
+        if let Some(answer) = answer {
+            socket::send(&theirs, encode(answer, &mut Vec::new()), &[]).expect("sent");
+        }
+        let joined = greet(&Host::new(), Path::new("/test"), ours, patience);
+        joined.map(|nodes| nodes.len()).expect_err("there is no daemon")
+    };
+    let error = join(Duration::from_millis(50), None);
+    let silent = "cannot join /test: who serves there has not said hello for 0.05 s; see whether";
+    assert!(error.starts_with(silent), "{error}");
+    let why = "\u{1b}[31mno\u{9b}\n\u{7f}\r".to_owned();
+    let error = join(DEADLINE, Some(&News::Refused { why }));
+    assert_eq!(error, "cannot join /test: \\u{1b}[31mno\\u{9b}\\n\\u{7f}\\r");
 }
