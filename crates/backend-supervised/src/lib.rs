@@ -159,6 +159,10 @@ fn with_remedy(error: &io::Error) -> String {
         Some(libc::EAGAIN) => {
             format!("{error}; raise the limit of a user's processes and threads (`ulimit -u`)")
         }
+        Some(libc::EMFILE) => format!("{error}; raise the limit of open files (`ulimit -n`)"),
+        Some(libc::ENFILE) => {
+            format!("{error}; raise the machine's limit of open files (`sysctl fs.file-max`)")
+        }
         _ => error.to_string(),
     }
 }

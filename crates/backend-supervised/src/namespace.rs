@@ -81,14 +81,15 @@ pub struct NamespaceError {
     pub step: String,
     /// Its errno; `None` when the other process failed or said nothing.
     pub errno: Option<i32>,
-    /// The error in words.
+    /// The error in words, with the remedy where it is a limit's.
     pub reason: String,
 }
 
 impl NamespaceError {
     fn new(step: impl Into<String>, error: impl Into<std::io::Error>) -> NamespaceError {
         let error = error.into();
-        NamespaceError { step: step.into(), errno: error.raw_os_error(), reason: error.to_string() }
+        let reason = crate::with_remedy(&error);
+        NamespaceError { step: step.into(), errno: error.raw_os_error(), reason }
     }
 
     fn other(step: impl Into<String>, reason: impl Into<String>) -> NamespaceError {

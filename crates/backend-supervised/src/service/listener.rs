@@ -53,7 +53,12 @@ impl Listener {
         rustix::fs::flock(&directory, FlockOperation::LockExclusive).map_err(|e| at(e.into()))?;
         remove_stale(path, &address)?;
         let socket = socket().map_err(at)?;
-        let identity = publish(&socket, directory.as_fd(), path, mode).map_err(at)?;
+        let identity = publish(&socket, directory.as_fd(), path, mode).map_err(|error| {
+            // The directory is open.
+            let is_gone = error.kind() == io::ErrorKind::NotFound;
+            let remedy = if is_gone { "; mount /proc, which devmap needs" } else { "" };
+            at(error) + remedy
+        })?;
         Ok(Listener { socket, path: path.to_owned(), identity })
     }
 

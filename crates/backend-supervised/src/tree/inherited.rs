@@ -87,8 +87,15 @@ pub(super) fn block_all_but_faults() -> io::Result<()> {
 
 /// The descriptors above 2 that an executed program inherits; see proc_pid_fdinfo(5).
 fn descriptors() -> io::Result<Vec<RawFd>> {
+    const LISTED: &str = "/proc/self/fdinfo";
     let mut inheritable = Vec::new();
-    for entry in std::fs::read_dir("/proc/self/fdinfo")? {
+    let entries = std::fs::read_dir(LISTED).map_err(|error| match error.kind() {
+        io::ErrorKind::NotFound => {
+            io::Error::other(format!("{LISTED}: {error}; mount /proc, which devmap needs"))
+        }
+        _ => error,
+    })?;
+    for entry in entries {
         let entry = entry?;
         let Ok(fd) = entry.file_name().to_string_lossy().parse::<RawFd>() else { continue };
         if fd <= 2 {

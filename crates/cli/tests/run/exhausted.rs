@@ -12,6 +12,7 @@ use crate::harness::{DEVMAP, Daemon, Finished, Mode, Run, in_each_mode, start};
 
 in_each_mode!(
     a_start_without_descriptors,
+    a_start_without_proc,
     opens_until_no_descriptor_is_left,
     little_address_space,
     memory_that_may_not_be_locked,
@@ -52,7 +53,7 @@ fn a_start_without_descriptors(mode: Mode) {
         is_explained(&finished, &limit);
         if finished.status.code() == Some(125) {
             refused += 1;
-            finished.complains(&["devmap: "]);
+            finished.complains(&["devmap: ", "ulimit -n"]);
         }
     }
     assert!(refused > 0);
@@ -72,6 +73,15 @@ fn memory_that_may_not_be_locked(mode: Mode) {
     let stream = ["v4l2-ctl", "--stream-mmap", "--stream-count=2", "--stream-to=/dev/null"];
     let said = limited("/dev/video0=camera:pace=client").output(&stream).well().stderr;
     assert!(!said.contains("swapped"), "{said}");
+}
+
+fn a_start_without_proc(mode: Mode) {
+    let hide = "mount -t tmpfs none /proc && exec \"$0\" \"$@\"";
+    let unshare = if geteuid().is_root() { "-m" } else { "-rm" };
+    let run = Run::new(mode, &["/dev/h=hello"]).by(&["unshare", unshare, "sh", "-c", hide]);
+    let finished = run.output(&["head", "-c", "6", "/dev/h"]);
+    assert_eq!(finished.status.code(), Some(125), "{finished:?}");
+    finished.complains(&["cannot start the supervisor: ", "mount /proc, which devmap needs"]);
 }
 
 /// Children hold all that can be opened; when they have ended, there is enough again.
