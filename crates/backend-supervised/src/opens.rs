@@ -393,9 +393,9 @@ impl Opens {
             file.forget_tokens();
             if file.is_mapped() {
                 self.closed.lock().insert(file.id, file.clone());
-                // The unmap may have been told before it stood there.
-                self.sweep_file(file.id);
             }
+            // The unmap may have been told before it stood there.
+            self.sweep_file(file.id);
         }
     }
 

@@ -47,6 +47,9 @@ const PAUSES: [u64; 6] = [0, 1, 4, 16, 64, 256];
 /// So long after it the last look comes.
 const SETTLED: Duration = Duration::from_millis(300);
 
+/// So often that something was told, all memories are looked at: a lock may go later than that.
+const ROUNDS: u32 = 64;
+
 /// The memories of which files were closed a moment ago.
 #[derive(Default)]
 pub(crate) struct Changed {
@@ -114,7 +117,7 @@ impl Reaper {
     /// Releases open files as their last maps go, for ever; for a thread of its own.
     /// After each look comes `then`.
     pub(crate) fn run(&self, opens: &Opens, then: impl Fn()) -> io::Result<()> {
-        let mut changed = Changed::default();
+        let (mut changed, mut rounds) = (Changed::default(), 0);
         loop {
             let mut fds = [PollFd::new(&self.closes, PollFlags::IN)];
             rustix::io::retry_on_intr(|| poll(&mut fds, None))?;
@@ -130,6 +133,10 @@ impl Reaper {
                 let moment = Instant::now() + Duration::from_millis(pause);
                 let Looked { began, told, waiting } = self.look(opens, &mut changed, moment)?;
                 changed.settle(began);
+                rounds = (rounds + u32::from(told)) % ROUNDS;
+                if told && rounds == 0 {
+                    opens.sweep();
+                }
                 then();
                 if !waiting {
                     pauses = [].iter();
@@ -138,6 +145,12 @@ impl Reaper {
                 }
             }
         }
+    }
+
+    /// Whether it has seen to all that was told.
+    #[cfg(test)]
+    pub(crate) fn is_idle(&self) -> bool {
+        self.looks.lock().thread.is_none() && !is_readable(self.closes.as_fd())
     }
 
     /// Whether nobody has asked for another look; then none is to be expected.

@@ -700,6 +700,38 @@ fn a_lock_on_the_memory_denies_nothing() {
     served.wait_for_opens(0);
 }
 
+/// The lock of a map may go long after inotify told of the close: of other memories some other
+/// is told.
+#[test]
+fn a_map_whose_end_nobody_tells_ends_at_last() {
+    let served = Served::new(DEADLINE);
+    let mut raw = served.raw();
+    let lane = raw.lane();
+    let open = raw.open(&lane);
+    send(&lane, Method::Mmap { open, area: served.area() });
+    let (_, files) = socket::receive_files(&lane, &mut raw.buffer).expect("a plan");
+    let token = files.into_iter().next().expect("a token");
+    assert_eq!(raw.value(&lane, Method::Release { open }), Ok(0));
+    let Daemon { reaper, host, .. } = &*served.daemon;
+    wait_for("the last look", || reaper.is_idle());
+    assert_eq!(served.open.load(Ordering::SeqCst), 1);
+    let none = libc::flock {
+        l_type: libc::F_UNLCK as libc::c_short,
+        l_whence: libc::SEEK_SET as libc::c_short,
+        l_start: 0,
+        l_len: 0,
+        l_pid: 0,
+    };
+    nix::fcntl::fcntl(&token, nix::fcntl::FcntlArg::F_OFD_SETLK(&none)).expect("unlocked");
+    let other = host.scattered(1).expect("memory");
+    reaper.watch(&other).expect("a watch");
+    wait_for("a look at all", || {
+        other.token((0, true)).expect("a token");
+        other.tokens().forget(0);
+        served.open.load(Ordering::SeqCst) == 0
+    });
+}
+
 #[test]
 fn a_daemon_that_ends_leaves_no_call_waiting() {
     let served = Served::new(DEADLINE);
