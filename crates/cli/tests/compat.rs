@@ -168,6 +168,7 @@ fn tests() -> String {
         "crates/backend-local/tests/local",
         "crates/backend-sim/tests/kernel",
         "crates/backend-supervised/tests",
+        "crates/backend-supervised/src",
         "crates/backend-supervised/src/service",
         "crates/backend-supervised/src/service/tests",
     ];
