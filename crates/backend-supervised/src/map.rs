@@ -313,6 +313,10 @@ fn carry_out(
         })?);
     }
     note(core, file, request, plan, pieces);
+    let process = core.own_filters.load(Ordering::SeqCst).then(|| {
+        let tid = call.notification.tid;
+        client::process_of(tid).unwrap_or(tid)
+    });
     let mut scratch = Vec::new();
     let mut added = Ok(());
     let held = attach::hold(call.notification.tid, || {
@@ -341,7 +345,7 @@ fn carry_out(
         let numbered: Vec<_> = pieces.iter().zip(&scratch).collect();
         inject(&mut held, core, request, plan, &numbered)
     });
-    let closed = close(&mut held, core, call.notification.tid, &scratch, &files);
+    let closed = close(&mut held, process, &scratch, &files);
     match mapped.as_ref().and_then(|address| closed.as_ref().map(|()| address)) {
         Ok(address) => held.set_result(*address),
         Err(error) => held.set_result(-i64::from(error.raw_os_error().unwrap_or(libc::EIO))),
@@ -359,11 +363,11 @@ fn carry_out(
 }
 
 /// Closes what was given to the thread. The calls are judged by the program's own seccomp
-/// filters: one that kept a descriptor open would give it pages that no plan gave.
+/// filters: one that kept a descriptor open would give it pages that no plan gave. `process`: it
+/// has such filters.
 fn close(
     held: &mut Held,
-    core: &Core,
-    tid: u32,
+    process: Option<u32>,
     scratch: &[u32],
     files: &[MapFile],
 ) -> io::Result<()> {
@@ -375,19 +379,24 @@ fn close(
         closed = closed.and(result.and_then(check).map(drop));
     }
     let is_closed = match &closed {
-        Ok(()) => !core.own_filters.load(Ordering::SeqCst),
-        // Another thread has closed it, or this one is gone.
-        Err(error) => matches!(error.raw_os_error(), Some(libc::EBADF | libc::ESRCH)),
+        Ok(()) => process.is_none(),
+        // Another thread has closed it, or this one is gone, which a filter may have done.
+        Err(error) => match error.raw_os_error() {
+            Some(libc::EBADF) => true,
+            Some(libc::ESRCH) => process.is_none(),
+            _ => false,
+        },
     };
     if !is_closed {
+        let process = process.unwrap_or(held.tid());
         for (number, file) in given {
             let stat = rustix::fs::fstat(file.fd())?;
-            if keeps(tid, number, (stat.st_dev, stat.st_ino)) {
+            if keeps(process, number, (stat.st_dev, stat.st_ino)) {
                 crate::report(format_args!(
-                    "killed thread {tid}'s process: it does not let a descriptor of a device's \
-                     memory be closed"
+                    "killed process {process}: it does not let a descriptor of a device's memory \
+                     be closed"
                 ));
-                client::kill(tid);
+                client::kill(process);
                 return Err(io::Error::from_raw_os_error(libc::EACCES));
             }
         }
@@ -395,12 +404,14 @@ fn close(
     closed
 }
 
-/// Whether a descriptor stays open on a file. For a while, another thread that maps may have
-/// been lent that number.
-fn keeps(tid: u32, number: u32, file: (u64, u64)) -> bool {
+/// Whether a descriptor of a process stays open on a file. For a while, another thread that maps
+/// may have been lent that number.
+fn keeps(process: u32, number: u32, file: (u64, u64)) -> bool {
+    // The first thread may be gone, and the others have all.
+    let holds = |tid| client::may_hold(tid, number, file) && !client::is_killed(tid);
     (0..1000).all(|round| {
         std::thread::sleep(Duration::from_millis(u64::from(round > 0)));
-        client::may_hold(tid, number, file) && !client::is_killed(tid)
+        client::threads_of(process).into_iter().any(holds)
     })
 }
 

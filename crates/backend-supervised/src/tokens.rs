@@ -109,7 +109,7 @@ impl Tokens {
 
     fn reopen(&self, read_only: bool) -> io::Result<OwnedFd> {
         let memfd = self.memfd.as_fd();
-        memfd::permitted(memfd, || memfd::reopen(memfd, read_only))
+        memfd::permitted(memfd, memfd::MODE, || memfd::reopen(memfd, read_only))
     }
 
     /// Forgets the cached tokens of an open file: from here on only maps hold them.
@@ -144,7 +144,7 @@ impl Tokens {
             let flags = rustix::fs::inotify::WatchFlags::CLOSE_WRITE
                 | rustix::fs::inotify::WatchFlags::CLOSE_NOWRITE;
             let path = format!("/proc/self/fd/{}", self.memfd.as_raw_fd());
-            let added = memfd::permitted(self.memfd.as_fd(), || {
+            let added = memfd::permitted(self.memfd.as_fd(), memfd::MODE, || {
                 Ok(rustix::fs::inotify::add_watch(inotify, path.as_str(), flags)?)
             });
             *watch = Some(added?);

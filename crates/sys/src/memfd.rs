@@ -9,6 +9,9 @@ use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
 use rustix::fs::{MemfdFlags, Mode, SealFlags, fchmod, fcntl_add_seals, ftruncate, memfd_create};
 use rustix::io::Errno;
 
+/// The mode of a memory that [`create`] makes.
+pub const MODE: u16 = 0o644;
+
 /// How often [`permitted`] tries again: whoever changes the mode in between wins some rounds.
 const ROUNDS: u32 = 100;
 
@@ -22,31 +25,27 @@ const ROUNDS: u32 = 100;
 pub fn create(name: &str, len: u64) -> io::Result<OwnedFd> {
     let memory = new(name)?;
     ftruncate(&memory, len)?;
-    fchmod(&memory, mode())?;
+    fchmod(&memory, Mode::from_raw_mode(MODE.into()))?;
     fcntl_add_seals(&memory, SealFlags::SHRINK | SealFlags::GROW | SealFlags::SEAL)?;
     Ok(memory)
 }
 
-/// The mode of a memory that [`create`] makes.
-fn mode() -> Mode {
-    Mode::RUSR | Mode::WUSR | Mode::RGRP | Mode::ROTH
-}
-
-/// Opens, with `open`, a memory that [`create`] made, though its mode may not allow it any more:
-/// a program of the same user that has a descriptor of it can change that, and others shall
-/// have the memory all the same.
+/// Opens, with `open`, a memory file that was made with this mode, though its mode may not allow
+/// it any more: a program of the same user that has a descriptor of it can change that, and others
+/// shall have the memory all the same.
 ///
 /// # Errors
 /// Those of `open`; of `EACCES` the last: the memory belongs to another user.
 pub fn permitted<T>(
     memory: BorrowedFd<'_>,
+    mode: u16,
     mut open: impl FnMut() -> io::Result<T>,
 ) -> io::Result<T> {
     let is_refused = |error: &io::Error| error.raw_os_error() == Some(libc::EACCES);
     for _ in 0..ROUNDS {
         match open() {
             Err(error) if is_refused(&error) => {
-                if fchmod(memory, mode()).is_err() {
+                if fchmod(memory, Mode::from_raw_mode(mode.into())).is_err() {
                     return Err(error);
                 }
             }
@@ -147,15 +146,15 @@ mod tests {
         let memory = create("mode", 4096).unwrap();
         // As open(2) does for who is not root.
         let open = || match Mode::from_raw_mode(rustix::fs::fstat(&memory)?.st_mode) {
-            now if now.contains(mode()) => Ok(now),
+            now if now.contains(Mode::from_raw_mode(MODE.into())) => Ok(now),
             _ => Err(io::Error::from_raw_os_error(libc::EACCES)),
         };
         let intact = open().unwrap();
         fchmod(&memory, Mode::empty()).unwrap();
-        assert_eq!(permitted(memory.as_fd(), open).unwrap(), intact);
+        assert_eq!(permitted(memory.as_fd(), MODE, open).unwrap(), intact);
         // Somebody takes it again and again.
         let mut rounds = 0;
-        let opened = permitted(memory.as_fd(), || {
+        let opened = permitted(memory.as_fd(), MODE, || {
             rounds += 1;
             if rounds < 10 {
                 fchmod(&memory, Mode::empty())?;
@@ -163,7 +162,8 @@ mod tests {
             open()
         });
         assert_eq!((opened.unwrap(), rounds), (intact, 10));
-        let other = permitted(memory.as_fd(), || Err::<(), _>(io::ErrorKind::NotFound.into()));
+        let other =
+            permitted(memory.as_fd(), MODE, || Err::<(), _>(io::ErrorKind::NotFound.into()));
         assert_eq!(other.unwrap_err().kind(), io::ErrorKind::NotFound);
     }
 

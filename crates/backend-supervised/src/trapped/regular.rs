@@ -317,8 +317,8 @@ impl Watched {
         let client = cache.reopen(flags)?;
         if state.watch.is_none() {
             let what = WatchFlags::MODIFY | WatchFlags::CLOSE_WRITE | WatchFlags::CLOSE_NOWRITE;
-            let path = cache.path().map_err(|_| Errno::ENFILE)?;
-            let watch = inotify::add_watch(&self.inotify, path, what).map_err(|error| {
+            let watch = |path: &str| inotify::add_watch(&self.inotify, path, what);
+            let watch = cache.opened(watch).map_err(|error| {
                 crate::report_once(format_args!(
                     "{}: open fails with ENOMEM: cannot watch it: {error}",
                     cache.device.path.display()

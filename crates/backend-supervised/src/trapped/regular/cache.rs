@@ -204,8 +204,15 @@ impl Cache {
     /// An open file of it for a program.
     pub(super) fn reopen(&self, flags: u32) -> Result<OwnedFd, Errno> {
         let kept = OFlags::from_bits_retain(flags) & KEPT;
-        let path = self.path().map_err(|_| Errno::ENFILE)?;
-        rustix::fs::open(path, kept | OFlags::CLOEXEC, Mode::empty()).map_err(|_| Errno::ENFILE)
+        self.opened(|path| rustix::fs::open(path, kept | OFlags::CLOEXEC, Mode::empty()))
+            .map_err(|_| Errno::ENFILE)
+    }
+
+    /// What `open` makes of its path, whatever mode a program has given the memory file by a
+    /// descriptor of it.
+    pub(super) fn opened<T>(&self, open: impl Fn(&str) -> rustix::io::Result<T>) -> io::Result<T> {
+        let (path, memory) = (self.path()?, self.memory()?);
+        memfd::permitted(memory.file.as_fd(), self.device.metadata.mode, || Ok(open(&path)?))
     }
 
     /// How often the driver has stored something.
