@@ -6,6 +6,7 @@
 #include <linux/audit.h>
 #include <linux/filter.h>
 #include <linux/seccomp.h>
+#include <pthread.h>
 #include <stddef.h>
 #include <sys/ioctl.h>
 #include <sys/prctl.h>
@@ -310,6 +311,28 @@ static int keeps_descriptors(void *action)
 	return count_foreign() ? 92 : 0;
 }
 
+static void *maps_and_dies(void *file)
+{
+	install(SYS_close, SECCOMP_RET_KILL_THREAD);
+	mmap(NULL, page, PROT_READ, MAP_SHARED, *(int *)file, 0);
+	return NULL;
+}
+
+/* The descriptor is its process's, whoever of it has died. */
+static int outlives_who_maps(void *unused)
+{
+	int file = open(path, O_RDWR);
+	pthread_t thread;
+
+	(void)unused;
+	if (file < 0 || pthread_create(&thread, NULL, maps_and_dies, &file))
+		return 91;
+	pthread_join(thread, NULL);
+	for (int i = 0; i < 300 && count_foreign(); i++)
+		usleep(100000);
+	return count_foreign() ? 92 : 93;
+}
+
 static int maps_nothing(void *unused)
 {
 	(void)unused;
@@ -326,6 +349,7 @@ static void own_filters(void)
 	check("an_own_filter", 0, in_child(maps_nothing, NULL));
 	for (size_t i = 0; i < sizeof(actions) / sizeof(*actions); i++)
 		check("own_filter_that_keeps", 1000 + SIGKILL, in_child(keeps_descriptors, &actions[i]));
+	check("own_filter_that_kills", 1000 + SIGKILL, in_child(outlives_who_maps, NULL));
 }
 
 int main(int argc, char **argv)

@@ -14,6 +14,7 @@ mod drivers;
 mod exhausted;
 mod faults;
 mod files;
+mod gaps;
 mod harness;
 mod hostile;
 mod inputs;
