@@ -113,11 +113,10 @@ pub(crate) fn mmap(
                 if plan.area_flags().contains(AreaFlags::RESERVED) {
                     keep_resident(file, &pieces);
                 }
-                let mapped = carry_out(core, call, file, &request, &plan, &pieces);
-                // Whatever came of it: the caller may have been killed, and all closed.
-                core.opens.after_map(file);
-                mapped
+                carry_out(core, call, file, &request, &plan, &pieces)
             });
+            // Whatever came of it: the caller may have been killed, and all closed.
+            core.opens.after_map(file);
             (mapped, Some(plan))
         }
         Err(errno) => (Err(errno), None),

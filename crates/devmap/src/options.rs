@@ -88,6 +88,8 @@ impl From<ModeArgument> for Mode {
 #[derive(Clone, Debug, clap::Args)]
 pub(crate) struct TraceOptions {
     /// Write a line for each observed event to FILE
+    ///
+    /// If it is a pipe, its reader has to keep up: the calls that are told of wait for it.
     #[arg(long, value_name = "FILE", value_parser = PathBufValueParser::new().try_map(trace_file))]
     trace: Option<PathBuf>,
 
