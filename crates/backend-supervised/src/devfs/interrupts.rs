@@ -10,7 +10,7 @@ use super::Devfs;
 use crate::{
     Core,
     call::{self, Waiter},
-    client,
+    client, pool,
 };
 
 /// A request that an interrupt can reach.
@@ -19,6 +19,8 @@ pub(super) struct InProgress {
     pub(super) unique: u64,
     /// The calling thread.
     tid: u32,
+    /// The thread of devmap's that serves it.
+    thread: u32,
     waiter: Arc<Waiter>,
     /// Any signal ends it, not only one that kills.
     by_any_signal: bool,
@@ -45,7 +47,8 @@ impl Devfs {
     ) -> R {
         let Header { unique, pid: tid, .. } = *header;
         let waiter = Arc::<Waiter>::default();
-        let call = InProgress { unique, tid, waiter: waiter.clone(), by_any_signal };
+        let thread = pool::own_thread();
+        let call = InProgress { unique, tid, thread, waiter: waiter.clone(), by_any_signal };
         self.in_progress.lock().push(call);
         let result = call::within(waiter, core.fuse_hook.clone(), serve);
         self.in_progress.lock().retain(|other| other.unique != unique);
@@ -58,16 +61,20 @@ impl Devfs {
             let in_progress = self.in_progress.lock();
             in_progress.iter().find(|other| other.unique == unique).cloned()
         };
-        let Some(InProgress { tid, waiter, by_any_signal, .. }) = look() else { return false };
+        let Some(call) = look() else { return false };
+        let InProgress { tid, thread, waiter, by_any_signal, .. } = call;
         if by_any_signal {
             waiter.interrupt();
         }
         // A driver that waits by itself does not hear of it. A caller that is killed is let
-        // go all the same; the driver's answer then finds nobody.
+        // go all the same; the driver's answer then finds nobody. One that hears of it ends
+        // first: else it could take what is there for others once the caller is gone.
         while look().is_some() {
             if client::is_killed(tid) {
                 waiter.interrupt();
-                let _ = self.channel.reply_error(unique, libc::EINTR);
+                if !pool::wait_until(|| look().is_none(), || pool::is_runnable(thread)) {
+                    let _ = self.channel.reply_error(unique, libc::EINTR);
+                }
                 break;
             }
             std::thread::sleep(Duration::from_millis(1));

@@ -132,7 +132,7 @@ pub(super) fn connect(path: &Path, patience: Duration) -> Result<OwnedFd, String
         let why = match errno.map(Errno::from_raw_os_error) {
             Some(Errno::NOENT) => "it does not exist; start `devmap serve` there".to_owned(),
             // What the kernel says of whatever is no socket, too.
-            Some(Errno::CONNREFUSED) if is_no_socket(path) => {
+            Some(Errno::CONNREFUSED | Errno::ACCESS) if is_no_socket(path) => {
                 "it is no socket; name the one that `devmap serve` was given".to_owned()
             }
             Some(Errno::CONNREFUSED) => {
