@@ -12,7 +12,7 @@ use super::{Mapping, Protection, Sharing};
 use crate::large::ALIGNMENT as LARGE;
 
 /// More than this is given page by page: most of it may never be used.
-const AT_ONCE: usize = 256 << 20;
+const AT_ONCE: usize = 32 << 20;
 
 impl Mapping {
     /// Maps the first `len` bytes of a memory file, shared, for reading and writing. Its pages
@@ -28,7 +28,7 @@ impl Mapping {
     /// give as much of it in large pages as it will (`MADV_COLLAPSE`, Linux 6.1), whatever
     /// `/sys/kernel/mm/transparent_hugepage/shmem_enabled` says of files that nobody asks for.
     /// A page of 2 MiB takes a tenth of the time that its pages of 4 KiB take, and long copies
-    /// into it two thirds. Where none are to be had, and for what is longer than 256 MiB, it is
+    /// into it two thirds. Where none are to be had, and for what is longer than 32 MiB, it is
     /// as [`Mapping::in_small_pages`].
     ///
     /// # Errors
