@@ -11,7 +11,10 @@ use std::{
 };
 
 use devmap_driver::{self as driver, Errno, Interrupted, PageSize, Platform};
-use devmap_sys::{mapping::Mapping, memfd};
+use devmap_sys::{
+    mapping::{MapMemory, Mapping},
+    memfd,
+};
 use parking_lot::{Condvar, Mutex};
 
 /// The platform of the local home. All are the same.
@@ -61,9 +64,6 @@ impl Platform for LocalPlatform {
         STARTED.get_or_init(Instant::now).elapsed()
     }
 }
-
-/// How a memory file is mapped here, as a whole.
-type MapMemory = fn(BorrowedFd<'_>, usize) -> io::Result<Mapping>;
 
 /// One sealed memfd of exactly its size, mapped here as a whole.
 #[derive(Debug)]

@@ -16,7 +16,6 @@ use devmap_sys::{
     arch::Registers,
     ptrace::{INJECTION_MASK, Stop, Tracee},
 };
-
 use parking_lot::Mutex;
 
 use crate::{client, pool};
@@ -121,10 +120,10 @@ pub(crate) fn hold_in_fuse(tid: u32, answer: &Arc<Answer>) -> Result<Held, NotHe
 
 /// Answers threads that are killed and cannot be held. Whether any are about to be held.
 pub(crate) fn relieve() -> bool {
-    let mut seizing = SEIZING.lock();
-    for one in seizing.iter_mut().filter(|one| one.since.elapsed() >= pool::PATIENCE) {
+    let seizing = SEIZING.lock();
+    for one in seizing.iter().filter(|one| one.since.elapsed() >= pool::PATIENCE) {
         if client::is_killed(one.tid) {
-            // The kernel says to nobody else what came of it.
+            // Who was about to send it sees what came of it.
             let _ = one.answer.send();
         }
     }

@@ -6,13 +6,16 @@
 
 use std::{
     io,
-    os::fd::{AsFd, BorrowedFd, OwnedFd},
+    os::fd::{AsFd, OwnedFd},
     sync::{Arc, OnceLock, Weak},
     time::{Duration, Instant},
 };
 
 use devmap_driver::{self as driver, Errno, Interrupted, PageSize, Platform};
-use devmap_sys::{mapping::Mapping, memfd};
+use devmap_sys::{
+    mapping::{MapMemory, Mapping},
+    memfd,
+};
 use parking_lot::Mutex;
 use rustix::fs::SealFlags;
 
@@ -138,9 +141,6 @@ impl Platform for Host {
         self.shared.started.elapsed()
     }
 }
-
-/// How a memory file is mapped here, as a whole.
-type MapMemory = fn(BorrowedFd<'_>, usize) -> io::Result<Mapping>;
 
 /// One sealed memfd of exactly its size.
 struct Region {

@@ -64,7 +64,7 @@ use std::{
 
 pub use erase::{AnyDevice, AnyFile, erase};
 pub use host::{Host, HostLock, HostMemory, HostWaitQueue};
-use parking_lot::Mutex;
+use parking_lot::{Mutex, RwLock};
 pub use run::{Mode, Node, Settings, run};
 pub use service::{Service, join, serve};
 pub use sysfs::ClassEntry;
@@ -103,7 +103,7 @@ struct Core {
     /// Some client has mapped something.
     mapped: AtomicBool,
     /// Some client has a seccomp filter of its own.
-    own_filters: AtomicBool,
+    own_filters: RwLock<bool>,
     /// When the run began, since 1970: the time of all nodes.
     started: Duration,
 }

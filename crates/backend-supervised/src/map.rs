@@ -7,7 +7,7 @@ use std::{
     collections::{BTreeMap, HashMap, hash_map::Entry},
     io,
     os::fd::{AsRawFd, OwnedFd},
-    sync::{Arc, atomic::Ordering},
+    sync::Arc,
     time::Duration,
 };
 
@@ -312,7 +312,9 @@ fn carry_out(
         })?);
     }
     note(core, file, request, plan, pieces);
-    let process = core.own_filters.load(Ordering::SeqCst).then(|| {
+    // No thread of the program installs the first filter until this map is made.
+    let own_filters = core.own_filters.read();
+    let process = own_filters.then(|| {
         let tid = call.notification.tid;
         client::process_of(tid).unwrap_or(tid)
     });

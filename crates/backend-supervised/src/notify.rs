@@ -176,7 +176,7 @@ fn serve_compat(core: &Core, call: &Call<'_>) {
 
 /// A client installs a filter: from now on what it lets devmap's calls do has to be seen to.
 fn own_filter(core: &Core, call: &Call<'_>) {
-    core.own_filters.store(true, Ordering::SeqCst);
+    *core.own_filters.write() = true;
     call.answer(Reply::Continue);
 }
 

@@ -135,7 +135,7 @@ impl Role for Supervised {
             trapped,
             mount_device: OnceLock::new(),
             mapped: AtomicBool::new(false),
-            own_filters: AtomicBool::new(false),
+            own_filters: Default::default(),
             started: SystemTime::UNIX_EPOCH.elapsed().unwrap_or_default(),
         };
         self.prepared = Some((core, prepared));

@@ -37,10 +37,10 @@ fn in_namespace(core: &Core, tid: u32, fd: u32) -> Option<&'static str> {
     if core.mount_device.get() != Some(&device) {
         return None;
     }
-    with(&fs::read_link(format!("/proc/{tid}/fd/{fd}")).ok()?)
+    system_with(&fs::read_link(format!("/proc/{tid}/fd/{fd}")).ok()?)
 }
 
 /// The file system that has a path on any machine, if it has devices, or tells of them.
-pub(crate) fn with(path: &Path) -> Option<&'static str> {
+pub(crate) fn system_with(path: &Path) -> Option<&'static str> {
     ["/dev", "/sys"].into_iter().find(|system| path.starts_with(system))
 }

@@ -175,7 +175,7 @@ impl Trapped {
     /// The file system of which a client shall take a descriptor for a part; `None`: it is that.
     pub(crate) fn system_of(&self, tid: u32, fd: u32) -> Option<&'static str> {
         if let Some(descriptor) = self.descriptors.of(tid, fd) {
-            return statfs::with(&descriptor.device.path);
+            return statfs::system_with(&descriptor.device.path);
         }
         let link = fs::read_link(format!("/proc/{tid}/fd/{fd}")).ok()?;
         (self.listings.have_made(&link) || files::is_text(&link)).then_some("/sys")
@@ -184,7 +184,7 @@ impl Trapped {
     /// The same, of a path.
     pub(crate) fn system_at(&self, tid: u32, path: &[u8]) -> Option<&'static str> {
         match self.paths.find(tid, libc::AT_FDCWD, path, true).found {
-            Found::Entry(Entry::Device(device)) => statfs::with(&device.path),
+            Found::Entry(Entry::Device(device)) => statfs::system_with(&device.path),
             Found::Entry(_) | Found::Made(_) => Some("/sys"),
             Found::Descriptor { tid, fd } => self.system_of(tid, fd),
             Found::Other | Found::Listed(_) | Found::Below => None,

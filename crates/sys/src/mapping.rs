@@ -19,6 +19,8 @@ use crate::arch;
 mod large;
 mod sweep;
 
+pub use large::MapMemory;
+
 /// What this process may do with a mapping.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Protection {

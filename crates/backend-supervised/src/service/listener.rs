@@ -224,7 +224,7 @@ mod tests {
         fs::hard_link(&path, &stale).unwrap();
         drop(first);
         assert!(!path.exists());
-        let error = connect(&stale, Duration::from_secs(10)).unwrap_err();
+        let error = connect(&stale, DEADLINE).unwrap_err();
         assert!(error.contains("nobody serves there any more"), "{error}");
         drop(Listener::bind(&stale, 0o600).unwrap());
         assert!(!stale.exists());
@@ -239,7 +239,7 @@ mod tests {
         assert!(error.contains("no socket"), "{error}");
         assert_eq!(fs::read_to_string(&path).unwrap(), "kept");
         for path in [path.as_path(), directory.path()] {
-            let error = connect(path, Duration::from_secs(10)).unwrap_err();
+            let error = connect(path, DEADLINE).unwrap_err();
             assert!(error.contains("it is no socket"), "{error}");
         }
         let long = directory.path().join("x".repeat(120));

@@ -308,6 +308,15 @@ impl Raw {
         ours
     }
 
+    /// A lane, a file opened by it, and the token that a map of it gives.
+    fn mapped(&mut self, area: WireArea) -> (OwnedFd, u64, OwnedFd) {
+        let lane = self.lane();
+        let open = self.open(&lane);
+        send(&lane, Method::Mmap { open, area });
+        let (_, files) = socket::receive_files(&lane, &mut self.buffer).expect("a plan");
+        (lane, open, files.into_iter().next().expect("a token"))
+    }
+
     /// Sends a request and receives a step.
     fn ask(&mut self, lane: &OwnedFd, method: Method<'_>) -> Option<Step<'_>> {
         send(lane, method);
@@ -679,11 +688,7 @@ fn an_interruption_crosses() {
 fn a_lock_on_the_memory_denies_nothing() {
     let served = Served::new(DEADLINE);
     let mut raw = served.raw();
-    let lane = raw.lane();
-    let open = raw.open(&lane);
-    send(&lane, Method::Mmap { open, area: served.area() });
-    let (_, files) = socket::receive_files(&lane, &mut raw.buffer).expect("a plan");
-    let token = files.into_iter().next().expect("a token");
+    let (lane, _, token) = raw.mapped(served.area());
     let all = libc::flock {
         l_type: libc::F_WRLCK as libc::c_short,
         l_whence: libc::SEEK_SET as libc::c_short,
@@ -706,11 +711,7 @@ fn a_lock_on_the_memory_denies_nothing() {
 fn a_map_whose_end_nobody_tells_ends_at_last() {
     let served = Served::new(DEADLINE);
     let mut raw = served.raw();
-    let lane = raw.lane();
-    let open = raw.open(&lane);
-    send(&lane, Method::Mmap { open, area: served.area() });
-    let (_, files) = socket::receive_files(&lane, &mut raw.buffer).expect("a plan");
-    let token = files.into_iter().next().expect("a token");
+    let (lane, open, token) = raw.mapped(served.area());
     assert_eq!(raw.value(&lane, Method::Release { open }), Ok(0));
     let Daemon { reaper, host, .. } = &*served.daemon;
     wait_for("the last look", || reaper.is_idle());

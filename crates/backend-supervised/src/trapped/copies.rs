@@ -21,21 +21,19 @@ use crate::{
 pub(super) fn serve(trapped: &Trapped, call: &Call<'_>, descriptor: &Arc<Descriptor>) -> bool {
     let [old, second, third, ..] = call.notification.args;
     let (old, second) = (old as u32, second as u32);
-    let first = u64::from(trapped.first);
+    let first = trapped.first;
     match call.notification.nr {
         nr::DUP => duplicate(trapped, call, descriptor, libc::F_DUPFD, first),
         nr::FCNTL => match second.cast_signed() {
             libc::F_SETFL => set_flags(call, third),
             command @ (libc::F_DUPFD | libc::F_DUPFD_CLOEXEC) => {
-                let lowest = u64::from(third as u32);
-                if client::descriptor_limit(call.notification.tid)
-                    .is_some_and(|most| lowest >= most)
-                {
-                    call.answer(Reply::Error(libc::EINVAL));
-                    return true;
+                let lowest = third as u32;
+                match client::descriptor_limit(call.notification.tid) {
+                    Some(most) if u64::from(lowest) >= most => {
+                        call.answer(Reply::Error(libc::EINVAL));
+                    }
+                    _ => duplicate(trapped, call, descriptor, command, lowest.max(first)),
                 }
-                let lowest = lowest.max(first);
-                duplicate(trapped, call, descriptor, command, lowest);
             }
             _ => call.answer(Reply::Error(libc::EBADF)),
         },
@@ -94,13 +92,10 @@ fn duplicate(
     call: &Call<'_>,
     descriptor: &Descriptor,
     command: i32,
-    lowest: u64,
+    lowest: u32,
 ) {
     let tid = call.notification.tid;
     let old = call.notification.args[0];
-    let Ok(lowest) = u32::try_from(lowest) else {
-        return call.answer(Reply::Error(libc::EINVAL));
-    };
     // A number that is free here must not be taken by an open in between.
     let mut last = trapped.placing.lock();
     let reply = match client::take_descriptor(tid, old as u32) {

@@ -402,8 +402,10 @@ impl Descriptors {
     /// call is answered, so it is not waited for.
     pub(super) fn hide(&self, descriptor: &Descriptor, file: &Arc<OpenFile>) {
         let Some(mut shown) = descriptor.shown.try_lock() else { return };
-        let mask = self.ask(descriptor, file, None);
-        tell_trouble(file, descriptor.fifo.hide(&mut shown, mask));
+        if *shown > 0 {
+            let mask = self.ask(descriptor, file, None);
+            self.change(file, || descriptor.fifo.hide(&mut shown, mask));
+        }
     }
 
     /// Shows what the driver says now: first, to those whom the FIFO would tell only a part.
@@ -414,19 +416,20 @@ impl Descriptors {
         let woken = descriptor.woken.is_new.swap(false, Ordering::SeqCst);
         let mask = self.ask(descriptor, file, None);
         descriptor.tell(mask, tell);
-        self.changing.fetch_add(1, Ordering::SeqCst);
-        let changed = descriptor.fifo.show(&mut shown, mask, woken);
-        self.changing.fetch_sub(1, Ordering::SeqCst);
-        tell_trouble(file, changed);
+        self.change(file, || descriptor.fifo.show(&mut shown, mask, woken));
     }
-}
 
-fn tell_trouble(file: &OpenFile, changed: io::Result<()>) {
-    if let Err(error) = changed {
-        crate::report_once(format_args!(
-            "{}: cannot show poll whether it is ready: {error}",
-            file.device.path.display()
-        ));
+    /// Changes what a FIFO shows.
+    fn change(&self, file: &OpenFile, show: impl FnOnce() -> io::Result<()>) {
+        self.changing.fetch_add(1, Ordering::SeqCst);
+        let changed = show();
+        self.changing.fetch_sub(1, Ordering::SeqCst);
+        if let Err(error) = changed {
+            crate::report_once(format_args!(
+                "{}: cannot show poll whether it is ready: {error}",
+                file.device.path.display()
+            ));
+        }
     }
 }
 

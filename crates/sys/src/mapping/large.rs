@@ -11,7 +11,12 @@ use rustix::mm::{MapFlags, ProtFlags, mmap, mmap_anonymous, munmap};
 use super::{Mapping, Protection, Sharing};
 use crate::large::ALIGNMENT as LARGE;
 
-/// More than this is given page by page: most of it may never be used.
+/// How the first bytes of a memory file are mapped, as many as this: one of
+/// [`Mapping::in_small_pages`] and [`Mapping::in_large_pages`].
+pub type MapMemory = fn(BorrowedFd<'_>, usize) -> io::Result<Mapping>;
+
+/// More than this is given page by page: to find so many large pages costs a machine more than
+/// they gain.
 const AT_ONCE: usize = 32 << 20;
 
 impl Mapping {
@@ -27,7 +32,7 @@ impl Mapping {
     /// Maps the first `len` bytes of a memory file, shared, for reading and writing, and has the kernel
     /// give as much of it in large pages as it will (`MADV_COLLAPSE`, Linux 6.1), whatever
     /// `/sys/kernel/mm/transparent_hugepage/shmem_enabled` says of files that nobody asks for.
-    /// A page of 2 MiB takes a tenth of the time that its pages of 4 KiB take, and long copies
+    /// Where it has them at hand, a page of 2 MiB takes a tenth of the time that its pages of 4 KiB take, and long copies
     /// into it two thirds. Where none are to be had, and for what is longer than 32 MiB, it is
     /// as [`Mapping::in_small_pages`].
     ///
