@@ -754,5 +754,10 @@ pub(crate) fn may_take_long(request: &Request<'_>) -> bool {
             | Operation::Readdirplus { .. }
             | Operation::Releasedir { .. }
             | Operation::Statfs
+            // These are refused.
+            | Operation::Access { .. }
+            | Operation::Getxattr { .. }
+            | Operation::Listxattr { .. }
+            | Operation::Other { .. }
     )
 }

@@ -14,7 +14,7 @@ use std::{
     sync::{
         Arc, OnceLock,
         atomic::{AtomicBool, AtomicUsize, Ordering},
-        mpsc::{Receiver, channel},
+        mpsc::{Receiver, TryRecvError, channel},
     },
     time::{Duration, Instant, SystemTime},
 };
@@ -45,6 +45,7 @@ use crate::{
     probe,
     reaper::Reaper,
     sysfs::{self, ClassEntry},
+    threads::LazyThread,
     trace::{Trace, TraceFormat},
     trapped::Trapped,
     tree::{self, Program, Role, SupervisorSide},
@@ -185,7 +186,7 @@ fn supervise_namespace(
     channel: &UnixStream,
     tree: &SupervisorSide,
 ) -> Result<(), String> {
-    listen(core);
+    let maps = Maps::listen(core);
     let Ok(fuse) = supervisor.channel() else {
         // The program's process has told why.
         tree.settled();
@@ -215,10 +216,11 @@ fn supervise_namespace(
     let _ = core.mount_device.set(device);
     let _ = core.faulted.set_directory(dev);
     let ended = serve_notifications(core, listener)?;
-    wait_for_program(core, (&requests, &order), tree);
+    maps.answer_until(&tree.program_ended);
+    settle(core, (&requests, &order));
+    finish(core);
     tree.settled();
-    // Others of its processes may live on.
-    let _ = ended.recv();
+    maps.wait_for(&ended);
     core.opens.release_all();
     Ok(())
 }
@@ -348,18 +350,17 @@ fn supervise_trapped(
     // memory of every device.
     rustix::process::set_dumpable_behavior(DumpableBehavior::NotDumpable)
         .map_err(|error| format!("cannot close the supervisor to the program: {error}"))?;
-    listen(&core);
+    let maps = Maps::listen(&core);
     let listener = handover::receive(channel)
         .map_err(|error| format!("cannot receive the seccomp listener: {error}"))?;
     if let Some(listener) = listener.and_then(|(_, mut fds)| fds.pop()) {
         loosen_limits();
         let ended = serve_notifications(&core, listener)?;
-        wait_for_end(tree);
+        maps.answer_until(&tree.program_ended);
         core.settle_trapped();
         finish(&core);
         tree.settled();
-        // Others of its processes may live on.
-        let _ = ended.recv();
+        maps.wait_for(&ended);
         core.settle_trapped();
         if let Some(trapped) = &core.trapped {
             trapped.close_all(&core);
@@ -586,36 +587,71 @@ impl Failures {
     }
 }
 
-/// Answers `devmap maps`, from before the program can do anything.
-fn listen(core: &Arc<Core>) {
-    let core = core.clone();
-    let answer = move |pid, wanted| {
-        if !ancestors(pid).any(|ancestor| ancestor == std::process::id()) {
-            return Err(format!("process {pid} has ended"));
+/// Answers `devmap maps`: the socket is there before the program can do anything, and a thread
+/// when somebody asks, or when this one has to wait for something else.
+struct Maps {
+    core: Arc<Core>,
+    listener: Option<Arc<Listener>>,
+    thread: LazyThread,
+}
+
+impl Maps {
+    fn listen(core: &Arc<Core>) -> Maps {
+        let listener = Listener::new(Home::Supervised)
+            .inspect_err(|error| {
+                let error = crate::with_remedy(error);
+                crate::report(format_args!("devmap maps will not find this run: {error}"));
+            })
+            .ok();
+        let listener = listener.map(Arc::new);
+        Maps { core: core.clone(), listener, thread: LazyThread::new() }
+    }
+
+    /// Returns when `end` is at its end.
+    fn answer_until(&self, end: &OwnedFd) {
+        let Some(listener) = &self.listener else {
+            wait_for_any(&[end.as_fd()]);
+            return;
+        };
+        while !wait_for_any(&[end.as_fd(), listener.as_fd()])[0] {
+            if self.start() {
+                wait_for_any(&[end.as_fd()]);
+                return;
+            }
+            // For lack of memory, say, which must not spin.
+            std::thread::sleep(Duration::from_millis(10));
         }
-        core.areas(pid, wanted).map_err(|error| format!("cannot look at process {pid}: {error}"))
-    };
-    let started = Listener::new(Home::Supervised).and_then(|listener| {
-        let name = "devmap-maps".to_owned();
-        std::thread::Builder::new().name(name).spawn(move || listener.serve(answer))
-    });
-    if let Err(error) = started {
-        let error = crate::with_remedy(&error);
-        crate::report(format_args!("devmap maps will not find this run: {error}"));
+    }
+
+    /// Waits for processes that the program has left behind.
+    fn wait_for(&self, ended: &Receiver<()>) {
+        if ended.try_recv() == Err(TryRecvError::Empty) {
+            self.start();
+            let _ = ended.recv();
+        }
+    }
+
+    /// Whether a thread answers.
+    fn start(&self) -> bool {
+        let Some(listener) = self.listener.clone() else { return true };
+        let core = self.core.clone();
+        let answer = move |pid, wanted| {
+            if !ancestors(pid).any(|ancestor| ancestor == std::process::id()) {
+                return Err(format!("process {pid} has ended"));
+            }
+            core.areas(pid, wanted)
+                .map_err(|error| format!("cannot look at process {pid}: {error}"))
+        };
+        self.thread.start("devmap-maps", move || listener.serve(answer))
     }
 }
 
-/// Waits for the program's end, and until all that it did is accounted for.
-fn wait_for_program(core: &Core, requests: (&Pool, &Order), tree: &SupervisorSide) {
-    wait_for_end(tree);
-    settle(core, requests);
-    finish(core);
-}
-
-fn wait_for_end(tree: &SupervisorSide) {
+/// Waits until one of these is readable or at its end, and tells which.
+fn wait_for_any<const N: usize>(of: &[BorrowedFd<'_>; N]) -> [bool; N] {
     use rustix::event::{PollFd, PollFlags, poll};
-    let mut fds = [PollFd::new(&tree.program_ended, PollFlags::IN)];
+    let mut fds = of.map(|fd| PollFd::from_borrowed_fd(fd, PollFlags::IN));
     let _ = rustix::io::retry_on_intr(|| poll(&mut fds, None));
+    fds.map(|fd| !fd.revents().is_empty())
 }
 
 /// Tells the counts, if they are wanted.

@@ -28,7 +28,7 @@ use rustix::fs::{CWD, Mode, OFlags};
 use crate::{
     camera, engine,
     faulted::{self, Touch},
-    local,
+    local, machine,
 };
 
 /// The memory that is mapped, in bytes: what the device must have.
@@ -50,6 +50,9 @@ pub struct ClientOptions {
     /// How many processes share the work, at once
     #[arg(long, default_value_t = 1, value_parser = clap::value_parser!(u64).range(1..))]
     clients: u64,
+    /// The processor to run on
+    #[arg(long)]
+    processor: Option<usize>,
     /// The control group to be in, by its directory
     #[arg(long)]
     group: Option<PathBuf>,
@@ -171,6 +174,7 @@ impl ClientOptions {
             return Ok(ExitCode::SUCCESS);
         }
         let mut out = io::stdout();
+        let processor = self.processor;
         let mut work = match self.prepare_all() {
             Ok(work) => work,
             Err(error) => {
@@ -178,6 +182,10 @@ impl ClientOptions {
                 return Ok(ExitCode::FAILURE);
             }
         };
+        // Not before: who serves it may be of its making.
+        if let Some(processor) = processor {
+            machine::pin_to(processor)?;
+        }
         writeln!(out, "ready {:x}", rustix::fs::statfs("/dev")?.f_type)?;
         for line in io::stdin().lock().lines() {
             let times = line?.parse().map_err(io::Error::other)?;
@@ -354,6 +362,7 @@ impl Other {
             .args(&line[1..])
             .arg(options.workload.name())
             .args(["--file".into(), file])
+            .args(options.processor.map(|processor| format!("--processor={processor}")))
             .stdin(Stdio::piped())
             .stdout(Stdio::piped())
             .spawn()?;

@@ -227,6 +227,13 @@ impl Figure {
         }
     }
 
+    /// Whether on both sides a client is served by another process, so that the two may run at
+    /// once.
+    pub(crate) fn is_served(self) -> bool {
+        use Figure::{CameraStream, Fault, Ioctl, Ioctl2, Ioctl8, Msync, Scan};
+        matches!(self, Ioctl | Ioctl2 | Ioctl8 | Fault | Scan | Msync | CameraStream)
+    }
+
     /// As `--only` calls it.
     pub(crate) fn name(self) -> String {
         self.to_possible_value().map_or_else(String::new, |value| value.get_name().to_owned())

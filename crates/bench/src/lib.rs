@@ -3,7 +3,7 @@
 //! A figure is measured by two processes that take turns, one under `devmap run`, one
 //! against the peer; each is this very command, as a hidden subcommand ([`client`]) that
 //! does one thing many times and says how long it took. All processes, the supervisor
-//! among them, are pinned to one processor.
+//! among them, are pinned to one processor, or with `--apart` the clients to another.
 //!
 //! What does not live here: the command line's other parts (`cli`), and any access to
 //! memory or system call that needs `unsafe` (`sys`).
@@ -39,7 +39,7 @@ pub use figures::Figure;
 /// Measures what devmap costs, each figure against its peer
 ///
 /// Rounds of both sides alternate. All processes run on one processor, the first that
-/// this command may use (as under `taskset -c 0`). Exit status 1 when a figure could not
+/// this command may use (as under `taskset -c 0`), unless `--apart` says otherwise. Exit status 1 when a figure could not
 /// be measured; missing a goal is no failure.
 #[derive(Clone, Debug, Args)]
 pub struct BenchOptions {
@@ -54,6 +54,11 @@ pub struct BenchOptions {
     /// Rounds of each figure; whole programs take a fifth of that, at least 3
     #[arg(long, default_value_t = 51, value_parser = clap::value_parser!(u32).range(1..))]
     rounds: u32,
+
+    /// Run the clients on a second processor, and whoever serves them on the first: those figures
+    /// only in which both sides have somebody who serves
+    #[arg(long)]
+    apart: bool,
 
     /// The mode of devmap
     #[arg(long, value_enum, default_value_t = Modes::Both)]
@@ -109,10 +114,17 @@ impl BenchOptions {
             Modes::Trapped => &[Mode::Trapped],
             Modes::Both => &[Mode::Namespace, Mode::Trapped],
         };
-        let cpu = machine::pin()?;
-        let machine = machine::Machine::describe(cpu)?;
-        let bench = measure::Bench::new(self.rounds)?;
         let figures = if self.only.is_empty() { Figure::value_variants() } else { &self.only };
+        let alone = self.only.iter().find(|figure| self.apart && !figure.is_served());
+        if let Some(figure) = alone {
+            let name = figure.name();
+            return Err(io::Error::other(format!(
+                "--apart: nobody serves {name:?} on both sides; leave one of the two out"
+            )));
+        }
+        let processors = machine::pin(self.apart)?;
+        let machine = machine::Machine::describe(processors)?;
+        let bench = measure::Bench::new(self.rounds, processors.clients)?;
 
         let shows_progress = io::stderr().is_terminal();
         let mut rows = Vec::new();
@@ -121,7 +133,8 @@ impl BenchOptions {
                 Some(home) => home == *mode,
                 None => modes.contains(mode),
             };
-            for figure in figures.iter().filter(is_here) {
+            let is_measured = |figure: &&Figure| !self.apart || figure.is_served();
+            for figure in figures.iter().filter(is_here).filter(is_measured) {
                 if shows_progress {
                     eprint!("\r\x1b[K{} ({})", figure.about(), mode.name());
                 }

@@ -45,6 +45,8 @@ const MOST_RECORDINGS: u32 = 5;
 pub(crate) struct Bench {
     rounds: u32,
     directory: TempDir,
+    /// Where clients run, if not where all else does.
+    processor: Option<usize>,
 }
 
 /// Rounds of whole programs, when there are `rounds` of a single call.
@@ -53,10 +55,10 @@ pub(crate) fn program_rounds(rounds: u32) -> u32 {
 }
 
 impl Bench {
-    pub(crate) fn new(rounds: u32) -> io::Result<Bench> {
+    pub(crate) fn new(rounds: u32, processor: Option<usize>) -> io::Result<Bench> {
         let directory = TempDir::with_prefix("devmap-bench-")?;
         fs::write(directory.path().join("file"), "one line\n")?;
-        Ok(Bench { rounds, directory })
+        Ok(Bench { rounds, directory, processor })
     }
 
     /// The rounds of a figure, or why there are none.
@@ -124,6 +126,17 @@ impl Bench {
         measured.map_err(|error| error.to_string())
     }
 
+    /// Arguments of a client of a file.
+    fn client_on(&self, path: &str) -> Vec<OsString> {
+        [file(path).to_vec(), self.on_processor()].concat()
+    }
+
+    /// Arguments of a client: where it runs.
+    fn on_processor(&self) -> Vec<OsString> {
+        let argument = |processor: usize| ["--processor".into(), processor.to_string().into()];
+        self.processor.map(argument).into_iter().flatten().collect()
+    }
+
     /// A device's memory against a memfd.
     fn memory(&self, mode: Mode, workload: Workload) -> io::Result<Vec<Round>> {
         self.take_turns(|| {
@@ -135,7 +148,7 @@ impl Bench {
     /// A device against a file of a bare FUSE server, each with so many clients.
     fn ioctl(&self, mode: Mode, clients: u32) -> io::Result<Vec<Round>> {
         let clients = ["--clients".into(), clients.to_string().into()];
-        let on = |path: &str| [file(path), clients.clone()].concat();
+        let on = |path: &str| [self.client_on(path), clients.to_vec()].concat();
         self.take_turns(|| {
             let devmap = Side::start(Some(mode), Workload::Ioctl, &on(EVENTS_PATH))?;
             let server = Side::start(None, Workload::ServeFuse, &[])?;
@@ -147,9 +160,9 @@ impl Bench {
     /// Faulted pages of a device against those of a file of a bare FUSE server.
     fn faulted(&self, mode: Mode, workload: Workload) -> io::Result<Vec<Round>> {
         self.take_turns(|| {
-            let devmap = Side::start(Some(mode), workload, &file(FAULTED_PATH))?;
+            let devmap = Side::start(Some(mode), workload, &self.client_on(FAULTED_PATH))?;
             let server = Side::start(None, Workload::ServeFuse, &[])?;
-            let peer = Side::start(None, workload, &file(server.greeting()))?;
+            let peer = Side::start(None, workload, &self.client_on(server.greeting()))?;
             Ok(Pair { devmap, peer, server: Some(server) })
         })
     }
@@ -249,8 +262,9 @@ impl Bench {
     /// A camera against what gives the same frames otherwise.
     fn camera(&self, mode: Mode, taken: Workload, otherwise: Workload) -> io::Result<Vec<Round>> {
         self.take_turns_of(TURN_OF_FRAMES, || {
-            let devmap = Side::start(Some(mode), taken, &file(CAMERA_PATH))?;
-            Ok(Pair { devmap, peer: Side::start(None, otherwise, &[])?, server: None })
+            let devmap = Side::start(Some(mode), taken, &self.client_on(CAMERA_PATH))?;
+            let peer = Side::start(None, otherwise, &self.on_processor())?;
+            Ok(Pair { devmap, peer, server: None })
         })
     }
 

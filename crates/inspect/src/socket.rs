@@ -4,7 +4,7 @@ use std::{
     fs,
     io::{self, Read, Write},
     os::{
-        fd::AsFd,
+        fd::{AsFd, BorrowedFd},
         linux::net::SocketAddrExt,
         unix::net::{SocketAddr, UnixListener, UnixStream},
     },
@@ -178,6 +178,13 @@ impl Listener {
     pub fn end(&self) {
         // It fails only for what is no socket.
         let _ = rustix::net::shutdown(&self.0, Shutdown::Both);
+    }
+}
+
+impl AsFd for Listener {
+    /// Readable when somebody asks.
+    fn as_fd(&self) -> BorrowedFd<'_> {
+        self.0.as_fd()
     }
 }
 

@@ -2,11 +2,17 @@
 
 use std::{fs, process::Command};
 
+use rustix::process::{Pid, Signal, kill_process};
 use serde_json::Value;
 
 use crate::harness::{DEVMAP, Finished, Mode, Run, in_each_mode, start};
 
-in_each_mode!(areas_are_those_of_the_devices, children_have_areas_too, a_file_has_its_own_name,);
+in_each_mode!(
+    areas_are_those_of_the_devices,
+    children_have_areas_too,
+    what_is_left_behind_is_told_too,
+    a_file_has_its_own_name,
+);
 
 /// Maps both areas of `demo` and 64 pages of `pattern`, and says where; then waits.
 const MAPS: &str = "
@@ -94,6 +100,37 @@ fn children_have_areas_too(mode: Mode) {
     assert_eq!(text.matches("/dev/mmap  remap").count(), 2, "{text}");
     assert_eq!(text.matches("/dev/pattern  fault").count(), 1, "{text}");
     running.finish().well();
+}
+
+/// The supervisor then waits for the end of others than the program.
+fn what_is_left_behind_is_told_too(mode: Mode) {
+    // Killed whatever becomes of the test.
+    struct Left(Pid);
+    impl Drop for Left {
+        fn drop(&mut self) {
+            let _ = kill_process(self.0, Signal::KILL);
+        }
+    }
+    let script = MAPS.replace("say(os.getpid(), ", "say(").replace(
+        "hear()",
+        "
+child = os.fork()
+if child:
+    say(child)
+    os._exit(0)
+for fd in 0, 1, 2, OUT: os.close(fd)
+os.setsid()
+signal.pause()
+",
+    );
+    let (mut running, _) = started(mode, &script);
+    let pid = running.hear();
+    running.finish().well();
+    let _left = Left(Pid::from_raw(pid.parse().expect("a number")).expect("a process"));
+    for _ in 0..2 {
+        let text = maps(&[&pid]).well().stdout;
+        assert_eq!(text.matches("/dev/mmap  remap").count(), 2, "{text}");
+    }
 }
 
 fn a_file_has_its_own_name(mode: Mode) {
