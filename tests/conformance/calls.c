@@ -160,6 +160,9 @@ static void areas(void)
 		NOTE(advices[i].name, madvise(area, (size_t)page, advices[i].advice));
 	check("bytes_after_advice", 'm', area[0]);
 	NOTE("process_madvise", syscall(SYS_process_madvise, self, &range, 1, 20, 0));
+	area[0] = 'r';
+	syscall(SYS_process_madvise, self, &range, 1, MADV_REMOVE, 0);
+	check("bytes_after_process_madvise_remove", 'r', area[0]);
 	CALL("mprotect_read", 0, mprotect(area, (size_t)page, PROT_READ));
 	check("mprotect_read_takes", SIGSEGV, stores(area));
 	CALL("mprotect_write", 0, mprotect(area, (size_t)page, RW));

@@ -84,6 +84,17 @@ static void refusals(void)
 		MAPS("scattered_17_pages", EIO, map(AREA + 1, RW, MAP_SHARED, 0));
 		MAPS("contiguous_17_pages", EIO, map(17 * page, RW, MAP_SHARED, AREA));
 		MAPS("private_17_pages", EIO, map(17 * page, RW, MAP_PRIVATE, AREA));
+		/* What the kernel looks at before the driver is asked. */
+		MAPS("before_hugetlb", EINVAL, map(17 * page, RW, MAP_SHARED | MAP_HUGETLB, AREA));
+		MAPS("before_validate", EOPNOTSUPP,
+		     map(17 * page, RW, MAP_SHARED_VALIDATE | 1 << 25, AREA));
+		MAPS("before_growsdown", EINVAL,
+		     map(17 * page, RW, MAP_PRIVATE | MAP_GROWSDOWN, AREA));
+		MAPS("before_noreplace", EEXIST,
+		     mmap((void *)((uintptr_t)&failures & -(uintptr_t)page), 17 * page, RW,
+			  MAP_SHARED | MAP_FIXED_NOREPLACE, fd, AREA));
+		MAPS("before_fixed", ENOMEM,
+		     mmap((void *)-(2 * page), page, RW, MAP_SHARED | MAP_FIXED, fd, AREA));
 	}
 	MAPS("length_0", EINVAL, map(0, RW, MAP_SHARED, 0));
 	CALL("unaligned_offset", EINVAL, syscall(SYS_mmap, 0, page, RW, MAP_SHARED, fd, 1));

@@ -87,6 +87,7 @@ static void reading(void)
 	CALL("lseek_set", ESPIPE, lseek(fd, 0, SEEK_SET));
 	CALL("lseek_cur", ESPIPE, lseek(fd, 0, SEEK_CUR));
 	CALL("lseek_end", ESPIPE, lseek(fd, 0, SEEK_END));
+	CALL("lseek_unknown", EINVAL, lseek(fd, 0, 99));
 	CALL("write", EINVAL, write(fd, "x", 1));
 	CALL("pwrite", EINVAL, pwrite(fd, "x", 1, 0));
 	CALL("writev", EINVAL, writev(fd, parts, 1));

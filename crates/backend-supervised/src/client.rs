@@ -8,7 +8,7 @@ use std::{fs, io, ops::Range, os::fd::OwnedFd, time::Duration};
 use devmap_driver::{Caller, Errno, OpenFlags};
 use devmap_sys::process;
 use rustix::{
-    fs::{AtFlags, CWD, StatxFlags},
+    fs::{AtFlags, CWD, OFlags, Statx, StatxFlags},
     process::{Pid, PidfdFlags, PidfdGetfdFlags},
 };
 
@@ -131,7 +131,11 @@ pub(crate) fn identity(tid: u32, fd: u32) -> Option<(u64, u64)> {
             }
         })?
         .ok()?;
-    Some((rustix::fs::makedev(stat.stx_dev_major, stat.stx_dev_minor), stat.stx_ino))
+    Some(identity_in(&stat))
+}
+
+fn identity_in(stat: &Statx) -> (u64, u64) {
+    (rustix::fs::makedev(stat.stx_dev_major, stat.stx_dev_minor), stat.stx_ino)
 }
 
 /// The status flags of a descriptor's open file now (`F_GETFL`), without needing
@@ -161,12 +165,31 @@ pub(crate) fn open_flags(raw: u32) -> OpenFlags {
 }
 
 /// The client's open file, as a descriptor of this process.
+///
+/// # Errors
+/// Those of `pidfd_getfd(2)`, which containers refuse; `NotFound`: before Linux 6.9, a thread with
+/// descriptors of its own, which cannot be had.
 pub(crate) fn take_descriptor(tid: u32, fd: u32) -> io::Result<OwnedFd> {
-    let pid = process_of(tid)
-        .and_then(|pid| Pid::from_raw(pid.cast_signed()))
-        .ok_or(io::ErrorKind::NotFound)?;
-    let pidfd = rustix::process::pidfd_open(pid, PidfdFlags::empty())?;
-    Ok(rustix::process::pidfd_getfd(pidfd, fd.cast_signed(), PidfdGetfdFlags::empty())?)
+    // `PIDFD_THREAD`, Linux 6.9.
+    let thread = PidfdFlags::from_bits_retain(OFlags::EXCL.bits());
+    let open = |id: u32, flags| {
+        let id = Pid::from_raw(id.cast_signed()).ok_or(rustix::io::Errno::SRCH)?;
+        rustix::process::pidfd_open(id, flags)
+    };
+    let pidfd = match open(tid, thread) {
+        // Else of its process: the descriptors of the first thread.
+        Err(rustix::io::Errno::INVAL) => {
+            open(process_of(tid).ok_or(io::ErrorKind::NotFound)?, PidfdFlags::empty())
+        }
+        opened => opened,
+    }?;
+    let taken = rustix::process::pidfd_getfd(pidfd, fd.cast_signed(), PidfdGetfdFlags::empty())?;
+    let flags = AtFlags::STATX_DONT_SYNC | AtFlags::EMPTY_PATH;
+    let stat = rustix::fs::statx(&taken, "", flags, StatxFlags::INO)?;
+    if identity(tid, fd) != Some(identity_in(&stat)) {
+        return Err(io::ErrorKind::NotFound.into());
+    }
+    Ok(taken)
 }
 
 /// The caller of a notified system call on a descriptor.
@@ -213,9 +236,7 @@ pub(crate) fn kill(tid: u32) {
 pub(crate) fn may_hold(tid: u32, fd: u32, file: (u64, u64)) -> bool {
     let path = format!("/proc/{tid}/fd/{fd}");
     match rustix::fs::statx(CWD, path, AtFlags::STATX_DONT_SYNC, StatxFlags::INO) {
-        Ok(stat) => {
-            (rustix::fs::makedev(stat.stx_dev_major, stat.stx_dev_minor), stat.stx_ino) == file
-        }
+        Ok(stat) => identity_in(&stat) == file,
         Err(error) => error != rustix::io::Errno::NOENT,
     }
 }

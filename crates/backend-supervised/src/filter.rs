@@ -34,7 +34,7 @@ pub(crate) fn namespace() -> Result<Filter, AssembleError> {
     let mut asm = Assembler::new();
     let allow = asm.label();
     let notify = asm.label();
-    let (mremap, madvise) = (asm.label(), asm.label());
+    let (mremap, madvise, process_madvise) = (asm.label(), asm.label(), asm.label());
     let (seccomp, prctl, nosys) = (asm.label(), asm.label(), asm.label());
     asm.load_arch();
     let native = asm.label();
@@ -48,6 +48,7 @@ pub(crate) fn namespace() -> Result<Filter, AssembleError> {
     asm.load_nr();
     asm.jump_if_eq(COMPAT.mremap, mremap);
     asm.jump_if_eq(COMPAT.madvise, madvise);
+    asm.jump_if_eq(nr::PROCESS_MADVISE, process_madvise);
     asm.jump_if_eq(COMPAT.remap_file_pages, notify);
     asm.jump_if_eq(COMPAT.seccomp, seccomp);
     asm.jump_if_eq(COMPAT.prctl, prctl);
@@ -68,6 +69,7 @@ pub(crate) fn namespace() -> Result<Filter, AssembleError> {
     let statx = on(&mut asm, nr::STATX);
     asm.jump_if_eq(nr::MREMAP, mremap);
     asm.jump_if_eq(nr::MADVISE, madvise);
+    asm.jump_if_eq(nr::PROCESS_MADVISE, process_madvise);
     asm.jump_if_eq(nr::REMAP_FILE_PAGES, notify);
     // Of any descriptor: what stands for devices below /sys is files and directories.
     asm.jump_if_eq(nr::FSTATFS, notify);
@@ -137,10 +139,7 @@ pub(crate) fn namespace() -> Result<Filter, AssembleError> {
     asm.jump_if_arg_greater(2, 1, notify);
     asm.jump(allow);
 
-    asm.bind(madvise);
-    asm.load_arg_low(2);
-    asm.jump_if_eq(libc::MADV_REMOVE as u32, notify);
-    asm.jump(allow);
+    removal(&mut asm, (madvise, process_madvise), notify, allow);
 
     filters(&mut asm, (seccomp, prctl), notify, allow);
 
@@ -151,6 +150,21 @@ pub(crate) fn namespace() -> Result<Filter, AssembleError> {
     asm.bind(allow);
     asm.ret(Action::Allow);
     asm.finish()
+}
+
+/// `MADV_REMOVE`, which makes holes in a file.
+pub(crate) fn removal(
+    asm: &mut Assembler,
+    (madvise, process_madvise): (Label, Label),
+    notify: Label,
+    allow: Label,
+) {
+    for (call, advice) in [(madvise, 2), (process_madvise, 3)] {
+        asm.bind(call);
+        asm.load_arg_low(advice);
+        asm.jump_if_eq(libc::MADV_REMOVE as u32, notify);
+        asm.jump(allow);
+    }
 }
 
 /// A client's filters of its own, which will judge the calls that devmap injects.

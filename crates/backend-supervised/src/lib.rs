@@ -37,6 +37,7 @@ mod nodes;
 mod notify;
 mod opens;
 mod order;
+mod own_filters;
 mod places;
 mod pool;
 pub mod probe;
@@ -64,7 +65,7 @@ use std::{
 
 pub use erase::{AnyDevice, AnyFile, erase};
 pub use host::{Host, HostLock, HostMemory, HostWaitQueue};
-use parking_lot::{Mutex, RwLock};
+use parking_lot::Mutex;
 pub use run::{Mode, Node, Settings, run};
 pub use service::{Service, join, serve};
 pub use sysfs::ClassEntry;
@@ -75,6 +76,7 @@ use crate::{
     devfs::Devfs,
     notify::Watcher,
     opens::{DeviceEntry, Opens},
+    own_filters::OwnFilters,
     reaper::Reaper,
     threads::LazyThread,
     trace::{Event, Trace},
@@ -102,8 +104,7 @@ struct Core {
     mount_device: OnceLock<u64>,
     /// Some client has mapped something.
     mapped: AtomicBool,
-    /// Some client has a seccomp filter of its own.
-    own_filters: RwLock<bool>,
+    own_filters: OwnFilters,
     /// When the run began, since 1970: the time of all nodes.
     started: Duration,
 }

@@ -29,6 +29,7 @@ use crate::{
     host::HostMemory,
     notify::{self, Call},
     opens::OpenFile,
+    own_filters::OwnFilters,
     reaper::Reaper,
     tokens::Token,
 };
@@ -101,7 +102,8 @@ pub(crate) fn mmap(
         offset: args[5],
     };
     // In the driver, by its mmap and fault methods, the call may wait.
-    let planned = area_of(core, file, &request).and_then(|area| {
+    let tid = call.notification.tid;
+    let planned = area_of(core, tid, file, &request).and_then(|area| {
         notify::interruptible(core, call, || {
             let plan = plan_of(file, &area)?;
             Ok((pieces(core, file, &area, &plan), plan))
@@ -170,23 +172,55 @@ pub(crate) fn describe_plan(plan: &Plan<HostMemory>) -> String {
     }
 }
 
-/// The checks of `sys_mmap`, `do_mmap` and `file_mmap_ok`, in their order, up to the
-/// driver's method.
-fn area_of(core: &Core, file: &OpenFile, request: &Request) -> Result<NewArea, Errno> {
+/// `LEGACY_MAP_MASK`: the flags that `MAP_SHARED_VALIDATE` knows, but for `MAP_SYNC`.
+const KNOWN_FLAGS: i32 = libc::MAP_SHARED
+    | libc::MAP_PRIVATE
+    | libc::MAP_FIXED
+    | libc::MAP_ANONYMOUS
+    | libc::MAP_DENYWRITE
+    | libc::MAP_EXECUTABLE
+    | libc::MAP_GROWSDOWN
+    | libc::MAP_LOCKED
+    | libc::MAP_NORESERVE
+    | libc::MAP_POPULATE
+    | libc::MAP_NONBLOCK
+    | libc::MAP_STACK
+    | libc::MAP_HUGETLB
+    | MAP_LOW;
+
+/// `MAP_32BIT`, and `MAP_ABOVE4G`, which libc lacks.
+#[cfg(target_arch = "x86_64")]
+const MAP_LOW: i32 = libc::MAP_32BIT | 0x80;
+#[cfg(not(target_arch = "x86_64"))]
+const MAP_LOW: i32 = 0;
+
+/// The checks of `ksys_mmap_pgoff` and `do_mmap`, in their order, up to the driver's method.
+/// What depends on the program's limits the kernel looks at when the map is made.
+fn area_of(core: &Core, tid: u32, file: &OpenFile, request: &Request) -> Result<NewArea, Errno> {
     let page = core.host.page_size();
-    if !page.is_aligned(request.offset) || request.len == 0 {
+    let is = |flag| request.flags & flag != 0;
+    if !page.is_aligned(request.offset) || is(libc::MAP_HUGETLB) || request.len == 0 {
         return Err(Errno::EINVAL);
     }
     let pages = page.pages_for(request.len);
-    if page.offset_of(pages).is_none_or(|len| len > ADDRESS_SPACE) {
-        return Err(Errno::ENOMEM);
-    }
+    let len = page.offset_of(pages).filter(|len| *len <= ADDRESS_SPACE).ok_or(Errno::ENOMEM)?;
     let first_page = page.page_of(request.offset);
-    let fixed = request.flags & (libc::MAP_FIXED | libc::MAP_FIXED_NOREPLACE) != 0;
-    if fixed && !page.is_aligned(request.addr) {
-        return Err(Errno::EINVAL);
+    if is(libc::MAP_FIXED | libc::MAP_FIXED_NOREPLACE) {
+        if request.addr > ADDRESS_SPACE - len {
+            return Err(Errno::ENOMEM);
+        }
+        if !page.is_aligned(request.addr) {
+            return Err(Errno::EINVAL);
+        }
+    }
+    if is(libc::MAP_FIXED_NOREPLACE) {
+        let range = request.addr..request.addr + len;
+        if client::maps_in(tid, range).is_ok_and(|mapped| !mapped.is_empty()) {
+            return Err(Errno::EEXIST);
+        }
     }
     let sharing = match request.flags & libc::MAP_TYPE {
+        libc::MAP_SHARED_VALIDATE if is(!KNOWN_FLAGS) => return Err(Errno::EOPNOTSUPP),
         libc::MAP_SHARED | libc::MAP_SHARED_VALIDATE => Sharing::Shared,
         libc::MAP_PRIVATE => Sharing::Private,
         _ => return Err(Errno::EINVAL),
@@ -197,6 +231,9 @@ fn area_of(core: &Core, file: &OpenFile, request: &Request) -> Result<NewArea, E
     }
     if !file.flags.read {
         return Err(Errno::EACCES);
+    }
+    if is(libc::MAP_GROWSDOWN) {
+        return Err(Errno::EINVAL);
     }
     let protection = Protection {
         read: has(libc::PROT_READ),
@@ -312,12 +349,9 @@ fn carry_out(
         })?);
     }
     note(core, file, request, plan, pieces);
-    // No thread of the program installs the first filter until this map is made.
-    let own_filters = core.own_filters.read();
-    let process = own_filters.then(|| {
-        let tid = call.notification.tid;
-        client::process_of(tid).unwrap_or(tid)
-    });
+    // A filter may end the thread, and nobody could tell then of which process it was.
+    let process =
+        core.own_filters.any().then(|| client::process_of(call.notification.tid)).flatten();
     let mut scratch = Vec::new();
     let mut added = Ok(());
     let held = attach::hold(call.notification.tid, || {
@@ -344,9 +378,9 @@ fn carry_out(
     };
     let mapped = added.and_then(|()| {
         let numbered: Vec<_> = pieces.iter().zip(&scratch).collect();
-        inject(&mut held, core, request, plan, &numbered)
+        inject(&mut held, core, file, request, plan, &numbered)
     });
-    let closed = close(&mut held, process, &scratch, &files);
+    let closed = close(&mut held, &core.own_filters, process, &scratch, &files);
     match mapped.as_ref().and_then(|address| closed.as_ref().map(|()| address)) {
         Ok(address) => held.set_result(*address),
         Err(error) => held.set_result(-i64::from(error.raw_os_error().unwrap_or(libc::EIO))),
@@ -364,10 +398,11 @@ fn carry_out(
 }
 
 /// Closes what was given to the thread. The calls are judged by the program's own seccomp
-/// filters: one that kept a descriptor open would give it pages that no plan gave. `process`: it
-/// has such filters.
+/// filters: one that kept a descriptor open would give it pages that no plan gave. `process`: that
+/// of the thread, if it is known.
 fn close(
     held: &mut Held,
+    own_filters: &OwnFilters,
     process: Option<u32>,
     scratch: &[u32],
     files: &[MapFile],
@@ -379,27 +414,35 @@ fn close(
         let result = held.inject(nr::CLOSE, [u64::from(*number), 0, 0, 0, 0, 0]);
         closed = closed.and(result.and_then(check).map(drop));
     }
+    // Not before: another thread may have installed some for all of its process.
+    let are_judged = own_filters.any();
     let is_closed = match &closed {
-        Ok(()) => process.is_none(),
+        Ok(()) => !are_judged,
         // Another thread has closed it, or this one is gone, which a filter may have done.
         Err(error) => match error.raw_os_error() {
             Some(libc::EBADF) => true,
-            Some(libc::ESRCH) => process.is_none(),
+            Some(libc::ESRCH) => !are_judged,
             _ => false,
         },
     };
-    if !is_closed {
-        let process = process.unwrap_or(held.tid());
-        for (number, file) in given {
-            let stat = rustix::fs::fstat(file.fd())?;
-            if keeps(process, number, (stat.st_dev, stat.st_ino)) {
-                crate::report(format_args!(
-                    "killed process {process}: it does not let a descriptor of a device's memory \
-                     be closed"
-                ));
-                client::kill(process);
-                return Err(io::Error::from_raw_os_error(libc::EACCES));
-            }
+    if is_closed {
+        return closed;
+    }
+    let processes = match process.or_else(|| client::process_of(held.tid())) {
+        Some(process) => vec![process],
+        None => own_filters.installers(),
+    };
+    for (number, file) in given {
+        let stat = rustix::fs::fstat(file.fd())?;
+        let keeper =
+            processes.iter().find(|process| keeps(**process, number, (stat.st_dev, stat.st_ino)));
+        if let Some(process) = keeper {
+            crate::report(format_args!(
+                "killed process {process}: it does not let a descriptor of a device's memory be \
+                 closed"
+            ));
+            client::kill(*process);
+            return Err(io::Error::from_raw_os_error(libc::EACCES));
         }
     }
     closed
@@ -505,6 +548,7 @@ pub(crate) fn token_of(
 fn inject(
     held: &mut Held,
     core: &Core,
+    file: &OpenFile,
     request: &Request,
     plan: &Plan<HostMemory>,
     pieces: &[(&Piece, &u32)],
@@ -536,7 +580,15 @@ fn inject(
     };
     if plan.area_flags().is_dump_excluded() {
         let advice = libc::MADV_DONTDUMP as u64;
-        check(held.inject(nr::MADVISE, [address.cast_unsigned(), whole, advice, 0, 0, 0])?)?;
+        let args = [address.cast_unsigned(), whole, advice, 0, 0, 0];
+        // The map is there all the same.
+        if let Err(error) = check(held.inject(nr::MADVISE, args)?) {
+            crate::report_once(format_args!(
+                "{}: what a program maps of it will be in the program's core dumps, for \
+                 madvise(MADV_DONTDUMP) is refused: {error}; its seccomp filter may do that",
+                file.device.path.display()
+            ));
+        }
     }
     Ok(address)
 }

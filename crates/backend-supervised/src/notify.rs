@@ -151,6 +151,7 @@ fn serve_call(core: &Arc<Core>, call: &Call<'_>) {
         nr::MREMAP => refuse_on_memory(core, call, 1, Errno::EFAULT),
         // MADV_REMOVE: only regular files have holes (vfs_fallocate).
         nr::MADVISE => refuse_on_memory(core, call, args[1], Errno::ENODEV),
+        nr::PROCESS_MADVISE => refuse_removal(core, call),
         nr::REMAP_FILE_PAGES => refuse_on_memory(core, call, 1, Errno::EINVAL),
         nr::SECCOMP | nr::PRCTL => own_filter(core, call),
         nr::STATFS | nr::FSTATFS => statfs::serve(core, call),
@@ -166,6 +167,7 @@ fn serve_compat(core: &Core, call: &Call<'_>) {
         number if number == COMPAT.madvise => {
             refuse_on_memory(core, call, args[1], Errno::ENODEV);
         }
+        nr::PROCESS_MADVISE => refuse_removal(core, call),
         number if number == COMPAT.remap_file_pages => {
             refuse_on_memory(core, call, 1, Errno::EINVAL);
         }
@@ -176,7 +178,7 @@ fn serve_compat(core: &Core, call: &Call<'_>) {
 
 /// A client installs a filter: from now on what it lets devmap's calls do has to be seen to.
 fn own_filter(core: &Core, call: &Call<'_>) {
-    *core.own_filters.write() = true;
+    core.own_filters.come(call.notification.tid);
     call.answer(Reply::Continue);
 }
 
@@ -357,7 +359,13 @@ fn lseek(core: &Arc<Core>, call: &Call<'_>, file: &Arc<OpenFile>) {
     });
 }
 
+/// What `ksys_lseek` looks at before the file: `SEEK_MAX`.
+pub(crate) fn check_whence(whence: i32) -> Result<(), Errno> {
+    if (0..=libc::SEEK_HOLE).contains(&whence) { Ok(()) } else { Err(Errno::EINVAL) }
+}
+
 fn seek(tid: u32, fd: u32, file: &OpenFile, offset: i64, whence: i32) -> Result<u64, Errno> {
+    check_whence(whence)?;
     if file.device.metadata.stream {
         return Err(Errno::ESPIPE);
     }
@@ -399,6 +407,12 @@ fn refuse_on_memory(core: &Core, call: &Call<'_>, len: u64, errno: Errno) {
         // A program that does not let itself be looked at (PR_SET_DUMPABLE).
         Err(_) => Reply::Error(libc::ENOMEM),
     });
+}
+
+/// `process_madvise` with `MADV_REMOVE`, which names ranges in memory that may change meanwhile:
+/// as before Linux 6.13, which knew no such advice there.
+fn refuse_removal(core: &Core, call: &Call<'_>) {
+    call.answer(if core.has_mapped() { Reply::Error(libc::EINVAL) } else { Reply::Continue });
 }
 
 /// Watches over notified calls whose driver waits: the kernel tells nobody that their

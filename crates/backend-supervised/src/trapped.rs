@@ -396,6 +396,7 @@ pub(crate) fn serve(core: &Arc<Core>, trapped: &Trapped, call: &Call<'_>) -> boo
         | nr::IOCTL
         | nr::MREMAP
         | nr::MADVISE
+        | nr::PROCESS_MADVISE
         | nr::REMAP_FILE_PAGES
         | nr::SECCOMP
         | nr::PRCTL
@@ -491,6 +492,7 @@ fn lseek(core: &Core, call: &Call<'_>, descriptor: &Descriptor) {
 }
 
 fn seek(descriptor: &Descriptor, file: &OpenFile, offset: i64, whence: i32) -> Result<u64, Errno> {
+    notify::check_whence(whence)?;
     if file.device.metadata.stream {
         return Err(Errno::ESPIPE);
     }

@@ -75,6 +75,8 @@ macro_rules! common_numbers {
         pub const MREMAP: u32 = libc::SYS_mremap as u32;
         pub const MPROTECT: u32 = libc::SYS_mprotect as u32;
         pub const MADVISE: u32 = libc::SYS_madvise as u32;
+        /// Linux 5.10; of 32-bit programs too.
+        pub const PROCESS_MADVISE: u32 = libc::SYS_process_madvise as u32;
         pub const MSYNC: u32 = libc::SYS_msync as u32;
         pub const MLOCK: u32 = libc::SYS_mlock as u32;
         pub const REMAP_FILE_PAGES: u32 = libc::SYS_remap_file_pages as u32;

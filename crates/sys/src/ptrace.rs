@@ -13,10 +13,14 @@ use std::ptr;
 use crate::arch::{Registers, SYSCALL_INSTRUCTION_LEN};
 use crate::check;
 
-/// The mask under which [`Tracee::inject`] is used: every signal but SIGTRAP.
-/// A step ends with a forced SIGTRAP, and the kernel resets the program's
-/// SIGTRAP handler when that comes while blocked (`force_sig_info_to_task`).
-pub const INJECTION_MASK: u64 = !(1 << (libc::SIGTRAP - 1));
+/// The mask under which [`Tracee::inject`] is used: every signal but SIGTRAP and SIGSYS.
+/// A step ends with a forced SIGTRAP, and a seccomp filter may answer a call with a forced
+/// SIGSYS; the kernel resets the program's handler when such a signal comes while blocked
+/// (`force_sig_info_to_task`).
+pub const INJECTION_MASK: u64 = !(1 << (libc::SIGTRAP - 1) | 1 << (libc::SIGSYS - 1));
+
+/// `SYS_SECCOMP`, which libc lacks: a SIGSYS is a seccomp filter's.
+const SYS_SECCOMP: i32 = 1;
 
 /// `PTRACE_EVENT_STOP`, which libc lacks.
 const EVENT_STOP: i32 = 128;
@@ -63,8 +67,9 @@ enum State {
 pub struct Tracee {
     tid: i32,
     state: Cell<State>,
-    /// A SIGTRAP of the program's own, met while stepping; sent again at detach.
-    deferred_trap: Cell<bool>,
+    /// Signals of the program's own that were met while stepping, bit n-1 for signal n; sent
+    /// again at detach.
+    deferred: Cell<u64>,
     of_this_thread: PhantomData<*const ()>,
 }
 
@@ -82,7 +87,7 @@ impl Tracee {
         Ok(Self {
             tid,
             state: Cell::new(State::Running),
-            deferred_trap: Cell::new(false),
+            deferred: Cell::new(0),
             of_this_thread: PhantomData,
         })
     }
@@ -139,12 +144,7 @@ impl Tracee {
     /// Whether the SIGTRAP that stopped the thread is the end of a step and not
     /// one that somebody sent or a breakpoint raised.
     fn is_step(&self) -> bool {
-        // SAFETY: siginfo_t is integers and pointers, for which zero is a value.
-        let mut info: libc::siginfo_t = unsafe { std::mem::zeroed() };
-        let at = ptr::from_mut(&mut info) as usize;
-        if request(libc::PTRACE_GETSIGINFO, self.tid, 0, at).is_err() {
-            return false;
-        }
+        let Some(info) = self.signal() else { return false };
         match info.si_code {
             // A step over a system call ends with TRAP_BRKPT on x86-64, and as if
             // by kill(2) from process 0 elsewhere (`user_single_step_report`).
@@ -153,6 +153,19 @@ impl Tracee {
             libc::TRAP_TRACE | libc::TRAP_BRKPT => true,
             _ => false,
         }
+    }
+
+    /// The signal that the thread is on its way to.
+    fn signal(&self) -> Option<libc::siginfo_t> {
+        // SAFETY: siginfo_t is integers and pointers, for which zero is a value.
+        let mut info: libc::siginfo_t = unsafe { std::mem::zeroed() };
+        let at = ptr::from_mut(&mut info) as usize;
+        request(libc::PTRACE_GETSIGINFO, self.tid, 0, at).is_ok().then_some(info)
+    }
+
+    /// Keeps a signal for the detach.
+    fn defer(&self, signal: i32) {
+        self.deferred.set(self.deferred.get() | 1 << (signal - 1));
     }
 
     /// Lets the stopped thread run, delivering `signal` (0: none).
@@ -229,8 +242,9 @@ impl Tracee {
     /// `saved` was read: the instruction before its instruction pointer is used
     /// again. The other registers come from `saved`, and remain changed: set
     /// them back after the last call. Block signals before by
-    /// [`INJECTION_MASK`]. The thread's own seccomp filters judge the call.
-    /// A call that wants to be restarted returns -512 to -516 (`ERESTART*`).
+    /// [`INJECTION_MASK`]. The thread's own seccomp filters judge the call; the program's handler
+    /// for what they trap (`SECCOMP_RET_TRAP`) is not asked: the result is that of a call that
+    /// does not exist, `ENOSYS`. A call that wants to be restarted returns -512 to -516 (`ERESTART*`).
     ///
     /// # Errors
     /// `ESRCH` when the thread has been killed. `EINTR` when a signal that the
@@ -244,6 +258,7 @@ impl Tracee {
         registers.set_instruction_pointer(before);
         self.set_registers(&registers)?;
         let mut signal = 0;
+        let mut is_trapped = false;
         loop {
             self.proceed(libc::PTRACE_SINGLESTEP, signal)?;
             signal = 0;
@@ -255,7 +270,10 @@ impl Tracee {
                     let at = registers.instruction_pointer();
                     if at == before || stop != Stop::Step {
                         // Not to be lost, and not to run a handler now.
-                        self.deferred_trap.set(true);
+                        self.defer(libc::SIGTRAP);
+                    }
+                    if at == after && is_trapped {
+                        return Ok(-i64::from(libc::ENOSYS));
                     }
                     if at == after {
                         return Ok(registers.result());
@@ -265,6 +283,13 @@ impl Tracee {
                         return Err(io::Error::from_raw_os_error(libc::EILSEQ));
                     }
                 }
+                // The end of the step follows.
+                Stop::Signal(libc::SIGSYS)
+                    if self.signal().is_some_and(|info| info.si_code == SYS_SECCOMP) =>
+                {
+                    is_trapped = true;
+                }
+                Stop::Signal(libc::SIGSYS) => self.defer(libc::SIGSYS),
                 // SIGSTOP cannot be blocked. Delivered, it stops the other threads;
                 // this one reports a group stop and goes on until the detach.
                 Stop::Signal(stop @ libc::SIGSTOP) => signal = stop,
@@ -290,9 +315,11 @@ impl Tracee {
         let State::Stopped(signal) = self.state.replace(State::Ended) else {
             return Err(io::Error::from_raw_os_error(libc::ESRCH));
         };
-        if self.deferred_trap.get() {
-            // SAFETY: sends a signal; fails only when the thread has been killed.
-            unsafe { libc::syscall(libc::SYS_tkill, self.tid, libc::SIGTRAP) };
+        for signal in [libc::SIGTRAP, libc::SIGSYS] {
+            if self.deferred.get() & 1 << (signal - 1) != 0 {
+                // SAFETY: sends a signal; fails only when the thread has been killed.
+                unsafe { libc::syscall(libc::SYS_tkill, self.tid, signal) };
+            }
         }
         let result = request(libc::PTRACE_DETACH, self.tid, 0, signal as usize);
         if result.is_err() {

@@ -13,7 +13,7 @@ use devmap_sys::{
 };
 
 use super::changes;
-use crate::filter::{LAST_STANDARD, NEGATIVE, TERMINAL, filters};
+use crate::filter::{LAST_STANDARD, NEGATIVE, TERMINAL, filters, removal};
 
 /// Stands in the fifth argument of a `fcntl` that devmap makes in the client, and in the upper half
 /// of an `int` of calls that wait: they must not be notified. The kernel looks at neither.
@@ -124,6 +124,7 @@ pub(super) fn filter(
     let fcntl = at(&mut asm, nr::FCNTL);
     let mremap = at(&mut asm, nr::MREMAP);
     let madvise = at(&mut asm, nr::MADVISE);
+    let process_madvise = at(&mut asm, nr::PROCESS_MADVISE);
     let on_two = ON_TWO.map(|(nr, second)| (at(&mut asm, nr), second));
     let select = asm.label();
     for nr in iter::once(nr::PSELECT6).chain(nr::SELECT) {
@@ -221,10 +222,7 @@ pub(super) fn filter(
     asm.jump_if_arg_greater(2, 1, notify);
     asm.jump(allow);
 
-    asm.bind(madvise);
-    asm.load_arg_low(2);
-    asm.jump_if_eq(libc::MADV_REMOVE as u32, notify);
-    asm.jump(allow);
+    removal(&mut asm, (madvise, process_madvise), notify, allow);
 
     asm.bind(ppoll);
     asm.load_arg_high(1);

@@ -300,9 +300,14 @@ impl Running {
     /// Waits for its end, and for the supervisor's, who may have much to close.
     #[track_caller]
     pub fn finish_whole(self) -> Finished {
-        let supervisor = self.supervisor();
+        // It may all be over already.
+        let front = self.front();
+        let supervisor = wait_for("the supervisor", || {
+            let supervisor = children(front).first().copied();
+            (supervisor.is_some() || is_gone(front)).then_some(supervisor)
+        });
         self.finish_after(|| {
-            wait_for("the supervisor's end", || is_gone(supervisor).then_some(()));
+            wait_for("the supervisor's end", || supervisor.is_none_or(is_gone).then_some(()));
         })
     }
 

@@ -7,6 +7,7 @@ in_each_mode!(
     arguments_that_change,
     arguments_that_make_no_sense,
     descriptors_on_their_way,
+    filters_that_refuse,
     kills_at_any_moment,
     pages_beside_the_given_one,
     ten_thousand_opens,
@@ -69,6 +70,10 @@ fn ten_thousand_opens(mode: Mode) {
 
 fn arguments_that_change(mode: Mode) {
     beside(mode, "changing", &["/dev/page", "/dev/events", "2000"]);
+}
+
+fn filters_that_refuse(mode: Mode) {
+    beside(mode, "filters", &["/dev/good"]);
 }
 
 fn arguments_that_make_no_sense(mode: Mode) {
