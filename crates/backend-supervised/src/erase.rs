@@ -7,6 +7,8 @@ use devmap_driver::{
     PollTable, SeekFrom, Store, Supply, Transfer,
 };
 
+use parking_lot::RwLock;
+
 use crate::{
     host::{Host, HostMemory, HostWaitQueue},
     sysfs::ClassEntry,
@@ -33,6 +35,9 @@ pub trait AnyDevice: Send + Sync {
     fn mmap(&self, file: &AnyFile, area: &NewArea) -> Result<Plan<HostMemory>, Errno>;
     /// The run has forked: from here on there may be threads.
     fn started(&self) {}
+    /// The run ends, and nobody has it open: drops the device, unless a method of it does not
+    /// return.
+    fn end(&self) {}
     /// Whether other runs change its pages too: then `renew` is called when the kernel shall
     /// forget those that this run has. It may wait.
     fn is_shared(&self) -> bool {
@@ -108,33 +113,41 @@ pub trait AnyDevice: Send + Sync {
 
 /// Forgets the type of a device's per-open state.
 pub fn erase<D: Device<Host>>(device: D) -> Box<dyn AnyDevice> {
-    Box::new(Erased(device))
+    Box::new(Erased(RwLock::new(Some(device))))
 }
 
-struct Erased<D>(D);
+/// `None` when it has ended.
+struct Erased<D>(RwLock<Option<D>>);
 
 impl<D: Device<Host>> Erased<D> {
     /// `open` below is the only maker of the files that come back here.
     fn file(file: &AnyFile) -> &D::File {
         file.downcast_ref().expect("a file comes back to the device that opened it")
     }
+
+    /// Asks the device, unless it has ended.
+    fn ask<T>(&self, ask: impl FnOnce(&D) -> Result<T, Errno>) -> Result<T, Errno> {
+        self.0.read().as_ref().map_or(Err(Errno::ENODEV), ask)
+    }
 }
 
 impl<D: Device<Host>> AnyDevice for Erased<D> {
     fn open(&self, open: &Open) -> Result<AnyFile, Errno> {
-        Ok(Box::new(self.0.open(open)?))
+        self.ask(|device| Ok(Box::new(device.open(open)?) as AnyFile))
     }
 
     fn metadata(&self) -> Metadata {
-        self.0.metadata()
+        self.0.read().as_ref().map_or(Metadata::CHARACTER, Device::metadata)
     }
 
     fn class(&self) -> Option<ClassEntry> {
-        let class = self.0.class()?;
+        let device = self.0.read();
+        let device = device.as_ref()?;
+        let class = device.class()?;
         let show = |name: &&str| {
             let mut text = String::new();
             // A string takes all that it is given.
-            let _ = self.0.show(name, &mut text);
+            let _ = device.show(name, &mut text);
             ((*name).to_owned(), text)
         };
         let attributes = class.attributes.iter().map(show).collect();
@@ -143,7 +156,7 @@ impl<D: Device<Host>> AnyDevice for Erased<D> {
     }
 
     fn mmap(&self, file: &AnyFile, area: &NewArea) -> Result<Plan<HostMemory>, Errno> {
-        self.0.mmap(Self::file(file), area)
+        self.ask(|device| device.mmap(Self::file(file), area))
     }
 
     fn fault(
@@ -152,46 +165,53 @@ impl<D: Device<Host>> AnyDevice for Erased<D> {
         fault: &Fault,
         page: &mut dyn NewPage,
     ) -> Result<Supply<HostMemory>, Errno> {
-        self.0.fault(Self::file(file), fault, page)
+        self.ask(|device| device.fault(Self::file(file), fault, page))
     }
 
     fn readahead(&self, file: &AnyFile, first: u64, bytes: &mut [u8]) -> Result<usize, Errno> {
-        self.0.readahead(Self::file(file), first, bytes)
+        self.ask(|device| device.readahead(Self::file(file), first, bytes))
     }
 
     fn store(&self) -> Store {
-        self.0.store()
+        self.0.read().as_ref().map_or(Store::Home, Device::store)
     }
 
     fn write_back(&self, offset: u64, bytes: &[u8]) -> Result<(), Errno> {
-        self.0.write_back(offset, bytes)
+        self.ask(|device| device.write_back(offset, bytes))
     }
 
     fn fsync(&self, file: &AnyFile, what: Fsync) -> Result<(), Errno> {
-        self.0.fsync(Self::file(file), what)
+        self.ask(|device| device.fsync(Self::file(file), what))
     }
 
     fn truncate(&self, size: u64) -> Result<(), Errno> {
-        self.0.truncate(size)
+        self.ask(|device| device.truncate(size))
     }
 
     fn read(&self, file: &AnyFile, transfer: &Transfer<'_>) -> Result<usize, Errno> {
-        self.0.read(Self::file(file), transfer)
+        self.ask(|device| device.read(Self::file(file), transfer))
     }
 
     fn write(&self, file: &AnyFile, transfer: &Transfer<'_>) -> Result<usize, Errno> {
-        self.0.write(Self::file(file), transfer)
+        self.ask(|device| device.write(Self::file(file), transfer))
     }
 
     fn llseek(&self, file: &AnyFile, to: SeekFrom) -> Result<u64, Errno> {
-        self.0.llseek(Self::file(file), to)
+        self.ask(|device| device.llseek(Self::file(file), to))
     }
 
     fn ioctl(&self, file: &AnyFile, call: &Ioctl<'_>) -> Result<u32, Errno> {
-        self.0.ioctl(Self::file(file), call)
+        self.ask(|device| device.ioctl(Self::file(file), call))
     }
 
     fn poll(&self, file: &AnyFile, table: &mut dyn PollTable<HostWaitQueue>) -> PollEvents {
-        self.0.poll(Self::file(file), table)
+        let gone = PollEvents::ERR.union(PollEvents::HUP);
+        self.0.read().as_ref().map_or(gone, |device| device.poll(Self::file(file), table))
+    }
+
+    fn end(&self) {
+        // Who is still in a method of it may stay there for ever.
+        let device = self.0.try_write().and_then(|mut device| device.take());
+        drop(device);
     }
 }

@@ -142,6 +142,12 @@ impl Core {
         self.faulted.forget_early(|device| self.opens.has(device));
     }
 
+    /// Nothing uses the devices any more: releases what is open, and drops the drivers.
+    fn end(&self) {
+        self.opens.release_all();
+        self.devices.iter().for_each(|device| device.end());
+    }
+
     fn set_mapped(&self) {
         self.mapped.store(true, Ordering::SeqCst);
     }

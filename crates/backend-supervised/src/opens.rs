@@ -84,6 +84,14 @@ impl DeviceEntry {
         })
     }
 
+    /// See [`AnyDevice::end`].
+    pub(crate) fn end(&self) {
+        let _ = self.call("drop", |driver| {
+            driver.end();
+            Ok(())
+        });
+    }
+
     /// A driver's answer, unless it is more than any right one. That is reported and
     /// answered with `EIO`.
     pub(crate) fn at_most<T: PartialOrd + Display>(

@@ -4,6 +4,7 @@ use std::{
     collections::HashMap,
     ffi::OsString,
     io::{self, Write},
+    mem::ManuallyDrop,
     os::{
         fd::{AsFd, BorrowedFd, OwnedFd},
         linux::fs::MetadataExt,
@@ -19,7 +20,7 @@ use std::{
     time::{Duration, Instant, SystemTime},
 };
 
-use devmap_driver::{Kind, Number};
+use devmap_driver::{Kind, Metadata, Number};
 use devmap_fuse::{Operation, RequestBuffer};
 use devmap_inspect::{Home, Listener, ancestors};
 use devmap_sys::{
@@ -110,6 +111,10 @@ impl Role for Supervised {
         let settings = self.settings.take().ok_or("prepared twice")?;
         let host = Host::new();
         let nodes = (settings.nodes)(&host)?;
+        // An error says nothing of threads.
+        if !devmap_sys::process::has_one_thread().unwrap_or(true) {
+            return Err(threads_of(&nodes));
+        }
         let trace = Trace::create(settings.trace.as_ref(), settings.stats)?;
         let devices = entries(nodes)?;
         let mut places = Vec::new();
@@ -145,6 +150,8 @@ impl Role for Supervised {
 
     fn enter(&mut self, channel: &UnixStream) -> Result<(), String> {
         let (core, prepared) = self.prepared.take().ok_or("entered before prepared")?;
+        // The supervisor's, which has them too: no driver ends here.
+        let core = ManuallyDrop::new(core);
         let Some(Prepared { program, supervisor, .. }) = prepared else {
             let filter =
                 core.trapped.as_ref().map(Trapped::filter).ok_or("prepared for nothing")?;
@@ -221,7 +228,7 @@ fn supervise_namespace(
     finish(core);
     tree.settled();
     maps.wait_for(&ended);
-    core.opens.release_all();
+    core.end();
     Ok(())
 }
 
@@ -234,6 +241,13 @@ fn choose(
     if mode == Mode::Trapped {
         show(devices, places);
         return Ok(None);
+    }
+    if let (Mode::Namespace, Some(device)) = (mode, outside_of_dev(devices)) {
+        return Err(format!(
+            "{}: a character device outside of /dev takes trapped mode; choose a path below /dev, \
+             or --mode trapped",
+            device.path.display()
+        ));
     }
     let why = match prepare_namespace(devices, places) {
         Ok(prepared) => return Ok(Some(prepared)),
@@ -251,6 +265,11 @@ fn choose(
     Ok(None)
 }
 
+/// A device that no mount can give its place: on a file only another file can be mounted.
+fn outside_of_dev(devices: &[Arc<DeviceEntry>]) -> Option<&Arc<DeviceEntry>> {
+    devices.iter().find(|device| !device.is_regular() && !device.path.starts_with("/dev"))
+}
+
 /// In trapped mode nothing is mounted; but where a file can be made, programs that list the
 /// directory see it.
 fn show(devices: &[Arc<DeviceEntry>], places: &mut Vec<Place>) {
@@ -266,8 +285,9 @@ fn prepare_namespace(
 ) -> Result<Prepared, String> {
     let (inside, outside): (Vec<_>, Vec<_>) =
         devices.iter().partition(|device| device.path.starts_with("/dev"));
-    if outside.iter().any(|device| !device.is_regular()) {
-        return Err("a private mount can hold character devices below /dev only".to_owned());
+    if let Some(device) = outside_of_dev(devices) {
+        let path = device.path.display();
+        return Err(format!("{path} is a character device outside of /dev"));
     }
     if !rustix::process::geteuid().is_root() {
         // For an ordinary user it is the program's process that finds out, too late.
@@ -366,7 +386,7 @@ fn supervise_trapped(
             trapped.close_all(&core);
             trapped.clear();
         }
-        core.opens.release_all();
+        core.end();
     } else {
         // The program's process has told why.
         tree.settled();
@@ -383,9 +403,11 @@ fn supervise_trapped(
 pub(crate) fn entries(nodes: Vec<Node>) -> Result<Vec<Arc<DeviceEntry>>, String> {
     const LOCAL_MAJOR: u32 = 240;
     let metadata = nodes.iter().map(|node| {
-        catch_unwind(AssertUnwindSafe(|| node.device.metadata())).map_err(|_| {
+        let metadata = catch_unwind(AssertUnwindSafe(|| node.device.metadata())).map_err(|_| {
             format!("{}: the driver {:?} panicked in metadata", node.path.display(), node.name)
-        })
+        })?;
+        check_metadata(&node.path, &node.name, &metadata)?;
+        Ok::<_, String>(metadata)
     });
     let metadata: Vec<_> = metadata.collect::<Result<_, _>>()?;
     let fixed: Vec<_> = metadata
@@ -427,6 +449,35 @@ pub(crate) fn entries(nodes: Vec<Node>) -> Result<Vec<Arc<DeviceEntry>>, String>
         .collect::<Result<Vec<_>, String>>()?;
     sysfs::name_by_number(&mut entries);
     Ok(entries.into_iter().map(Arc::new).collect())
+}
+
+/// The program's process cannot be forked any more.
+fn threads_of(nodes: &[Node]) -> String {
+    let names: Vec<_> =
+        nodes.iter().map(|node| format!("{} ({:?})", node.path.display(), node.name)).collect();
+    format!(
+        "a driver started a thread when its device was made, before the program's process is \
+         forked; it can start it when the device is first opened. The devices: {}",
+        names.join(", ")
+    )
+}
+
+/// What the kernel can tell of a device: 12 bits of permissions, 12 and 20 of a number
+/// (`MKDEV`), and a size that is no negative `loff_t`.
+fn check_metadata(path: &Path, name: &str, metadata: &Metadata) -> Result<(), String> {
+    let wrong = match metadata.kind {
+        _ if metadata.mode & !0o7777 != 0 => {
+            format!("the mode {:#o}, of which 0o7777 is the most", metadata.mode)
+        }
+        Kind::Character(Number::Fixed { major, minor }) if major >= 1 << 12 || minor >= 1 << 20 => {
+            format!("the device number {major}:{minor}, of which 4095:1048575 is the most")
+        }
+        Kind::Regular { size } if i64::try_from(size).is_err() => {
+            format!("a size of {size} bytes, of which {} is the most", i64::MAX)
+        }
+        _ => return Ok(()),
+    };
+    Err(format!("{}: the driver {name:?} says in metadata: {wrong}", path.display()))
 }
 
 fn same_number(one: &Path, other: &Path, (major, minor): (u32, u32)) -> String {

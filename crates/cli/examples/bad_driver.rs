@@ -6,12 +6,14 @@
 //! `second-fault`, the fault of any page but the first; or
 //! WHAT is `errno`, an unusual one, and WHERE is `open` or `read`; or WHAT is `plan`, and WHERE
 //! says what is wrong with the plan; or WHAT is `store`, the device is a regular file, and WHERE
-//! is the error of its store, or `block`.
+//! is the error of its store, or `block`; or WHAT is `end`, which is not wrong: a line is added to
+//! the file WHERE when the driver is dropped.
 
 #![forbid(unsafe_code)]
 
 use std::{
     env,
+    fs::OpenOptions,
     io::{self, Write},
     process::ExitCode,
     sync::Arc,
@@ -85,6 +87,15 @@ impl<P: Platform> Bad<P> {
         wrong.in_method("make");
         let memory = host.scattered(PAGES * host.page_size().bytes())?;
         Ok(Bad { memory, wrong })
+    }
+}
+
+impl<P: Platform> Drop for Bad<P> {
+    fn drop(&mut self) {
+        if self.wrong.what == "end" {
+            let file = OpenOptions::new().append(true).open(&self.wrong.place);
+            let _ = file.and_then(|mut file| file.write_all(b"dropped\n"));
+        }
     }
 }
 

@@ -48,7 +48,9 @@ impl Server {
 
     /// Adds a device at `path`. `make` is called once, in the process that serves
     /// it, before the program starts; the [`Host`] gives it memory, locks and wait
-    /// queues.
+    /// queues. It may start no thread, since that process has to fork yet: a driver
+    /// starts its threads when it is first opened. The device is dropped when the run
+    /// ends, in the same process, unless that is killed.
     #[must_use]
     pub fn device<D: Device<Host>>(
         mut self,

@@ -99,7 +99,11 @@ pub fn fork_to(child: impl FnOnce() -> u8) -> io::Result<Pid> {
     }
 }
 
-fn has_one_thread() -> io::Result<bool> {
+/// Whether this process has no thread but the calling one, so that it can [`fork`].
+///
+/// # Errors
+/// Those of reading `/proc/self/task`, where a container forbids to ask the kernel.
+pub fn has_one_thread() -> io::Result<bool> {
     // SAFETY: with this flag alone, unshare changes nothing; see unshare(2).
     match check(unsafe { libc::unshare(libc::CLONE_THREAD) }) {
         Ok(_) => Ok(true),

@@ -302,6 +302,7 @@ impl Daemon {
             std::thread::sleep(Duration::from_millis(1));
         }
         self.opens.release_all();
+        self.devices.iter().for_each(|device| device.end());
     }
 }
 

@@ -1,11 +1,12 @@
 //! Bad drivers: an error that names the device, the right errno, and nobody else harmed.
 
-use crate::harness::{Mode, Run, in_each_mode};
+use crate::harness::{Mode, Run, in_each_mode, open_to_all};
 
 in_each_mode!(
     a_bad_plan_fails_the_mmap_alone,
     a_panic_fails_its_call_alone,
     a_panic_at_the_start_is_devmaps_failure,
+    a_driver_is_dropped_at_the_end,
     absurd_answers_are_errors,
     errors_past_those_of_fuse_reach_the_program,
     no_second_map_reaches_past_the_plan,
@@ -38,6 +39,18 @@ fn failing(calls: &[&str]) -> String {
         format!("{call}={result}")
     });
     results.join(" ") + "\nHello from a device in safe Rust.\n\n"
+}
+
+/// Once, by the supervisor: not in the program's process, which begins as a copy of it.
+fn a_driver_is_dropped_at_the_end(mode: Mode) {
+    let file = tempfile::NamedTempFile::new().expect("a file");
+    open_to_all(file.path());
+    let path = file.path().to_str().expect("UTF-8");
+    let running = Run::bad_driver(mode, &format!("end:{path}"));
+    let running =
+        running.python("open('/dev/bad').close()\nsay(open(sys.argv[1]).read())", &[path]);
+    assert_eq!(running.finish_whole().well().stdout, "\n");
+    assert_eq!(std::fs::read_to_string(path).expect("the file"), "dropped\n");
 }
 
 fn try_all(mode: Mode, wrong: &str) -> crate::harness::Finished {
