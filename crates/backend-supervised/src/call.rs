@@ -25,6 +25,10 @@ pub(crate) trait WaitHook: Send + Sync {
     fn begin(&self, waiter: &Arc<Waiter>) -> bool;
     /// It goes on.
     fn end(&self, waiter: &Arc<Waiter>);
+    /// Whether the caller has been killed, so that its call shall take nothing any more.
+    fn is_gone(&self) -> bool {
+        false
+    }
     /// How many wait now, where that is counted.
     fn waiting(&self) -> usize {
         0
@@ -119,6 +123,8 @@ thread_local! {
     static CURRENT: RefCell<Option<Call>> = const { RefCell::new(None) };
     /// A wait of the call was refused.
     static REFUSED: Cell<bool> = const { Cell::new(false) };
+    /// The call was interrupted.
+    static INTERRUPTED: Cell<bool> = const { Cell::new(false) };
 }
 
 /// Runs `serve` as a call that `waiter` can interrupt.
@@ -127,11 +133,17 @@ pub(crate) fn within<R>(
     hook: Arc<dyn WaitHook>,
     serve: impl FnOnce() -> R,
 ) -> R {
-    CURRENT.set(Some(Call { waiter, hook }));
+    CURRENT.set(Some(Call { waiter: waiter.clone(), hook }));
     REFUSED.set(false);
     let result = serve();
     CURRENT.set(None);
+    INTERRUPTED.set(waiter.is_interrupted());
     result
+}
+
+/// Whether the caller of the call that this thread serves has been killed.
+pub(crate) fn is_gone() -> bool {
+    CURRENT.with_borrow(|call| call.as_ref().is_some_and(|call| call.hook.is_gone()))
 }
 
 /// Whether the call that this thread serves copies to a buffer of the home's own.
@@ -140,10 +152,20 @@ pub(crate) fn is_buffered() -> bool {
 }
 
 /// What the caller gets for a driver's errno, in the thread that served the call: a wait that was
-/// refused ends as an interrupted one, but no signal is there to restart the call.
+/// refused ends as an interrupted one, but no signal is there to restart the call. A driver that
+/// says so though there was none would have its caller repeat the call for ever.
 pub(crate) fn errno(errno: Errno) -> Errno {
-    let is_refused = errno == Errno::ERESTARTSYS && REFUSED.get();
-    if is_refused { Errno::ENOMEM } else { errno }
+    match errno {
+        Errno::ERESTARTSYS if REFUSED.get() => Errno::ENOMEM,
+        Errno::ERESTARTSYS if !INTERRUPTED.get() => {
+            crate::report_once(format_args!(
+                "a driver answered ERESTARTSYS to a call that no signal had interrupted; its \
+                 caller gets EINTR"
+            ));
+            Errno::EINTR
+        }
+        errno => errno,
+    }
 }
 
 /// A wait in progress; over when dropped.

@@ -736,7 +736,8 @@ impl Devfs {
         drop(file);
         // As a result, not as an error of FUSE: so ENOSYS and ERESTARTSYS pass, and what
         // was copied out before an error arrives, as on Linux.
-        let result = result.map_or_else(|errno| -errno.raw(), u32::cast_signed);
+        let result =
+            result.map_err(call::errno).map_or_else(|errno| -errno.raw(), u32::cast_signed);
         self.channel.reply_ioctl(header.unique, result, &caller.out.borrow())
     }
 }

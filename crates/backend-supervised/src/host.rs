@@ -305,6 +305,11 @@ impl driver::WaitQueue for HostWaitQueue {
                 return Err(Interrupted);
             }
             waiter.park();
+            // It takes nothing that comes for others; nobody may have been told of it yet.
+            if call::is_gone() {
+                waiter.interrupt();
+                return Err(Interrupted);
+            }
         }
     }
 }

@@ -249,6 +249,9 @@ fn signal_readiness(tid: u32, argument: u64) -> Result<i64, Errno> {
     if on == [0; size_of::<libc::c_int>()] { Ok(0) } else { Err(Errno::ENOTTY) }
 }
 
+/// What a driver's ioctl method answers to a command that it does not know (`linux/errno.h`).
+const ENOIOCTLCMD: i32 = 515;
+
 fn ioctl(core: &Arc<Core>, call: &Call<'_>, file: &Arc<OpenFile>) {
     let notification = call.notification;
     let [fd, command, argument, ..] = notification.args;
@@ -268,6 +271,9 @@ fn ioctl(core: &Arc<Core>, call: &Call<'_>, file: &Arc<OpenFile>) {
             file.device.at_most("ioctl", value, i32::MAX as u32)
         })
     });
+    // As `vfs_ioctl`: `ENOIOCTLCMD` is the kernel's own.
+    let result =
+        result.map_err(|errno| if errno.raw() == ENOIOCTLCMD { Errno::ENOTTY } else { errno });
     core.refresh(&file.device);
     answer(call, result.map(i64::from));
     core.trace_call(started, || Event {
@@ -485,6 +491,10 @@ impl WaitHook for Watched {
         }
         // The supervisor ends.
         true
+    }
+
+    fn is_gone(&self) -> bool {
+        !self.listener.is_valid(self.id)
     }
 
     fn end(&self, _waiter: &Arc<Waiter>) {
