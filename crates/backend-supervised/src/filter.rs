@@ -29,6 +29,10 @@ pub(crate) const NEGATIVE: u32 = 0x8000_0000;
 pub(crate) const TERMINAL: u32 = 0x5400;
 const OF_REGULAR_FILES: [u32; 4] = [TERMINAL, 0x0000, 0x6600, 0x5800];
 
+/// Calls that move data between two descriptors, and which argument is the second. A driver has no
+/// `splice_read`; FUSE has one that finds nothing to read, which a program takes for the end.
+const ON_TWO: [(u32, usize); 3] = [(nr::SENDFILE, 1), (nr::SPLICE, 2), (nr::COPY_FILE_RANGE, 2)];
+
 /// The filter of namespace mode.
 pub(crate) fn namespace() -> Result<Filter, AssembleError> {
     let mut asm = Assembler::new();
@@ -67,6 +71,7 @@ pub(crate) fn namespace() -> Result<Filter, AssembleError> {
     let lseek = on(&mut asm, nr::LSEEK);
     let ioctl = on(&mut asm, nr::IOCTL);
     let statx = on(&mut asm, nr::STATX);
+    let on_two = ON_TWO.map(|(nr, second)| (on(&mut asm, nr), second));
     asm.jump_if_eq(nr::MREMAP, mremap);
     asm.jump_if_eq(nr::MADVISE, madvise);
     asm.jump_if_eq(nr::PROCESS_MADVISE, process_madvise);
@@ -122,6 +127,15 @@ pub(crate) fn namespace() -> Result<Filter, AssembleError> {
     asm.load_arg_low(3);
     asm.jump_if_set(libc::AT_EMPTY_PATH as u32, empty_path);
     asm.jump(allow);
+
+    for (call, second) in on_two {
+        asm.bind(call);
+        for descriptor in [0, second] {
+            asm.load_arg_low(descriptor);
+            device_number(&mut asm, notify);
+        }
+        asm.jump(allow);
+    }
 
     asm.bind(fstat);
     asm.bind(lseek);

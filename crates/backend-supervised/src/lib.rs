@@ -164,13 +164,27 @@ fn with_remedy(error: &io::Error) -> String {
             format!("{error}; raise the limit of a file's size (`ulimit -f`)")
         }
         Some(libc::EAGAIN) => {
-            format!("{error}; raise the limit of a user's processes and threads (`ulimit -u`)")
+            format!(
+                "{error}; raise the limit of a user's processes and threads (`ulimit -u`), of a \
+                 container's (`--pids-limit`), or of memory (`ulimit -v`, `ulimit -d`)"
+            )
         }
         Some(libc::EMFILE) => format!("{error}; raise the limit of open files (`ulimit -n`)"),
         Some(libc::ENFILE) => {
             format!("{error}; raise the machine's limit of open files (`sysctl fs.file-max`)")
         }
         _ => error.to_string(),
+    }
+}
+
+/// The same, of inotify, whose limit has the errno of that of open files.
+fn watch_remedy(error: &io::Error) -> String {
+    match error.raw_os_error() {
+        Some(libc::EMFILE) => format!(
+            "{error}; raise the limit of a user's watchers (`sysctl \
+             fs.inotify.max_user_instances`) or of open files (`ulimit -n`)"
+        ),
+        _ => with_remedy(error),
     }
 }
 

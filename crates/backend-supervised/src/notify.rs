@@ -146,6 +146,8 @@ fn serve_call(core: &Arc<Core>, call: &Call<'_>) {
             });
         }
         nr::LSEEK => on_device(core, call, args[0], |file| lseek(core, call, file)),
+        nr::SENDFILE => refuse_to_move(core, call, [args[0], args[1]]),
+        nr::SPLICE | nr::COPY_FILE_RANGE => refuse_to_move(core, call, [args[0], args[2]]),
         // Growing a device's map, or doubling it by old_size 0, would reach pages that
         // the plan did not give. The kernel refuses it by VM_DONTEXPAND.
         nr::MREMAP => refuse_on_memory(core, call, 1, Errno::EFAULT),
@@ -180,6 +182,21 @@ fn serve_compat(core: &Core, call: &Call<'_>) {
 fn own_filter(core: &Core, call: &Call<'_>) {
     core.own_filters.come(call.notification.tid);
     call.answer(Reply::Continue);
+}
+
+/// Moving data between two descriptors, of which one is a character device's: what Linux says of a
+/// driver with plain `read` and `write` methods.
+fn refuse_to_move(core: &Core, call: &Call<'_>, descriptors: [u64; 2]) {
+    let is_character = |fd: u64| {
+        let file = open_file(core, call.notification.tid, fd as u32)?;
+        Ok(file.is_some_and(|file| !file.device.is_regular()))
+    };
+    let refused = descriptors.into_iter().map(is_character).collect::<Result<Vec<_>, _>>();
+    match refused {
+        Ok(of) if of.contains(&true) => call.answer(Reply::Error(libc::EINVAL)),
+        Ok(_) => call.answer(Reply::Continue),
+        Err(errno) => answer(call, Err(errno)),
+    }
 }
 
 /// Runs `serve` for the open device behind a descriptor; other calls go on.

@@ -75,8 +75,13 @@ impl DeviceEntry {
                 .map(|text| (*text).to_owned())
                 .or_else(|| panic.downcast_ref::<String>().cloned())
                 .unwrap_or_else(|| "no message".to_owned());
+            let consequence = match method {
+                "poll" => "the program sees POLLERR",
+                "close" | "release" | "drop" => "no program is told",
+                _ => "the program gets EIO",
+            };
             crate::report(format_args!(
-                "{}: the driver {:?} panicked in {method}: {what}; the program gets EIO",
+                "{}: the driver {:?} panicked in {method}: {what}; {consequence}",
                 self.path.display(),
                 self.name
             ));

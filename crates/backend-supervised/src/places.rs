@@ -53,12 +53,15 @@ impl Place {
     pub(crate) fn path(&self) -> &Path {
         &self.path
     }
+}
 
-    /// The run is over: takes away what was made, if no other run uses it.
-    pub(crate) fn leave(self) {
-        if let Some(made) = self.made
-            && rustix::fs::flock(&made, FlockOperation::NonBlockingLockExclusive).is_ok()
-            && is_at(&made, &self.path)
+impl Drop for Place {
+    /// The run is over, or has not come to be: takes away what was made, if no other run uses
+    /// it.
+    fn drop(&mut self) {
+        if let Some(made) = &self.made
+            && rustix::fs::flock(made, FlockOperation::NonBlockingLockExclusive).is_ok()
+            && is_at(made, &self.path)
         {
             let _ = fs::remove_file(&self.path);
         }

@@ -90,6 +90,7 @@ pub fn examine() -> Report {
     let uid = rustix::process::geteuid().as_raw();
     let findings = vec![
         kernel_version(&kernel),
+        files(),
         notifications(),
         wait_killable(),
         sync_wake(),
@@ -117,6 +118,23 @@ fn kernel_version(release: &str) -> Finding {
         cost: "what the lines below say: before 6.6 some of it is missing",
         remedy: "a newer kernel",
     }
+}
+
+/// What every run opens, which a bare root directory may lack.
+fn files() -> Finding {
+    let missing = ["/proc/self/fdinfo", "/dev/null"].into_iter().find(|path| !there(path));
+    Finding {
+        name: "/proc and /dev/null",
+        permitted: missing.is_none(),
+        found: missing.map_or_else(|| "there".to_owned(), |path| format!("{path} is missing")),
+        need: Need::Run,
+        cost: "everything: no program can be started",
+        remedy: "mount -t proc proc /proc; mknod -m 666 /dev/null c 1 3",
+    }
+}
+
+fn there(path: &str) -> bool {
+    std::path::Path::new(path).exists()
 }
 
 fn notifications() -> Finding {

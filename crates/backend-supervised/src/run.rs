@@ -117,9 +117,7 @@ impl Role for Supervised {
         }
         let trace = Trace::create(settings.trace.as_ref(), settings.stats)?;
         let devices = entries(nodes)?;
-        let mut places = Vec::new();
-        let prepared = choose(settings.mode, &devices, &mut places)?;
-        self.places = places;
+        let prepared = choose(settings.mode, &devices, &mut self.places)?;
         let trapped = match &prepared {
             Some(_) => None,
             None => Some(Trapped::new(&devices)?),
@@ -133,7 +131,8 @@ impl Role for Supervised {
             faulted: Default::default(),
             exchanged: Default::default(),
             placed: Default::default(),
-            reaper: Reaper::new().map_err(|error| format!("cannot use inotify: {error}"))?,
+            reaper: Reaper::new()
+                .map_err(|error| format!("cannot use inotify: {}", crate::watch_remedy(&error)))?,
             reaping: Default::default(),
             watcher: Watcher::default(),
             fuse_hook: Arc::new(Waits(AtomicUsize::new(0))),
@@ -171,7 +170,7 @@ impl Role for Supervised {
         core.devices.iter().for_each(|device| device.device.started());
         let Some(Prepared { entries, supervisor, program, owner, .. }) = prepared else {
             let served = supervise_trapped(Arc::new(core), &channel, &tree);
-            self.places.into_iter().for_each(Place::leave);
+            drop(self.places);
             return served;
         };
         // The program's process has its own copy.
@@ -179,7 +178,7 @@ impl Role for Supervised {
         loosen_limits();
         let core = Arc::new(core);
         let served = supervise_namespace(&core, supervisor, &entries, owner, &channel, &tree);
-        self.places.into_iter().for_each(Place::leave);
+        drop(self.places);
         served
     }
 }
@@ -253,7 +252,7 @@ fn choose(
         Ok(prepared) => return Ok(Some(prepared)),
         Err(why) => why,
     };
-    places.drain(..).for_each(Place::leave);
+    places.clear();
     if mode == Mode::Namespace {
         return Err(format!("cannot make a private /dev: {why}; see `devmap doctor`"));
     }

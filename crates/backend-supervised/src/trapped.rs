@@ -117,16 +117,22 @@ impl Trapped {
         let limit = rustix::process::getrlimit(rustix::process::Resource::Nofile).current;
         let first = match limit.unwrap_or(u64::MAX).checked_sub(ROOM) {
             Some(first) if first > ROOM => first.min(u64::from(FIRST_DESCRIPTOR)) as u32,
-            _ => return Err("the limit of open files is too low (ulimit -n)".to_owned()),
+            _ => {
+                return Err(format!(
+                    "the limit of open files is too low; more than {} are needed (`ulimit -n`)",
+                    2 * ROOM
+                ));
+            }
         };
-        let failed = |error: io::Error| format!("cannot watch descriptors: {error}");
+        let failed =
+            |error: io::Error| format!("cannot watch descriptors: {}", crate::with_remedy(&error));
         Ok(Trapped {
             paths: Paths::new(devices)?,
             descriptors: Descriptors::new().map_err(failed)?,
             locks: Locks::new(devices.len()).map_err(failed)?,
             listings: Listings::default(),
             regular: Regular::new(devices)
-                .map_err(|error| format!("cannot watch files: {error}"))?,
+                .map_err(|error| format!("cannot watch files: {}", crate::watch_remedy(&error)))?,
             first,
             owner: (rustix::process::geteuid().as_raw(), rustix::process::getegid().as_raw()),
             directories: devices.iter().map(directory).collect(),

@@ -26,8 +26,9 @@ mod side;
 mod statistics;
 
 use std::{
+    fs::File,
     io::{self, IsTerminal, Write},
-    path::PathBuf,
+    path::{Path, PathBuf},
     process::ExitCode,
 };
 
@@ -122,6 +123,8 @@ impl BenchOptions {
                 "--apart: nobody serves {name:?} on both sides; leave one of the two out"
             )));
         }
+        // Not when all is measured.
+        let keep = self.keep.as_deref().map(create).transpose()?;
         let processors = machine::pin(self.apart)?;
         let machine = machine::Machine::describe(processors)?;
         let bench = measure::Bench::new(self.rounds, processors.clients)?;
@@ -148,9 +151,9 @@ impl BenchOptions {
         if shows_progress {
             eprint!("\r\x1b[K");
         }
-        if let Some(path) = &self.keep {
+        if let Some(mut keep) = keep {
             let raw = report::as_json(&machine, self.rounds, &rows, report::Detail::Rounds);
-            std::fs::write(path, format!("{raw:#}\n"))?;
+            writeln!(keep, "{raw:#}")?;
         }
         if self.json {
             let summary = report::as_json(&machine, self.rounds, &rows, report::Detail::Summary);
@@ -161,4 +164,11 @@ impl BenchOptions {
         let all = rows.iter().all(|row| row.rounds.is_ok());
         Ok(if all { ExitCode::SUCCESS } else { ExitCode::FAILURE })
     }
+}
+
+/// A file for what is to be kept.
+fn create(path: &Path) -> io::Result<File> {
+    File::create(path).map_err(|error| {
+        io::Error::new(error.kind(), format!("cannot write {}: {error}", path.display()))
+    })
 }

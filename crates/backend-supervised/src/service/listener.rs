@@ -54,9 +54,8 @@ impl Listener {
         remove_stale(path, &address)?;
         let socket = socket().map_err(at)?;
         let identity = publish(&socket, directory.as_fd(), path, mode).map_err(|error| {
-            // The directory is open.
-            let is_gone = error.kind() == io::ErrorKind::NotFound;
-            let remedy = if is_gone { "; mount /proc, which devmap needs" } else { "" };
+            let needs_proc = !Path::new("/proc/self/fd").exists();
+            let remedy = if needs_proc { "; mount /proc, which devmap needs" } else { "" };
             at(error) + remedy
         })?;
         Ok(Listener { socket, path: path.to_owned(), identity })

@@ -6,8 +6,10 @@
 //!   group. A signal that somebody else sends to the group reaches the program
 //!   twice: directly and from here; nothing tells the two apart from one that was
 //!   sent to each process of the tree.
-//! * Sent by the kernel to a terminal's foreground group (Ctrl-C, hangup, change
-//!   of size): the program has it already, unless it left the group.
+//! * Sent by the kernel to a terminal's foreground group (Ctrl-C, change of
+//!   size): the program has it already, unless it left the group.
+//! * A hangup reaches the session's leader alone (`tty_signal_session_leader`):
+//!   when this process is that, the program gets it.
 //! * Sent by the kernel to this process alone (an alarm set before it was
 //!   executed): handed on.
 //! * SIGCONT: when it finds the program stopped. Known limit: signals bear no time,
@@ -29,8 +31,8 @@ use devmap_sys::process_tree::send_signal;
 use nix::sys::signal::SigSet;
 use nix::sys::signalfd::{SfdFlags, SignalFd, siginfo};
 use rustix::process::{
-    DumpableBehavior, Pid, PidfdFlags, WaitOptions, WaitStatus, getpgid, pidfd_open,
-    set_dumpable_behavior, waitpid,
+    DumpableBehavior, Pid, PidfdFlags, WaitOptions, WaitStatus, getpgid, getpid, getsid,
+    pidfd_open, set_dumpable_behavior, waitpid,
 };
 
 use super::report::{Ending, Report, Reports};
@@ -236,6 +238,7 @@ impl Started {
             libc::SIGCONT => sender != self.launcher && is_stopped(self.program),
             libc::SIGCHLD => sent,
             _ if sent => sender != self.program,
+            libc::SIGHUP if getsid(None) == Ok(getpid()) => true,
             libc::SIGHUP
             | libc::SIGINT
             | libc::SIGQUIT

@@ -42,6 +42,8 @@ pub(super) fn execute(
     let _ = devmap_sys::process::set_ignored(&[libc::SIGPIPE]);
     let name = program.file.display();
     match error.raw_os_error() {
+        // Of a call that nobody answers: the supervisor has ended, and has said why.
+        Some(libc::ENOSYS) => return FAILED,
         Some(libc::ENOENT) => match missing_interpreter(&program.file) {
             Some(interpreter) => {
                 complain(format_args!("cannot execute {name}: {interpreter} does not exist"));

@@ -710,3 +710,13 @@ fn what_is_no_file_is_refused_beforehand() {
     }
     assert!(!Path::new(&place.shown()).exists());
 }
+
+/// What was made to mount on goes, however far the start came.
+#[test]
+fn a_start_that_fails_leaves_no_place() {
+    let place = Place::new(b"content");
+    let few = ["sh", "-c", "ulimit -n 100; exec \"$@\"", "sh"];
+    let run = place.run(Mode("trapped")).by(&few);
+    run.output(&["true"]).exited(125).complains(&["limit of open files", "128"]);
+    assert!(!Path::new(&place.shown()).exists());
+}

@@ -5,6 +5,7 @@ use crate::harness::{Finished, Mode, Run, in_each_mode, is_gone, kill, wait_for}
 
 in_each_mode!(
     two_programs_share_the_memory,
+    a_terminal_that_goes_away_ends_the_program,
     memory_outlives_its_opener,
     release_follows_the_last_close,
     release_follows_the_last_unmap,
@@ -214,6 +215,21 @@ if os.fork() == 0:
         std::fs::read_to_string(&out).ok().filter(|text| text.ends_with("end"))
     });
     assert_eq!(text, "b'\\x00'end");
+}
+
+/// The kernel tells the session's leader alone, which is devmap's front here.
+fn a_terminal_that_goes_away_ends_the_program(mode: Mode) {
+    let leads = "
+import os, pty, sys
+pid, terminal = pty.fork()
+if pid == 0: os.execvp(sys.argv[1], sys.argv[1:])
+os.read(terminal, 1)
+os.close(terminal)
+print(os.waitpid(pid, 0)[1])
+";
+    let run = Run::new(mode, MEM).by(&["python3", "-c", leads]);
+    let finished = run.output(&["sh", "-c", "echo; exec sleep 1000"]).well();
+    assert_eq!(finished.stdout, "1\n");
 }
 
 fn status_and_signals_pass_through(mode: Mode) {
