@@ -6,6 +6,7 @@ use crate::harness::{Finished, Mode, Run, in_each_mode, is_gone, kill, wait_for}
 in_each_mode!(
     two_programs_share_the_memory,
     a_terminal_that_goes_away_ends_the_program,
+    closed_standard_descriptors_are_null,
     memory_outlives_its_opener,
     release_follows_the_last_close,
     release_follows_the_last_unmap,
@@ -13,6 +14,7 @@ in_each_mode!(
     kill_releases,
     processes_left_behind_are_served,
     status_and_signals_pass_through,
+    terminals_are_made,
     a_thread_execs_while_another_is_in_a_call,
 );
 
@@ -215,6 +217,24 @@ if os.fork() == 0:
         std::fs::read_to_string(&out).ok().filter(|text| text.ends_with("end"))
     });
     assert_eq!(text, "b'\\x00'end");
+}
+
+fn closed_standard_descriptors_are_null(mode: Mode) {
+    let closed = ["sh", "-c", "exec \"$@\" <&-", "sh"];
+    let run = Run::new(mode, MEM).by(&closed);
+    assert_eq!(run.output(&["readlink", "/proc/self/fd/0"]).well().stdout, "/dev/null\n");
+}
+
+fn terminals_are_made(mode: Mode) {
+    let script = "
+import pty
+here, there = pty.openpty()
+name = os.ttyname(there)
+os.write(here, b'line\\n')
+say(os.path.basename(os.path.dirname(name)), os.read(there, 5), os.path.exists(name))
+";
+    let finished = Run::new(mode, MEM).python(script, &[]).finish().well();
+    assert_eq!(finished.stdout, "pts b'line\\n' True\n");
 }
 
 /// The kernel tells the session's leader alone, which is devmap's front here.
