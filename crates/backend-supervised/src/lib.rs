@@ -31,6 +31,7 @@ mod faulted;
 mod filter;
 mod handover;
 mod host;
+mod inotify;
 mod map;
 pub mod namespace;
 mod nodes;

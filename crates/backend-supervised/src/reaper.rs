@@ -8,7 +8,6 @@
 use std::{
     collections::HashMap,
     io,
-    mem::MaybeUninit,
     os::fd::{AsFd, OwnedFd},
     time::{Duration, Instant},
 };
@@ -16,10 +15,10 @@ use std::{
 use parking_lot::{Condvar, Mutex};
 use rustix::{
     event::{PollFd, PollFlags, poll},
-    fs::inotify::{ReadFlags, Reader},
+    fs::inotify::ReadFlags,
 };
 
-use crate::{host::HostMemory, notify::is_readable, opens::Opens, pool};
+use crate::{host::HostMemory, inotify, notify::is_readable, opens::Opens, pool};
 
 /// Watches for the close of memory files that clients mapped.
 pub(crate) struct Reaper {
@@ -66,24 +65,16 @@ impl Changed {
         self.all.is_some() || watch.is_none_or(|number| self.watches.contains_key(&number))
     }
 
-    /// Reads what has been told by now, and no more: programs may close files for ever. Whether
-    /// anything was.
+    /// Reads what has been told. Whether anything was.
     fn read(&mut self, closes: &OwnedFd) -> io::Result<bool> {
-        /// Of a file's event, which has no name in it.
-        const LEN: u64 = 16;
-        let mut buffer = [MaybeUninit::uninit(); 4096];
-        let mut reader = Reader::new(closes, &mut buffer);
-        let told = rustix::io::ioctl_fionread(closes)? / LEN;
         let now = Instant::now();
-        for _ in 0..told {
-            let event = reader.next()?;
-            if event.events().contains(ReadFlags::QUEUE_OVERFLOW) {
+        inotify::read(closes, |events, watch| {
+            if events.contains(ReadFlags::QUEUE_OVERFLOW) {
                 self.all = Some(now);
             } else {
-                self.watches.insert(event.wd(), now);
+                self.watches.insert(watch, now);
             }
-        }
-        Ok(told > 0)
+        })
     }
 
     /// Forgets those for which a look that began `at` was the last one.

@@ -16,7 +16,6 @@ mod compare;
 
 use std::{
     io,
-    mem::MaybeUninit,
     ops::Range,
     os::fd::OwnedFd,
     sync::{
@@ -212,7 +211,7 @@ impl Watched {
                 return;
             }
             self.rounds.lock().begun += 1;
-            let stored = self.read_events();
+            let stored = self.read_events().unwrap_or(true);
             self.tend(core, stored);
             let mut rounds = self.rounds.lock();
             rounds.ended = rounds.begun;
@@ -221,20 +220,13 @@ impl Watched {
         }
     }
 
-    /// Reads what inotify has told by now, and no more: programs may change a file for ever.
-    /// Whether something may have been stored.
-    fn read_events(&self) -> bool {
-        /// Of a file's event, which has no name in it.
-        const LEN: u64 = 16;
-        let mut buffer = [MaybeUninit::uninit(); 4096];
-        let mut reader = inotify::Reader::new(&self.inotify, &mut buffer);
-        let told = rustix::io::ioctl_fionread(&self.inotify).unwrap_or(0) / LEN;
+    /// Reads what inotify has told. Whether something may have been stored.
+    fn read_events(&self) -> io::Result<bool> {
         let mut stored = false;
-        for _ in 0..told {
-            let Ok(event) = reader.next() else { break };
-            stored |= event.events() != ReadFlags::CLOSE_NOWRITE;
-        }
-        stored
+        crate::inotify::read(&self.inotify, |events, _| {
+            stored |= events != ReadFlags::CLOSE_NOWRITE;
+        })?;
+        Ok(stored)
     }
 
     /// Gives back what was stored in the file, and ends its use if no program has it any more.
