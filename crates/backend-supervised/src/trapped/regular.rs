@@ -44,7 +44,7 @@ use crate::{
     notify::{self, Call},
     opens::{DeviceEntry, OpenFile},
     pool,
-    threads::LazyThread,
+    threads::{Failures, LazyThread},
     trace::Event,
 };
 
@@ -205,11 +205,10 @@ impl Watched {
     fn watch(&self, core: &Core) {
         self.by.store(pool::own_thread(), Ordering::SeqCst);
         loop {
-            let mut fds = [PollFd::new(&self.inotify, PollFlags::IN)];
-            if let Err(error) = rustix::io::retry_on_intr(|| poll(&mut fds, None)) {
-                crate::report_once(format_args!("cannot wait for changes of files: {error}"));
-                return;
-            }
+            Failures::receive("changes of files", || {
+                let mut fds = [PollFd::new(&self.inotify, PollFlags::IN)];
+                rustix::io::retry_on_intr(|| poll(&mut fds, None)).map_err(io::Error::from)
+            });
             self.rounds.lock().begun += 1;
             let stored = self.read_events().unwrap_or(true);
             self.tend(core, stored);
