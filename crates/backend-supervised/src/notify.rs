@@ -259,7 +259,7 @@ fn ioctl(core: &Arc<Core>, call: &Call<'_>, file: &Arc<OpenFile>) {
     }
     core.catch_up(1);
     let started = Instant::now();
-    let caller = client::Notified { tid: notification.tid, fd: fd as u32, opened: file.flags };
+    let caller = client::Notified::new(call, fd as u32, file.flags);
     let result = interruptible(core, call, || {
         file.device.call("ioctl", |driver| {
             let value = driver.ioctl(file.state(), &Ioctl::new(command, argument, &caller))?;
