@@ -42,7 +42,7 @@ pub(crate) trait WaitHook: Send + Sync {
 /// Hears at once that a call is interrupted: its thread waits by other means than
 /// [`Waiter::park`].
 pub(crate) trait Interrupt: Send + Sync {
-    /// The call has been interrupted.
+    /// The call has been interrupted. This does not wait: who tells has others to look after.
     fn interrupt(&self);
 }
 
@@ -69,11 +69,13 @@ impl Waiter {
         self.wake.notify_one();
     }
 
-    /// Ends the wait, or the next one, of the same call.
+    /// Ends the wait, or the next one, of the same call. Who hears is told the first time.
     pub(crate) fn interrupt(&self) {
-        self.interrupted.store(true, Ordering::SeqCst);
+        let was_before = self.interrupted.swap(true, Ordering::SeqCst);
         self.wake();
-        self.tell();
+        if !was_before {
+            self.tell();
+        }
     }
 
     /// Has `hears` told of an interruption, also of one that was before; `None` to end it.

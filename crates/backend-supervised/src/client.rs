@@ -3,7 +3,12 @@
 //! Every answer may be out of date by the time it is used; callers that act on it
 //! say why that is safe.
 
-use std::{fs, io, ops::Range, os::fd::OwnedFd, time::Duration};
+use std::{
+    fs, io,
+    ops::Range,
+    os::fd::OwnedFd,
+    time::{Duration, Instant},
+};
 
 use devmap_driver::{Caller, Errno, OpenFlags};
 use devmap_sys::process;
@@ -11,6 +16,8 @@ use rustix::{
     fs::{AtFlags, CWD, OFlags, Statx, StatxFlags},
     process::{Pid, PidfdFlags, PidfdGetfdFlags},
 };
+
+use crate::{notify::Call, pool};
 
 /// The process (thread group) of a thread.
 pub(crate) fn process_of(tid: u32) -> Option<u32> {
@@ -193,24 +200,45 @@ pub(crate) fn take_descriptor(tid: u32, fd: u32) -> io::Result<OwnedFd> {
 }
 
 /// The caller of a notified system call on a descriptor.
-pub(crate) struct Notified {
-    pub(crate) tid: u32,
-    pub(crate) fd: u32,
+pub(crate) struct Notified<'a> {
+    call: &'a Call<'a>,
+    began: Instant,
+    fd: u32,
     /// The flags at open, should the descriptor be gone by now.
-    pub(crate) opened: OpenFlags,
+    opened: OpenFlags,
 }
 
-impl Caller for Notified {
+impl<'a> Notified<'a> {
+    pub(crate) fn new(call: &'a Call<'a>, fd: u32, opened: OpenFlags) -> Notified<'a> {
+        Notified { call, began: Instant::now(), fd, opened }
+    }
+
+    fn tid(&self) -> u32 {
+        self.call.notification.tid
+    }
+
+    /// Whether the thread of this number is the caller: it may have been killed, and no sooner
+    /// than in a while its number is another's.
+    fn is_caller(&self) -> bool {
+        self.began.elapsed() < pool::PATIENCE || self.call.is_waiting()
+    }
+}
+
+impl Caller for Notified<'_> {
     fn copy_from(&self, address: u64, into: &mut [u8]) -> Result<(), Errno> {
-        process::read_memory(self.tid, address, into).map_err(|_| Errno::EFAULT)
+        process::read_memory(self.tid(), address, into).map_err(|_| Errno::EFAULT)?;
+        if self.is_caller() { Ok(()) } else { Err(Errno::EFAULT) }
     }
 
     fn copy_to(&self, address: u64, from: &[u8]) -> Result<(), Errno> {
-        process::write_memory(self.tid, address, from).map_err(|_| Errno::EFAULT)
+        if !self.is_caller() {
+            return Err(Errno::EFAULT);
+        }
+        process::write_memory(self.tid(), address, from).map_err(|_| Errno::EFAULT)
     }
 
     fn flags(&self) -> OpenFlags {
-        status_flags(self.tid, self.fd).map_or(self.opened, open_flags)
+        status_flags(self.tid(), self.fd).map_or(self.opened, open_flags)
     }
 }
 

@@ -216,8 +216,8 @@ impl Devfs {
             Operation::Read { fh, offset, size, .. } if self.is_backing(nodeid) => {
                 self.fault(core, &request.header, fh, offset, size)
             }
-            Operation::Write { fh, offset, data, .. } if self.is_backing(nodeid) => {
-                self.write_back(core, unique, fh, offset, data)
+            Operation::Write { fh, offset, from_cache, data, .. } if self.is_backing(nodeid) => {
+                self.write_back(core, &request.header, (fh, from_cache), offset, data)
             }
             Operation::Fsync { fh, datasync } if self.is_backing(nodeid) => {
                 self.sync_backing(core, &request.header, fh, datasync)
@@ -620,28 +620,40 @@ impl Devfs {
         }
     }
 
-    /// What programs have stored in faulted pages.
+    /// What programs have stored in faulted pages. What they stored elsewhere, by a descriptor
+    /// that was meant for a map, is refused, and the kernel forgets it.
     fn write_back(
         &self,
         core: &Core,
-        unique: u64,
-        fh: u64,
+        header: &Header,
+        (fh, from_cache): (u64, bool),
         offset: u64,
         data: &[u8],
     ) -> io::Result<()> {
+        let Header { unique, nodeid, .. } = *header;
+        if !from_cache {
+            let refused = self.channel.reply_error(unique, libc::EACCES);
+            let _ = self.channel.notify_inval_inode(nodeid, offset as i64, data.len() as i64);
+            return refused;
+        }
         let Some(file) = core.opens.find(fh) else {
             return self.channel.reply_error(unique, libc::EIO);
         };
         let page_len = core.host.page_size().bytes();
         let started = Instant::now();
-        let result = core.faulted.write(page_len, &file.device, offset, data);
+        let (result, refused) = core.faulted.take_back(core, page_len, &file, offset, data);
         core.trace_call(started, || {
             regular::write_back_event(&file.device, offset, data.len(), result)
         });
-        match result {
+        let answered = match result {
             Ok(()) => self.channel.reply_written(unique, data.len() as u32),
             Err(errno) => self.channel.reply_error(unique, errno.raw()),
+        };
+        for page in refused {
+            let (at, len) = ((page * page_len) as i64, page_len as i64);
+            let _ = self.channel.notify_inval_inode(nodeid, at, len);
         }
+        answered
     }
 
     /// `msync` of faulted pages.

@@ -43,6 +43,9 @@ use crate::{
 /// The most bytes of fault extents in one map that are supplied before it is handed out.
 const LIMIT: u64 = 256 << 20;
 
+/// How far the kernel may read ahead: two requests.
+const AHEAD: u64 = 2 * devmap_fuse::MAX_WRITE as u64;
+
 /// What is known of faulted pages.
 #[derive(Default)]
 pub(crate) struct Faulted {
@@ -95,7 +98,8 @@ impl Faulted {
     }
 
     /// Answers a read of a backing file: whole pages, all or none. A short answer would
-    /// be the end of the file to the kernel.
+    /// be the end of the file to the kernel. It reads ahead beyond what a plan gave; of what
+    /// lies further away, the driver is not asked.
     pub(crate) fn read(
         &self,
         page_len: u64,
@@ -106,6 +110,9 @@ impl Faulted {
         let device = file.device.index;
         let first = offset / page_len;
         let end = (offset + u64::from(size)).div_ceil(page_len);
+        if !file.given.are_near(&(first..end), AHEAD / page_len) {
+            return Err(Errno::EFAULT);
+        }
         let mut bytes = Buffer::new(((end - first) * page_len) as usize)?;
         let mut at = 0;
         while at < bytes.len() {
@@ -144,8 +151,41 @@ impl Faulted {
         }
     }
 
-    /// Takes back what a program has stored. The kernel writes whole pages.
-    pub(crate) fn write(
+    /// Takes back what programs have stored in maps, in pages that plans gave: what came of it,
+    /// and which pages are others. Of those nothing is taken.
+    pub(crate) fn take_back(
+        &self,
+        core: &Core,
+        page_len: u64,
+        file: &Arc<OpenFile>,
+        offset: u64,
+        data: &[u8],
+    ) -> (Result<(), Errno>, Vec<u64>) {
+        let end = offset + data.len() as u64;
+        let pages = offset / page_len..end.div_ceil(page_len);
+        if core.opens.may_write_back(file, pages.clone()).is_ok() {
+            return (self.write(page_len, &file.device, offset, data), Vec::new());
+        }
+        let (mut result, mut refused) = (Err(Errno::EFAULT), Vec::new());
+        for page in pages {
+            let start = offset.max(page * page_len);
+            let part =
+                (start - offset) as usize..(end.min((page + 1) * page_len) - offset) as usize;
+            match core.opens.may_write_back(file, page..page + 1) {
+                // A want of room, say, is worth more.
+                Ok(()) => {
+                    if let Err(errno) = self.write(page_len, &file.device, start, &data[part]) {
+                        result = Err(errno);
+                    }
+                }
+                Err(_) => refused.push(page),
+            }
+        }
+        (result, refused)
+    }
+
+    /// Takes back pages. The kernel writes whole ones.
+    fn write(
         &self,
         page_len: u64,
         device: &DeviceEntry,
@@ -324,6 +364,13 @@ pub(crate) fn supply(
             file.device.path.display()
         ));
         Errno::ENOMEM
+    })?;
+    file.given.add(std::iter::once(page..page + (at.end - at.start))).inspect_err(|_| {
+        crate::report_once(format_args!(
+            "{}: mmap fails with ENOMEM: its pages were mapped in too many pieces through one \
+             open file; open the device anew",
+            file.device.path.display()
+        ));
     })?;
     core.set_mapped();
     Ok(Extent::Later(backing))

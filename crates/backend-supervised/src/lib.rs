@@ -16,7 +16,7 @@
 //! - `host`, `call`: what drivers get: memory, wait queues that signals end;
 //! - `service`: the same devices for several runs, from a process of their own;
 //! - `areas`: what `devmap maps` shows;
-//! - `opens`: devices, open files, release; `trace`: what a run tells.
+//! - `opens`: devices, open files, release; `trace`, `messages`: what a run tells.
 
 #![forbid(unsafe_code)]
 
@@ -31,7 +31,9 @@ mod faulted;
 mod filter;
 mod handover;
 mod host;
+mod inotify;
 mod map;
+mod messages;
 pub mod namespace;
 mod nodes;
 mod notify;
@@ -53,9 +55,6 @@ mod trapped;
 pub mod tree;
 
 use std::{
-    collections::HashSet,
-    fmt,
-    io::{self, Write},
     sync::{
         Arc, OnceLock,
         atomic::{AtomicBool, Ordering},
@@ -65,7 +64,6 @@ use std::{
 
 pub use erase::{AnyDevice, AnyFile, erase};
 pub use host::{Host, HostLock, HostMemory, HostWaitQueue};
-use parking_lot::Mutex;
 pub use run::{Mode, Node, Settings, run};
 pub use service::{Service, join, serve};
 pub use sysfs::ClassEntry;
@@ -74,6 +72,7 @@ pub use trace::TraceFormat;
 use crate::{
     call::WaitHook,
     devfs::Devfs,
+    messages::{report, report_once, watch_remedy, with_remedy},
     notify::Watcher,
     opens::{DeviceEntry, Opens},
     own_filters::OwnFilters,
@@ -154,51 +153,5 @@ impl Core {
 
     fn has_mapped(&self) -> bool {
         self.mapped.load(Ordering::SeqCst)
-    }
-}
-
-/// An error, with the remedy where it is a limit's.
-fn with_remedy(error: &io::Error) -> String {
-    match error.raw_os_error() {
-        Some(libc::EFBIG) => {
-            format!("{error}; raise the limit of a file's size (`ulimit -f`)")
-        }
-        Some(libc::EAGAIN) => {
-            format!(
-                "{error}; raise the limit of a user's processes and threads (`ulimit -u`), of a \
-                 container's (`--pids-limit`), or of memory (`ulimit -v`, `ulimit -d`)"
-            )
-        }
-        Some(libc::EMFILE) => format!("{error}; raise the limit of open files (`ulimit -n`)"),
-        Some(libc::ENFILE) => {
-            format!("{error}; raise the machine's limit of open files (`sysctl fs.file-max`)")
-        }
-        _ => error.to_string(),
-    }
-}
-
-/// The same, of inotify, whose limit has the errno of that of open files.
-fn watch_remedy(error: &io::Error) -> String {
-    match error.raw_os_error() {
-        Some(libc::EMFILE) => format!(
-            "{error}; raise the limit of a user's watchers (`sysctl \
-             fs.inotify.max_user_instances`) or of open files (`ulimit -n`)"
-        ),
-        _ => with_remedy(error),
-    }
-}
-
-/// Tells the user something that went wrong in devmap or a driver.
-fn report(message: fmt::Arguments<'_>) {
-    // Without standard error there is nobody to tell.
-    let _ = writeln!(std::io::stderr(), "devmap: {message}");
-}
-
-/// As [`report`], the first time only.
-fn report_once(message: fmt::Arguments<'_>) {
-    static TOLD: Mutex<Option<HashSet<String>>> = Mutex::new(None);
-    let text = message.to_string();
-    if TOLD.lock().get_or_insert_default().insert(text.clone()) {
-        report(format_args!("{text}"));
     }
 }

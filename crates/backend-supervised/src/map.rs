@@ -522,9 +522,7 @@ fn without_attaching(
 fn token(core: &Arc<Core>, file: &OpenFile, memory: &HostMemory) -> io::Result<Arc<Token>> {
     let reaping = core.clone();
     core.reaping.start("devmap-reaper", move || {
-        if let Err(error) = reaping.reaper.run(&reaping.opens, || reaping.forget_unused()) {
-            crate::report(format_args!("cannot read inotify events: {error}"));
-        }
+        reaping.reaper.run(&reaping.opens, || reaping.forget_unused());
     });
     core.set_mapped();
     token_of(&core.reaper, file, memory)

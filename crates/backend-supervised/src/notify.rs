@@ -281,7 +281,7 @@ fn ioctl(core: &Arc<Core>, call: &Call<'_>, file: &Arc<OpenFile>) {
     }
     core.catch_up(1);
     let started = Instant::now();
-    let caller = client::Notified { tid: notification.tid, fd: fd as u32, opened: file.flags };
+    let caller = client::Notified::new(call, fd as u32, file.flags);
     let result = interruptible(core, call, || {
         file.device.call("ioctl", |driver| {
             let value = driver.ioctl(file.state(), &Ioctl::new(command, argument, &caller))?;
@@ -460,9 +460,18 @@ impl Watcher {
 
     /// Interrupts the waits of calls whose callers have been killed: the calls' notifications.
     pub(crate) fn interrupt_killed(&self) -> Vec<u64> {
+        self.interrupt(|watch| !watch.listener.is_valid(watch.id))
+    }
+
+    /// Interrupts the waits of calls for which it is so: the calls' notifications. Others begin
+    /// and end their waits meanwhile.
+    fn interrupt(&self, is_over: impl Fn(&Watch) -> bool) -> Vec<u64> {
         let calls = self.calls.lock();
-        let killed = calls.iter().filter(|watch| !watch.listener.is_valid(watch.id));
-        killed.inspect(|watch| watch.waiter.interrupt()).map(|watch| watch.id).collect()
+        let over = calls.iter().filter(|watch| is_over(watch));
+        let over: Vec<_> = over.map(|watch| (watch.id, watch.waiter.clone())).collect();
+        drop(calls);
+        over.iter().for_each(|(_, waiter)| waiter.interrupt());
+        over.into_iter().map(|(id, _)| id).collect()
     }
 
     /// Looks for ever; for a thread of its own.
@@ -472,13 +481,11 @@ impl Watcher {
             while calls.is_empty() {
                 self.some.wait(&mut calls);
             }
-            for watch in calls.iter() {
-                let pending = client::has_pending_signal(watch.tid).unwrap_or(true);
-                if pending || !watch.listener.is_valid(watch.id) {
-                    watch.waiter.interrupt();
-                }
-            }
             drop(calls);
+            self.interrupt(|watch| {
+                client::has_pending_signal(watch.tid).unwrap_or(true)
+                    || !watch.listener.is_valid(watch.id)
+            });
             std::thread::sleep(Self::PERIOD);
         }
     }

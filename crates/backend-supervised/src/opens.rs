@@ -130,7 +130,7 @@ pub(crate) struct OpenFile {
     maps: Mutex<Vec<(HostMemory, u64)>>,
     /// The file of its faulted pages.
     backing: Mutex<Backing>,
-    /// In a daemon: the pages of fault extents.
+    /// The pages of fault extents: in a daemon of all, elsewhere of those that come later.
     pub(crate) given: Given,
     trace: Arc<Trace>,
     /// Dropped last: says that it is not released yet.
@@ -177,6 +177,31 @@ impl Given {
         let at = given.partition_point(|range| range.end <= page);
         given.get(at).filter(|range| range.contains(&page)).map(|range| range.end)
     }
+
+    /// Whether one of them is no more than `most` pages away from these.
+    pub(crate) fn are_near(&self, pages: &Range<u64>, most: u64) -> bool {
+        let given = self.0.lock();
+        let at = given.partition_point(|range| range.end.saturating_add(most) <= pages.start);
+        given.get(at).is_some_and(|range| range.start < pages.end.saturating_add(most))
+    }
+}
+
+/// Whether plans gave these pages to those of the files that may write.
+///
+/// # Errors
+/// `EFAULT`: not all of them.
+pub(crate) fn may_write_back<'a, F: Iterator<Item = &'a Arc<OpenFile>>>(
+    files: impl Fn() -> F,
+    pages: Range<u64>,
+) -> Result<(), Errno> {
+    let mut next = pages.start;
+    while next < pages.end {
+        // Several files may have written what the kernel gives back at once.
+        let writers = files().filter(|file| file.flags.write);
+        let ends = writers.filter_map(|file| file.given.end(next));
+        next = ends.max().ok_or(Errno::EFAULT)?;
+    }
+    Ok(())
 }
 
 /// The file through which clients map the faulted pages of an open file. Like a token,
@@ -350,6 +375,25 @@ impl Opens {
         self.get(id).or_else(|| self.closed.lock().get(&id).cloned())
     }
 
+    /// Whether plans gave these pages of the file's device to open files that may write. The
+    /// kernel gives back by any of them, and none is released before its pages have come back.
+    ///
+    /// # Errors
+    /// `EFAULT`: not all of them.
+    pub(crate) fn may_write_back(
+        &self,
+        file: &Arc<OpenFile>,
+        pages: Range<u64>,
+    ) -> Result<(), Errno> {
+        // Mostly the file by which they come.
+        if may_write_back(|| std::iter::once(file), pages.clone()).is_ok() {
+            return Ok(());
+        }
+        let (closed, files) = (self.closed.lock(), self.files.lock());
+        let all = || files.values().chain(closed.values());
+        may_write_back(|| all().filter(|other| other.device.index == file.device.index), pages)
+    }
+
     /// The kernel has released the file of the faulted pages of an open file. True when
     /// no open file of the device has one any more.
     pub(crate) fn backing_released(&self, id: u64) -> bool {
@@ -495,6 +539,9 @@ mod tests {
         assert_eq!(all(), [(4, 6), (10, 12), (20, 30)]);
         let has = |pages: &[u64]| pages.iter().map(|page| given.has(*page)).collect::<Vec<_>>();
         assert_eq!(has(&[3, 4, 5, 6, 12, 29, 30]), [false, true, true, false, false, true, false]);
+        let near = |pages| given.are_near(&pages, 3);
+        assert!(near(0..2) && near(14..15) && near(32..40) && near(0..100));
+        assert!(!near(0..1) && !near(15..17) && !near(33..40));
         add(6..8);
         add(9..10);
         assert_eq!(all(), [(4, 8), (9, 12), (20, 30)]);

@@ -8,7 +8,6 @@
 use std::{
     collections::HashMap,
     io,
-    mem::MaybeUninit,
     os::fd::{AsFd, OwnedFd},
     time::{Duration, Instant},
 };
@@ -16,10 +15,12 @@ use std::{
 use parking_lot::{Condvar, Mutex};
 use rustix::{
     event::{PollFd, PollFlags, poll},
-    fs::inotify::{ReadFlags, Reader},
+    fs::inotify::ReadFlags,
 };
 
-use crate::{host::HostMemory, notify::is_readable, opens::Opens, pool};
+use crate::{
+    host::HostMemory, inotify, notify::is_readable, opens::Opens, pool, threads::Failures,
+};
 
 /// Watches for the close of memory files that clients mapped.
 pub(crate) struct Reaper {
@@ -47,6 +48,9 @@ const PAUSES: [u64; 6] = [0, 1, 4, 16, 64, 256];
 /// So long after it the last look comes.
 const SETTLED: Duration = Duration::from_millis(300);
 
+/// What inotify tells, in messages.
+const TOLD: &str = "closes of files";
+
 /// So often that something was told, all memories are looked at: a lock may go later than that.
 const ROUNDS: u32 = 64;
 
@@ -66,24 +70,16 @@ impl Changed {
         self.all.is_some() || watch.is_none_or(|number| self.watches.contains_key(&number))
     }
 
-    /// Reads what has been told by now, and no more: programs may close files for ever. Whether
-    /// anything was.
+    /// Reads what has been told. Whether anything was.
     fn read(&mut self, closes: &OwnedFd) -> io::Result<bool> {
-        /// Of a file's event, which has no name in it.
-        const LEN: u64 = 16;
-        let mut buffer = [MaybeUninit::uninit(); 4096];
-        let mut reader = Reader::new(closes, &mut buffer);
-        let told = rustix::io::ioctl_fionread(closes)? / LEN;
         let now = Instant::now();
-        for _ in 0..told {
-            let event = reader.next()?;
-            if event.events().contains(ReadFlags::QUEUE_OVERFLOW) {
+        inotify::read(closes, |events, watch| {
+            if events.contains(ReadFlags::QUEUE_OVERFLOW) {
                 self.all = Some(now);
             } else {
-                self.watches.insert(event.wd(), now);
+                self.watches.insert(watch, now);
             }
-        }
-        Ok(told > 0)
+        })
     }
 
     /// Forgets those for which a look that began `at` was the last one.
@@ -116,11 +112,13 @@ impl Reaper {
 
     /// Releases open files as their last maps go, for ever; for a thread of its own.
     /// After each look comes `then`.
-    pub(crate) fn run(&self, opens: &Opens, then: impl Fn()) -> io::Result<()> {
+    pub(crate) fn run(&self, opens: &Opens, then: impl Fn()) {
         let (mut changed, mut rounds) = (Changed::default(), 0);
         loop {
-            let mut fds = [PollFd::new(&self.closes, PollFlags::IN)];
-            rustix::io::retry_on_intr(|| poll(&mut fds, None))?;
+            Failures::receive(TOLD, || {
+                let mut fds = [PollFd::new(&self.closes, PollFlags::IN)];
+                rustix::io::retry_on_intr(|| poll(&mut fds, None)).map_err(io::Error::from)
+            });
             // Said before the event is taken: who comes after it finds one of the two.
             self.looks.lock().thread = Some(pool::own_thread());
             let mut pauses = PAUSES.iter();
@@ -131,7 +129,7 @@ impl Reaper {
                     None => 0,
                 };
                 let moment = Instant::now() + Duration::from_millis(pause);
-                let Looked { began, told, waiting } = self.look(opens, &mut changed, moment)?;
+                let Looked { began, told, waiting } = self.look(opens, &mut changed, moment);
                 changed.settle(began);
                 rounds = (rounds + u32::from(told)) % ROUNDS;
                 if told && rounds == 0 {
@@ -164,7 +162,7 @@ impl Reaper {
     }
 
     /// Looks at this moment, and before it whenever it is asked to, until it is told something.
-    fn look(&self, opens: &Opens, changed: &mut Changed, moment: Instant) -> io::Result<Looked> {
+    fn look(&self, opens: &Opens, changed: &mut Changed, moment: Instant) -> Looked {
         let mut told = false;
         loop {
             let mut looks = self.looks.lock();
@@ -176,14 +174,14 @@ impl Reaper {
             let (asked, began) = (looks.asked, Instant::now());
             drop(looks);
             // After the question: what it is about may have been told since the look before.
-            told |= changed.read(&self.closes)?;
+            told |= Failures::receive(TOLD, || changed.read(&self.closes));
             let waiting = opens.reap(changed);
             let mut looks = self.looks.lock();
             looks.made = asked;
             looks.is_blocked = false;
             self.changed.notify_all();
             if looks.asked == asked && (!waiting || told || Instant::now() >= moment) {
-                return Ok(Looked { began, told, waiting });
+                return Looked { began, told, waiting };
             }
         }
     }

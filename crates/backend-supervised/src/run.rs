@@ -3,7 +3,7 @@
 use std::{
     collections::HashMap,
     ffi::OsString,
-    io::{self, Write},
+    io::Write,
     mem::ManuallyDrop,
     os::{
         fd::{AsFd, BorrowedFd, OwnedFd},
@@ -46,7 +46,7 @@ use crate::{
     probe,
     reaper::Reaper,
     sysfs::{self, ClassEntry},
-    threads::LazyThread,
+    threads::{Failures, LazyThread},
     trace::{Trace, TraceFormat},
     trapped::Trapped,
     tree::{self, Program, Role, SupervisorSide},
@@ -615,26 +615,6 @@ fn serve_notifications(core: &Arc<Core>, listener: OwnedFd) -> Result<Receiver<(
         turn
     })?;
     Ok(hears)
-}
-
-/// Errors of a receiver, one after the other.
-#[derive(Default)]
-struct Failures(u32);
-
-impl Failures {
-    /// After which the supervisor ends: those who wait for it would wait for ever.
-    const MOST: u32 = 100;
-
-    /// A lack of memory passes, so it is tried again in a while.
-    fn one_more(&mut self, what: &str, error: &io::Error) {
-        self.0 += 1;
-        if self.0 > Self::MOST {
-            crate::report(format_args!("cannot receive {what}: {error}; all devices end"));
-            std::process::exit(125);
-        }
-        crate::report_once(format_args!("cannot receive {what}, and tries again: {error}"));
-        std::thread::sleep(Duration::from_millis(10));
-    }
 }
 
 /// Answers `devmap maps`: the socket is there before the program can do anything, and a thread

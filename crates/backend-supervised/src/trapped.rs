@@ -219,13 +219,16 @@ impl Trapped {
         self.descriptors.is_settled()
     }
 
-    /// Waits for the last descriptor of an open file to go, and releases the file. False
-    /// when that cannot be waited for.
+    /// Waits for the last descriptor of an open file to go, and releases the file. Where that
+    /// cannot be waited for, it is tried again in a while.
     fn release_next(&self, core: &Core, received: &dyn Fn()) -> bool {
         let closed = self.descriptors.next_closed().inspect_err(|error| {
             crate::report_once(format_args!("cannot wait for closed descriptors: {error}"));
         });
-        let Ok(descriptor) = closed else { return false };
+        let Ok(descriptor) = closed else {
+            std::thread::sleep(pool::PATIENCE);
+            return true;
+        };
         received();
         self.release(core, descriptor);
         true

@@ -87,8 +87,10 @@ pub fn fork() -> io::Result<Fork> {
 /// # Errors
 /// Those of fork(2).
 pub fn fork_to(child: impl FnOnce() -> u8) -> io::Result<Pid> {
-    // SAFETY: the child has a copy of all memory; that no other thread is there to change
-    // it or to let locks go, it has to stand, and `_exit` runs no handlers.
+    // SAFETY: the child has a copy of all memory as it was at one moment. What another thread was
+    // about to do there stays undone: a lock that it holds is never let go, and what that protects
+    // cannot be reached; what no lock protects is what a thread that rests sees. `_exit` runs no
+    // handlers.
     match check(unsafe { libc::fork() })? {
         0 => {
             let status = std::panic::catch_unwind(std::panic::AssertUnwindSafe(child));

@@ -157,9 +157,10 @@ impl Span {
         };
         // INVARIANT: both just mapped, and nobody else knows the addresses.
         let span = Span(Arc::new(inner));
+        // From here on its drop is of this process: should what follows fail.
+        span.0.marks()[pages.get()].store(mark::PRESENT, Ordering::Relaxed);
         // SAFETY: the range is the marks' own, and zeros in a child are what they promise.
         unsafe { madvise(marks, marks_len, Advice::LinuxWipeOnFork) }?;
-        span.0.marks()[pages.get()].store(mark::PRESENT, Ordering::Relaxed);
         Ok((span.clone(), Access::new(span)))
     }
 
@@ -566,6 +567,15 @@ mod tests {
         let refused = span.move_in(at, &mut large, LARGE).unwrap_err();
         assert_eq!(refused.raw_os_error(), Some(libc::ETXTBSY));
         drop(slice);
+    }
+
+    #[test]
+    fn beyond_its_end_there_is_nothing_to_copy() {
+        let (span, access) =
+            Span::reserve(NonZeroUsize::MIN, Protection::ReadWrite, Sharing::Private).unwrap();
+        for at in [span.len(), usize::MAX / 2, usize::MAX] {
+            assert_eq!((access.read(at, &mut [0; 2]), access.write(at, &[0; 2])), (0, 0));
+        }
     }
 
     #[test]

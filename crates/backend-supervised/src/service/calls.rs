@@ -21,7 +21,7 @@ use super::{
     socket,
     wire::{
         Answer, CHUNK, Copies, LONGEST, Method, Request, Step, WireArea, WireErrno, WireExtent,
-        WireMemory, WireMetadata, WirePlace, decode, encode,
+        WireMemory, WireMetadata, WirePlace, decode, encode, is_position,
     },
 };
 use crate::{
@@ -411,7 +411,11 @@ impl Serving<'_> {
             // The joiner's kernel keeps what it writes.
             self.connection.gives(file.device.index);
         }
-        let result = if permitted {
+        let result = if !permitted {
+            Err(Errno::EBADF)
+        } else if !is_position(position.saturating_add(size as u64)) {
+            Err(Errno::EINVAL)
+        } else {
             self.interruptible(|| {
                 file.device.call(name, |driver| {
                     let user = UserSlice::new(&caller, 0, size)?;
@@ -424,8 +428,6 @@ impl Serving<'_> {
                     Ok(file.device.at_most(name, count, size)? as u64)
                 })
             })
-        } else {
-            Err(Errno::EBADF)
         };
         if writes && file.device.is_regular() {
             self.connection.changes(file.device.index);
@@ -472,6 +474,11 @@ impl Serving<'_> {
     }
 
     fn seek(&self, file: &Arc<OpenFile>, to: SeekFrom) -> Result<u64, Errno> {
+        if let SeekFrom::Current { position, .. } = to
+            && !is_position(position)
+        {
+            return Err(Errno::EINVAL);
+        }
         let started = Instant::now();
         let result = self.interruptible(|| {
             file.device.call("llseek", |driver| {

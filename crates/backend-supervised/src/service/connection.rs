@@ -28,7 +28,7 @@ use super::{
 use crate::{
     call::{WaitHook, Waiter},
     host::Wake,
-    opens::OpenFile,
+    opens::{self, OpenFile},
     pool,
 };
 
@@ -380,13 +380,7 @@ impl Connection {
         if writers().next().ok_or(Errno::EBADF)?.device.is_regular() {
             return Ok(());
         }
-        let mut next = pages.start;
-        while next < pages.end {
-            // Several files may have written what the kernel gives back at once.
-            let ends = writers().filter_map(|file| file.given.end(next));
-            next = ends.max().ok_or(Errno::EFAULT)?;
-        }
-        Ok(())
+        opens::may_write_back(writers, pages)
     }
 
     /// The joiner is about to get pages of the device: it has them until it is told to forget

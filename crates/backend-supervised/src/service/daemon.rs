@@ -134,9 +134,7 @@ pub fn serve(service: Service) -> Result<(), String> {
     start(
         "devmap-reaper",
         Box::new(move || {
-            if let Err(error) = reaping.reaper.run(&reaping.opens, || ()) {
-                crate::report(format_args!("cannot read inotify events: {error}"));
-            }
+            reaping.reaper.run(&reaping.opens, || ());
         }),
     )?;
     let listener = Arc::new(listener);

@@ -47,6 +47,8 @@ pub(super) struct Link {
     hearing: Condvar,
     /// The run has forked, and there may be threads.
     started: AtomicBool,
+    /// Interruptions for which the daemon had no room, to a thread that waits for it.
+    late: Mutex<Option<Sender<Control>>>,
     /// What pollers of an open file wait on, by the daemon's number.
     queues: Mutex<HashMap<u64, Arc<HostWaitQueue>>>,
     /// What forgets pages of a device, by the daemon's number.
@@ -76,8 +78,7 @@ struct CallInterrupt {
 impl Interrupt for CallInterrupt {
     fn interrupt(&self) {
         let CallInterrupt { lane, call, .. } = *self;
-        // Without a daemon the call has ended.
-        let _ = self.link.say(&Control::Interrupt { lane, call }, None);
+        self.link.interrupt(Control::Interrupt { lane, call });
     }
 }
 
@@ -102,6 +103,7 @@ impl Link {
             heard: Mutex::new(0),
             hearing: Condvar::new(),
             started: AtomicBool::new(false),
+            late: Mutex::default(),
             queues: Mutex::default(),
             renewals: Mutex::default(),
         })
@@ -134,6 +136,30 @@ impl Link {
         let mut buffer = Vec::with_capacity(16);
         let files: Vec<_> = file.iter().map(|file| file.as_fd()).collect();
         socket::send(&self.control, encode(message, &mut buffer), &files)
+    }
+
+    /// Tells the daemon of an interruption, from a thread apart if it has no room for it: one
+    /// that does not receive holds up no calls of others.
+    fn interrupt(self: &Arc<Link>, message: Control) {
+        let mut buffer = Vec::with_capacity(16);
+        // Without a daemon the call has ended.
+        if let Err(error) = socket::send_at_once(&self.control, encode(&message, &mut buffer))
+            && error.kind() == io::ErrorKind::WouldBlock
+        {
+            let mut late = self.late.lock();
+            let _ = late.get_or_insert_with(|| self.start_interrupting()).send(message);
+        }
+    }
+
+    fn start_interrupting(self: &Arc<Link>) -> Sender<Control> {
+        let (sender, interruptions) = channel();
+        let link = self.clone();
+        self.start_thread("devmap-interrupt", move || {
+            while let Ok(message) = interruptions.recv() {
+                let _ = link.say(&message, None);
+            }
+        });
+        sender
     }
 
     /// Has wakes of an open file reach `queue`.
@@ -323,5 +349,38 @@ impl Lane {
                 step => return last(step, files).ok_or(Ended::Gone),
             }
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// More than the socket has room for.
+    const MANY: u32 = 5000;
+
+    #[test]
+    fn interruptions_wait_for_a_daemon_without_holding_up_who_tells_of_them() {
+        let (control, daemon) = socket::pair().unwrap();
+        let link = Link::new(control, "/nowhere".into());
+        let waiters: Vec<_> = (0..MANY).map(|_| Arc::<Waiter>::default()).collect();
+        for (waiter, call) in waiters.iter().zip(0..) {
+            waiter.set_hears(Some(Arc::new(CallInterrupt { link: link.clone(), lane: 3, call })));
+            waiter.interrupt();
+            waiter.interrupt();
+        }
+        let mut buffer = vec![0; LONGEST];
+        let mut heard: Vec<u32> = waiters
+            .iter()
+            .map(|_| match decode(socket::receive(&daemon, &mut buffer).unwrap()) {
+                Some(Control::Interrupt { lane: 3, call }) => call,
+                other => panic!("{other:?}"),
+            })
+            .collect();
+        heard.sort_unstable();
+        assert!(heard.into_iter().eq(0..MANY), "each is told of once");
+        let time = std::time::Duration::ZERO;
+        let more = socket::receive_within(daemon.as_fd(), &mut buffer, time);
+        assert_eq!(more.unwrap_err().kind(), io::ErrorKind::TimedOut);
     }
 }

@@ -38,6 +38,14 @@ pub(super) fn send(socket: impl AsFd, bytes: &[u8], files: &[BorrowedFd<'_>]) ->
     send_with(&socket, bytes, files, SendFlags::empty())
 }
 
+/// Sends one packet if there is room.
+///
+/// # Errors
+/// Those of sendmsg(2): `WouldBlock`.
+pub(super) fn send_at_once(socket: impl AsFd, bytes: &[u8]) -> io::Result<()> {
+    send_with(&socket, bytes, &[], SendFlags::DONTWAIT)
+}
+
 /// As [`send`], but no longer than this; whoever else holds the descriptor has no say in it.
 ///
 /// # Errors

@@ -28,7 +28,7 @@ use super::{
     socket,
     wire::{
         Answer, Control, Copies, LONGEST, Method, News, Request, Step, VERSION, WireArea,
-        WirePlace, decode, encode,
+        WirePlace, WireSeek, decode, encode,
     },
 };
 use crate::{AnyFile, Host, HostLock, HostMemory, HostWaitQueue, Node, call, erase, trace::Trace};
@@ -357,6 +357,23 @@ fn send(lane: &OwnedFd, method: Method<'_>) {
 
 fn place(len: u64) -> WirePlace {
     WirePlace { position: 0, len, flags: None }
+}
+
+/// As the kernel sees to it (`rw_verify_area`).
+#[test]
+fn positions_are_those_of_a_file() {
+    let served = Served::new(DEADLINE);
+    let mut raw = served.raw();
+    let lane = raw.lane();
+    let open = raw.open(&lane);
+    for position in [i64::MAX as u64, 1 << 63, u64::MAX] {
+        let (place, copies) = (WirePlace { position, ..place(1) }, Copies::Buffered);
+        assert_eq!(raw.value(&lane, Method::Read { open, place, copies }), Err(Errno::EINVAL));
+        let write = Method::Write { open, place, head: b"x", copies };
+        assert_eq!(raw.value(&lane, write), Err(Errno::EINVAL));
+    }
+    let to = WireSeek::Current { position: 1 << 63, by: 0 };
+    assert_eq!(raw.value(&lane, Method::Seek { open, to }), Err(Errno::EINVAL));
 }
 
 #[test]

@@ -259,6 +259,11 @@ pub(super) enum Method<'a> {
     },
 }
 
+/// Whether it is a position in a file, or the end of what is there.
+pub(super) fn is_position(position: u64) -> bool {
+    i64::try_from(position).is_ok()
+}
+
 /// What a read or a write is about.
 #[derive(Clone, Copy, Debug, Serialize, Deserialize)]
 pub(super) struct WirePlace {

@@ -16,7 +16,6 @@ mod compare;
 
 use std::{
     io,
-    mem::MaybeUninit,
     ops::Range,
     os::fd::OwnedFd,
     sync::{
@@ -45,7 +44,7 @@ use crate::{
     notify::{self, Call},
     opens::{DeviceEntry, OpenFile},
     pool,
-    threads::LazyThread,
+    threads::{Failures, LazyThread},
     trace::Event,
 };
 
@@ -206,13 +205,12 @@ impl Watched {
     fn watch(&self, core: &Core) {
         self.by.store(pool::own_thread(), Ordering::SeqCst);
         loop {
-            let mut fds = [PollFd::new(&self.inotify, PollFlags::IN)];
-            if let Err(error) = rustix::io::retry_on_intr(|| poll(&mut fds, None)) {
-                crate::report_once(format_args!("cannot wait for changes of files: {error}"));
-                return;
-            }
+            Failures::receive("changes of files", || {
+                let mut fds = [PollFd::new(&self.inotify, PollFlags::IN)];
+                rustix::io::retry_on_intr(|| poll(&mut fds, None)).map_err(io::Error::from)
+            });
             self.rounds.lock().begun += 1;
-            let stored = self.read_events();
+            let stored = self.read_events().unwrap_or(true);
             self.tend(core, stored);
             let mut rounds = self.rounds.lock();
             rounds.ended = rounds.begun;
@@ -221,20 +219,13 @@ impl Watched {
         }
     }
 
-    /// Reads what inotify has told by now, and no more: programs may change a file for ever.
-    /// Whether something may have been stored.
-    fn read_events(&self) -> bool {
-        /// Of a file's event, which has no name in it.
-        const LEN: u64 = 16;
-        let mut buffer = [MaybeUninit::uninit(); 4096];
-        let mut reader = inotify::Reader::new(&self.inotify, &mut buffer);
-        let told = rustix::io::ioctl_fionread(&self.inotify).unwrap_or(0) / LEN;
+    /// Reads what inotify has told. Whether something may have been stored.
+    fn read_events(&self) -> io::Result<bool> {
         let mut stored = false;
-        for _ in 0..told {
-            let Ok(event) = reader.next() else { break };
-            stored |= event.events() != ReadFlags::CLOSE_NOWRITE;
-        }
-        stored
+        crate::inotify::read(&self.inotify, |events, _| {
+            stored |= events != ReadFlags::CLOSE_NOWRITE;
+        })?;
+        Ok(stored)
     }
 
     /// Gives back what was stored in the file, and ends its use if no program has it any more.

@@ -140,8 +140,7 @@ fn transfer(
         Err(errno) => return (position, Err(errno)),
     };
     let [fd, ..] = call.notification.args;
-    let tid = call.notification.tid;
-    let notified = client::Notified { tid, fd: fd as u32, opened: file.flags };
+    let notified = client::Notified::new(call, fd as u32, file.flags);
     let caller = Parts { notified, parts };
     let result = notify::interruptible(core, call, || {
         file.device.call(method, |driver| {
@@ -178,12 +177,12 @@ fn reachable(parts: Vec<(u64, u64)>) -> Result<(Vec<(u64, u64)>, usize), Errno> 
 }
 
 /// A caller whose buffer is in parts; its addresses count from the first byte of the first.
-struct Parts {
-    notified: client::Notified,
+struct Parts<'a> {
+    notified: client::Notified<'a>,
     parts: Vec<(u64, u64)>,
 }
 
-impl Parts {
+impl Parts<'_> {
     /// Calls `copy` with an address of the client and a range of the `len` bytes that
     /// begin at byte `at` of the buffer, for each part that holds some of them.
     fn each(
@@ -205,7 +204,7 @@ impl Parts {
     }
 }
 
-impl Caller for Parts {
+impl Caller for Parts<'_> {
     fn copy_from(&self, address: u64, into: &mut [u8]) -> Result<(), Errno> {
         self.each(address, into.len(), |at, range| self.notified.copy_from(at, &mut into[range]))
     }

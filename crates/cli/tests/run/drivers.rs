@@ -1,6 +1,6 @@
 //! Bad drivers: an error that names the device, the right errno, and nobody else harmed.
 
-use crate::harness::{Mode, Run, in_each_mode, open_to_all};
+use crate::harness::{Mode, Run, in_each_mode, open_to_all, python};
 
 in_each_mode!(
     a_bad_plan_fails_the_mmap_alone,
@@ -9,6 +9,7 @@ in_each_mode!(
     a_driver_is_dropped_at_the_end,
     absurd_answers_are_errors,
     errors_past_those_of_fuse_reach_the_program,
+    messages_that_nobody_reads_hold_nobody_up,
     no_second_map_reaches_past_the_plan,
     only_the_caller_of_a_blocking_driver_waits,
 );
@@ -205,4 +206,25 @@ for old in 0, 2**64 - 1:
 ";
     let finished = Run::bad_driver(mode, "").python(script, &[]).finish().well();
     assert_eq!(finished.stdout, "EFAULT\nEFAULT\n", "{finished:?}");
+}
+
+/// The program waits for no message of devmap's, nor does the end of the run.
+fn messages_that_nobody_reads_hold_nobody_up(mode: Mode) {
+    let full = "
+import os, subprocess, sys
+read, write = os.pipe()
+os.set_blocking(write, False)
+try:
+    while True: os.write(write, b'x')
+except BlockingIOError: os.set_blocking(write, True)
+sys.exit(subprocess.run(sys.argv[1:], stderr=write).returncode)
+";
+    let script = "
+fd = os.open('/dev/bad', os.O_RDWR)
+say(*(error_of(lambda: mmap.mmap(fd, 4 * PAGE)) for _ in range(20)))
+";
+    let run = Run::server("bad_driver", mode).by(&[python(), "-c", full]);
+    let run = run.environment("BAD", "plan:hole");
+    let finished = run.python(script, &[]).finish().well();
+    assert_eq!(finished.stdout.split_whitespace().collect::<Vec<_>>(), ["EIO"; 20]);
 }

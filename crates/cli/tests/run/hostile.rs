@@ -3,15 +3,25 @@
 
 use crate::harness::{Client, Mode, Run, in_each_mode};
 
-in_each_mode!(
-    arguments_that_change,
-    arguments_that_make_no_sense,
-    descriptors_on_their_way,
-    filters_that_refuse,
-    kills_at_any_moment,
-    pages_beside_the_given_one,
-    ten_thousand_opens,
-);
+in_each_mode!(@ namespace "namespace" [
+    arguments_that_change
+    arguments_that_make_no_sense
+    descriptors_on_their_way
+    filters_that_refuse
+    kills_at_any_moment
+    pages_beside_the_given_one
+    ten_thousand_opens
+    faulted_pages_beside_the_given_one
+]);
+in_each_mode!(@ trapped "trapped" [
+    arguments_that_change
+    arguments_that_make_no_sense
+    descriptors_on_their_way
+    filters_that_refuse
+    kills_at_any_moment
+    pages_beside_the_given_one
+    ten_thousand_opens
+]);
 
 /// Serves on while the program runs, and counts the devices' releases at the end.
 const BESIDE: &str = "
@@ -58,6 +68,18 @@ fn beside(mode: Mode, name: &str, arguments: &[&str]) {
 
 fn pages_beside_the_given_one(mode: Mode) {
     beside(mode, "reach", &["/dev/page"]);
+}
+
+/// The FUSE file of faulted pages. What a thief stores there reaches neither others nor the home.
+fn faulted_pages_beside_the_given_one(mode: Mode) {
+    let program = Client::hostile("faulted");
+    let run = Run::new(mode, &["/dev/pattern=pattern:size=1M"]).traced();
+    let finished = run.start(&[&*program.path(), "/dev/pattern"]).finish_whole();
+    assert!(finished.stdout.ends_with("ok all\n"), "{finished:?}");
+    let stored = finished.trace.iter().filter(|event| event["call"] == "write_back");
+    assert!(stored.clone().all(|event| event["errno"] == "EFAULT"), "{finished:?}");
+    assert!(stored.count() > 0, "{finished:?}");
+    finished.well();
 }
 
 fn kills_at_any_moment(mode: Mode) {

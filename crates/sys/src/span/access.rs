@@ -117,6 +117,9 @@ impl Access {
     /// bytes. Not atomic: a byte that another writes meanwhile arrives old or new.
     pub fn read(&self, at: usize, into: &mut [u8]) -> usize {
         let len = self.marked(at, into.len(), mark::PRESENT);
+        if len == 0 {
+            return 0;
+        }
         // SAFETY: inside the span (marked); `into` is a live exclusive slice, so it is not
         // part of it.
         let rest = unsafe { guarded::copy(self.address.add(at), into.as_mut_ptr(), len) };
@@ -126,6 +129,9 @@ impl Access {
     /// Copies in, as [`Access::read`] copies out, to pages marked writable.
     pub fn write(&self, at: usize, from: &[u8]) -> usize {
         let len = self.marked(at, from.len(), mark::WRITABLE);
+        if len == 0 {
+            return 0;
+        }
         // SAFETY: inside the span (marked), which no slice is of, see store; `from` is a
         // live slice, so it is not part of it.
         let rest = unsafe { guarded::copy(from.as_ptr(), self.address.add(at), len) };
