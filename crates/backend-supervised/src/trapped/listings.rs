@@ -23,10 +23,10 @@ use devmap_sys::{
     seccomp::{Notification, Reply},
 };
 use parking_lot::Mutex;
-use rustix::fs::{Mode, OFlags, RawDir};
+use rustix::fs::{AtFlags, CWD, Mode, OFlags, RawDir, StatxFlags};
 use tempfile::TempDir;
 
-use super::{Trapped, paths::Entry};
+use super::{Trapped, files, paths::Entry};
 use crate::{client, notify::Call};
 
 /// As many listings are kept; programs read one at a time.
@@ -113,10 +113,27 @@ fn make(entries: &std::collections::BTreeMap<std::path::PathBuf, Entry>) -> io::
     Ok(tree)
 }
 
+/// Whether a client may read a directory, and come to it from the root: one that was handed its
+/// descriptor goes on without what is devmap's in it.
+fn may_read(tid: u32, path: &Path) -> bool {
+    path.ancestors().enumerate().all(|(above, directory)| {
+        let status = rustix::fs::statx(CWD, directory, AtFlags::empty(), StatxFlags::BASIC_STATS);
+        let want = if above == 0 { 4 } else { 1 };
+        status.is_ok_and(|status| {
+            let of = (u32::from(status.stx_mode), status.stx_uid, status.stx_gid);
+            files::permits(tid, of, want, true)
+        })
+    })
+}
+
 /// Opens a directory in which some entries are devmap's.
 pub(super) fn open(trapped: &Trapped, call: &Call<'_>, path: &Path, flags: u32) -> Reply {
     let tid = call.notification.tid;
-    // What cannot be opened, the kernel refuses by itself.
+    // It is the supervisor who opens it, so whether the client may is asked here; what it may not,
+    // the kernel refuses by itself.
+    if !may_read(tid, path) {
+        return Reply::Continue;
+    }
     let (Ok(directory), Some(process)) = (open_directory(path, flags), client::process_of(tid))
     else {
         return Reply::Continue;
