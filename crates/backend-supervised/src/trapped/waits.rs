@@ -12,7 +12,6 @@ use std::{io, sync::Arc, time::Instant};
 use devmap_driver::{Errno, PollEvents};
 use devmap_sys::{
     arch::nr,
-    process,
     seccomp::{Notification, Reply},
 };
 
@@ -39,6 +38,9 @@ const ERESTART_RESTARTBLOCK: i32 = 516;
 /// Added to an `int` argument, of which the kernel looks at the low half: a call that is devmap's
 /// own, which is not notified (`filter`).
 pub(super) const OWN_INT: u64 = OWN << 32;
+
+/// A timeout of 0, as a `timeval` or as a `timespec`.
+pub(super) const ZERO: [u8; 16] = [0; 16];
 
 /// An open file that is asked for.
 pub(super) struct Polled {
@@ -99,8 +101,9 @@ pub(super) trait Wait {
         })
     }
 
-    /// Has its caller make the call without waiting; `zero` is the address of a timeout of 0.
-    fn ask_kernel(&self, held: &mut Held, zero: u64) -> io::Result<i64>;
+    /// Has its caller make the call without waiting: the very call, for a filter of the program's
+    /// own may permit no other.
+    fn ask_kernel(&self, held: &mut Held) -> io::Result<i64>;
 
     /// Writes the answer to the caller, which is what the kernel has said, if it was asked, but
     /// with these masks for the devices: what the call returns.
@@ -298,10 +301,7 @@ fn let_go(mut held: Held) {
 
 /// Ends the call of a thread with what the kernel says now, and these masks.
 fn finish(mut held: Held, wait: &dyn Wait, masks: &[PollEvents]) {
-    let zero = held.unused();
-    let asked = process::write_memory(held.tid(), zero, &[0; attach::UNUSED as usize])
-        .and_then(|()| wait.ask_kernel(&mut held, zero));
-    let result = match asked {
+    let result = match wait.ask_kernel(&mut held) {
         Ok(errno) if errno < 0 => Ok(errno),
         Ok(said) => wait.tell(Some((&mut held, said)), masks),
         // Nothing else is ready, as far as is known.
