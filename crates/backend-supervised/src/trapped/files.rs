@@ -220,12 +220,12 @@ fn answer(
     let entry = match found {
         Found::Other => return Some(Reply::Continue),
         Found::Listed(path) => {
-            return Some(match request.what {
+            return match request.what {
                 What::Open { flags, resolve: 0 } if is_reading(flags) => {
                     listings::open(trapped, call, &path, flags)
                 }
-                _ => Reply::Continue,
-            });
+                _ => Some(Reply::Continue),
+            };
         }
         Found::Made(path) => {
             if let What::Open { flags, resolve: 0 } = request.what {
