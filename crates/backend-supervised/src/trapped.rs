@@ -31,6 +31,7 @@ mod polling;
 mod regular;
 mod select;
 mod standins;
+mod tellers;
 mod transfer;
 mod waits;
 
@@ -66,6 +67,8 @@ use self::{
     numbers::{Given, NotGiven, Numbers},
     paths::{Entry, Found, Paths},
     regular::Regular,
+    tellers::Tellers,
+    waits::Teller,
 };
 use crate::{
     Core,
@@ -101,8 +104,8 @@ pub(crate) struct Trapped {
     placing: Mutex<u32>,
     /// Whose calls are served now.
     pub(crate) callers: Callers,
-    /// Held while the wait of a thread is ended.
-    telling: Mutex<()>,
+    /// Who ends the waits of threads.
+    tellers: Tellers,
     /// Which of its threads run.
     started: [AtomicBool; 2],
 }
@@ -133,7 +136,7 @@ impl Trapped {
             directories: devices.iter().map(directory).collect(),
             placing: Mutex::default(),
             callers: Callers::default(),
-            telling: Mutex::default(),
+            tellers: Tellers::default(),
             started: Default::default(),
         })
     }
@@ -194,7 +197,8 @@ impl Trapped {
 
     /// Shows pollers of a device what its driver says now.
     pub(crate) fn refresh(&self, device: &DeviceEntry) {
-        self.descriptors.refresh_device(device.index, &|watch| waits::tell(self, watch));
+        let teller = Teller::new(self);
+        self.descriptors.refresh_device(device.index, &|watch| teller.tell(watch));
     }
 
     /// No program is left: what the kernel has not closed yet, such as a descriptor on its way
@@ -321,6 +325,7 @@ impl Trapped {
 /// Starts the threads of trapped mode, once. A driver may block in any of its methods, so
 /// each may need another one.
 fn start(core: &Arc<Core>, trapped: &Trapped) -> Result<(), String> {
+    trapped.tellers.serve(core);
     let [closes, wakes] = &trapped.started;
     let pool = |started: &AtomicBool, name, serve: fn(&Core, &Trapped, &dyn Fn()) -> bool| {
         if started.swap(true, Ordering::SeqCst) {
@@ -339,7 +344,8 @@ fn start(core: &Arc<Core>, trapped: &Trapped) -> Result<(), String> {
     };
     pool(closes, "devmap-closes", |core, trapped, received| trapped.release_next(core, received))?;
     pool(wakes, "devmap-wakes", |_, trapped, received| {
-        trapped.descriptors.tell_next(received, &|watch| waits::tell(trapped, watch))
+        let teller = Teller::new(trapped);
+        trapped.descriptors.tell_next(received, &|watch| teller.tell(watch))
     })
 }
 

@@ -8,7 +8,7 @@
 //! What does not live here: how it shows that (`fifo`).
 
 use std::{
-    collections::HashMap,
+    collections::{HashMap, HashSet},
     io,
     os::fd::{AsFd, OwnedFd},
     sync::{
@@ -109,9 +109,17 @@ impl Descriptor {
     /// Has each call told that this mask has something for which the FIFO does not show; `tell`
     /// says whether it waits on.
     pub(super) fn tell(&self, mask: PollEvents, tell: &dyn Fn(&Watch) -> bool) {
+        self.tell_each(&self.missing(mask, |_| true), tell);
+    }
+
+    /// The calls for which this mask has something for which the FIFO does not show.
+    fn missing(&self, mask: PollEvents, is_one: impl Fn(&Watch) -> bool) -> Vec<Watch> {
         let shown = self.shows(mask);
-        let misses = |watch: &&Watch| watch.misses(mask, shown);
-        let watches: Vec<_> = self.watches.lock().iter().filter(misses).cloned().collect();
+        let misses = |watch: &&Watch| watch.misses(mask, shown) && is_one(watch);
+        self.watches.lock().iter().filter(misses).cloned().collect()
+    }
+
+    fn tell_each(&self, watches: &[Watch], tell: &dyn Fn(&Watch) -> bool) {
         for watch in watches.iter().filter(|watch| !tell(watch)) {
             self.watches.lock().retain(|other| other.id != watch.id || other.tid != watch.tid);
         }
@@ -398,8 +406,8 @@ impl Descriptors {
     /// Takes back what the FIFO shows and the driver says no more: to be asked what somebody waits
     /// for may have begun something, such as a camera's stream for `read`.
     ///
-    /// For a call that is being served: who shows something else meanwhile may wait until that
-    /// call is answered, so it is not waited for.
+    /// For a call that is being served: a driver that is being asked by somebody else may wait until
+    /// that call is answered, so it is not waited for.
     pub(super) fn hide(&self, descriptor: &Descriptor, file: &Arc<OpenFile>) {
         let Some(mut shown) = descriptor.shown.try_lock() else { return };
         if *shown > 0 {
@@ -411,12 +419,22 @@ impl Descriptors {
     /// Shows what the driver says now: first, to those whom the FIFO would tell only a part.
     fn refresh(&self, descriptor: &Arc<Descriptor>, tell: &dyn Fn(&Watch) -> bool) {
         let Some(file) = &descriptor.file else { return };
-        let mut shown = descriptor.shown.lock();
-        // Taken before asking: a wake after the answer is told by another refresh.
-        let woken = descriptor.woken.is_new.swap(false, Ordering::SeqCst);
-        let mask = self.ask(descriptor, file, None);
-        descriptor.tell(mask, tell);
-        self.change(file, || descriptor.fifo.show(&mut shown, mask, woken));
+        let (mut told, mut woken) = (HashSet::new(), false);
+        loop {
+            let mut shown = descriptor.shown.lock();
+            // Taken before asking: a wake after the answer is told by another refresh.
+            woken |= descriptor.woken.is_new.swap(false, Ordering::SeqCst);
+            let mask = self.ask(descriptor, file, None);
+            let is_untold = |watch: &Watch| !told.contains(&(watch.id, watch.tid));
+            let watches = descriptor.missing(mask, is_untold);
+            if watches.is_empty() {
+                return self.change(file, || descriptor.fifo.show(&mut shown, mask, woken));
+            }
+            // To tell them may take long, and others have something to show meanwhile.
+            drop(shown);
+            told.extend(watches.iter().map(|watch| (watch.id, watch.tid)));
+            descriptor.tell_each(&watches, tell);
+        }
     }
 
     /// Changes what a FIFO shows.

@@ -16,7 +16,7 @@ use super::{
     Trapped,
     poll::ALWAYS,
     polling::{ERESTARTNOHAND, Timeout},
-    waits::{self, OWN_INT, Polled, Wait, Waited, Watch, ZERO},
+    waits::{self, OWN_INT, Polled, Teller, Wait, Waited, Watch, ZERO},
 };
 use crate::{
     attach::{self, Held, NotHeld},
@@ -208,6 +208,7 @@ pub(super) fn control(trapped: &Trapped, call: &Call<'_>) {
     }
     trapped.callers.answered(id);
     let asked = PollEvents::from_bits(u32::from_ne_bytes(events) & !PRIVATE).union(ALWAYS);
+    let teller = Teller::new(trapped);
     for thread in others {
         match client::blocked_in(thread) {
             Some((nr, args)) if is_one(nr) && args[0] as u32 == epfd as u32 => {
@@ -215,7 +216,7 @@ pub(super) fn control(trapped: &Trapped, call: &Call<'_>) {
             }
             Some(_) => {}
             // It may just begin to wait.
-            None => waits::restart(trapped, thread),
+            None => teller.restart(thread),
         }
     }
     waits::tell_all(trapped, &descriptor);

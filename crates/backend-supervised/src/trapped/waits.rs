@@ -23,6 +23,7 @@ use super::{
     poll,
     polling::{self, ERESTARTNOHAND, Timeout},
     select,
+    tellers::{Patience, Task},
 };
 use crate::{
     Core,
@@ -215,13 +216,14 @@ fn let_wait(core: &Arc<Core>, trapped: &Trapped, call: &Call<'_>, wait: &dyn Wai
     }
     call.answer(Reply::Continue);
     trapped.callers.answered(id);
+    let teller = Teller::new(trapped);
     // What came since the drivers were asked, nobody has told a call that had not begun to wait.
     for ((polled, before), now) in polled.iter().zip(before).zip(wakes()) {
         if now == before {
             continue;
         }
         let mask = trapped.descriptors.ask(&polled.descriptor, &polled.file, Some(polled.wanted));
-        polled.descriptor.tell(mask, &|watch| watch.tid != tid || tell(trapped, watch));
+        polled.descriptor.tell(mask, &|watch| watch.tid != tid || teller.tell(watch));
     }
 }
 
@@ -229,7 +231,34 @@ fn let_wait(core: &Arc<Core>, trapped: &Trapped, call: &Call<'_>, wait: &dyn Wai
 pub(super) fn tell_all(trapped: &Trapped, descriptor: &Arc<Descriptor>) {
     if let Some(file) = &descriptor.file {
         let mask = trapped.descriptors.ask(descriptor, file, None);
-        descriptor.tell(mask, &|watch| tell(trapped, watch));
+        let teller = Teller::new(trapped);
+        descriptor.tell(mask, &|watch| teller.tell(watch));
+    }
+}
+
+/// Tells those who wait in the kernel, for who waits until they have been told, if they can be.
+pub(super) struct Teller<'a> {
+    trapped: &'a Trapped,
+    patience: Patience,
+}
+
+impl<'a> Teller<'a> {
+    pub(super) fn new(trapped: &'a Trapped) -> Teller<'a> {
+        Teller { trapped, patience: Patience::new() }
+    }
+
+    /// See [`end`].
+    pub(super) fn tell(&self, watch: &Watch) -> bool {
+        self.ask(watch.tid, Task::End(watch.clone()))
+    }
+
+    /// See [`restart`].
+    pub(super) fn restart(&self, tid: u32) {
+        self.ask(tid, Task::Restart);
+    }
+
+    fn ask(&self, tid: u32, task: Task) -> bool {
+        self.trapped.tellers.ask(self.trapped, tid, task, &self.patience)
     }
 }
 
@@ -241,8 +270,7 @@ fn masks(descriptors: &Descriptors, wait: &dyn Wait) -> Vec<PollEvents> {
 
 /// Ends the wait of a call if a driver says what its FIFO does not. False when it does not wait any
 /// more.
-pub(super) fn tell(trapped: &Trapped, watch: &Watch) -> bool {
-    let _one_at_a_time = trapped.telling.lock();
+pub(super) fn end(trapped: &Trapped, watch: &Watch) -> bool {
     if !watch.may_wait() {
         return false;
     }
@@ -269,7 +297,6 @@ pub(super) fn tell(trapped: &Trapped, watch: &Watch) -> bool {
 /// Has a thread that runs make its call again if it is one that waits, so that what has changed is
 /// seen to.
 pub(super) fn restart(trapped: &Trapped, tid: u32) {
-    let _one_at_a_time = trapped.telling.lock();
     let is_elsewhere = || client::blocked_in(tid).is_some_and(|(nr, _)| !is_one(nr));
     if let Some(held) = stop(trapped, tid, is_elsewhere) {
         let_go(held);
@@ -283,10 +310,10 @@ fn stop(trapped: &Trapped, tid: u32, is_elsewhere: impl Fn() -> bool) -> Option<
         return None;
     }
     let held = attach::hold(tid, || {
-        trapped.callers.told();
+        trapped.callers.told(tid);
         Ok(())
     });
-    trapped.callers.stopped();
+    trapped.callers.stopped(tid);
     held.ok()
 }
 
