@@ -60,8 +60,32 @@ pub(crate) struct Descriptor {
     woken: Arc<Woken>,
     /// The calls that wait for it in the kernel, beside others.
     watches: Mutex<Vec<Watch>>,
+    most_watches: Most,
     /// Where it is registered for edges: how many wakes were told there.
     told: Mutex<HashMap<Place, u64>>,
+    most_told: Most,
+}
+
+/// How many notes there may be before they are looked through for those that are of no use any
+/// more, which nobody tells.
+struct Most(AtomicUsize);
+
+impl Default for Most {
+    fn default() -> Most {
+        Most(AtomicUsize::new(Most::FIRST))
+    }
+}
+
+impl Most {
+    const FIRST: usize = 64;
+
+    /// Looks them through if there are so many; next when there are twice as many as remain.
+    fn keep<T>(&self, notes: &mut T, len: impl Fn(&T) -> usize, keep: impl FnOnce(&mut T)) {
+        if len(notes) >= self.0.load(Ordering::SeqCst) {
+            keep(notes);
+            self.0.store(Most::FIRST.max(2 * len(notes)), Ordering::SeqCst);
+        }
+    }
 }
 
 /// What the queues do on which a device's pollers wait.
@@ -90,7 +114,11 @@ impl Descriptor {
     }
 
     pub(super) fn set_told(&self, place: Place, wakes: u64) {
-        self.told.lock().insert(place, wakes);
+        let mut told = self.told.lock();
+        self.most_told.keep(&mut *told, HashMap::len, |told| {
+            told.retain(|(process, ..), _| client::is_there(*process));
+        });
+        told.insert(place, wakes);
     }
 
     pub(super) fn forget_told(&self, place: Place) {
@@ -100,10 +128,11 @@ impl Descriptor {
     /// Notes a call that is about to wait in the kernel: each thread makes one at a time.
     pub(super) fn watch(&self, watch: Watch) {
         let mut watches = self.watches.lock();
-        match watches.iter_mut().find(|other| other.tid == watch.tid) {
-            Some(other) => other.become_or_join(watch),
-            None => watches.push(watch),
+        if let Some(other) = watches.iter_mut().find(|other| other.tid == watch.tid) {
+            return other.become_or_join(watch);
         }
+        self.most_watches.keep(&mut *watches, Vec::len, |watches| watches.retain(Watch::waits));
+        watches.push(watch);
     }
 
     /// Has each call told that this mask has something for which the FIFO does not show; `tell`
@@ -217,7 +246,9 @@ impl Descriptors {
             locker: Locker::default(),
             woken: Arc::default(),
             watches: Mutex::default(),
+            most_watches: Most::default(),
             told: Mutex::default(),
+            most_told: Most::default(),
         });
         self.watch(&mut self.live.lock(), identity_of(&client)?, &descriptor, None)?;
         // Nobody waits for it yet.
@@ -578,6 +609,23 @@ mod tests {
                 assert_eq!(told(), 0, "{mask}: nothing was woken");
             }
         }
+    }
+
+    #[test]
+    fn notes_of_threads_that_are_gone_are_given_up() {
+        let (device, _) = testing::device(Path::new("/dev/x"), 0);
+        let (descriptors, opens) = (Descriptors::new().unwrap(), opens());
+        let file = open(&opens, &device, libc::O_RDWR);
+        let client = descriptors.add(&device, Some(file), libc::O_RDWR as u32).unwrap();
+        let descriptor = descriptors.on(identity_of(&client).unwrap()).unwrap();
+        for id in 0..10_000_u32 {
+            // No thread has such a number (`PID_MAX_LIMIT`).
+            let tid = (1 << 22) + id;
+            descriptor.watch(Watch::new(id.into(), tid, (0, [0; 6]), PollEvents::PRI));
+            descriptor.set_told((tid, 3, 4), 0);
+        }
+        assert!(descriptor.watches.lock().len() <= Most::FIRST);
+        assert!(descriptor.told.lock().len() <= Most::FIRST);
     }
 
     #[test]

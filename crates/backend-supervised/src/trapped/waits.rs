@@ -144,6 +144,11 @@ impl Watch {
         client::blocked_in(self.tid).is_none_or(|(nr, args)| self.is_call(nr.into(), &args[1..]))
     }
 
+    /// Whether its caller is there, and may be waiting.
+    pub(super) fn waits(&self) -> bool {
+        self.may_wait() && client::is_there(self.tid)
+    }
+
     fn is_call(&self, nr: i64, args: &[u64]) -> bool {
         let is_nr = [self.nr, nr::RESTART_SYSCALL].into_iter().any(|own| i64::from(own) == nr);
         is_nr && args == &self.args[1..]
@@ -194,7 +199,8 @@ fn let_wait(core: &Arc<Core>, trapped: &Trapped, call: &Call<'_>, wait: &dyn Wai
     let polled = &wait.waited().polled;
     let wakes = || polled.iter().map(|polled| polled.descriptor.wakes());
     let before: Vec<_> = wakes().collect();
-    for polled in polled {
+    // Who does not wait need not be told.
+    for polled in polled.iter().filter(|_| !wait.waited().is_over()) {
         polled.descriptor.watch(Watch::new(id, tid, (nr, args), polled.asked));
     }
     let started = Instant::now();
