@@ -346,6 +346,38 @@ static void under_a_filter(void)
 	reset();
 }
 
+static int waits_for_a_second(void *unused)
+{
+	struct pollfd device = { .fd = fd, .events = POLLPRI };
+
+	(void)unused;
+	return poll(&device, 1, 1000);
+}
+
+/* Who is stopped again and again waits no longer for that. */
+static void stops(void)
+{
+	double end = seconds() + 60;
+	int status = 0;
+	pid_t child;
+
+	set_mask(0);
+	child = spawn(waits_for_a_second, NULL);
+	do {
+		usleep(50000);
+		kill(child, SIGSTOP);
+		if (waitpid(child, &status, WUNTRACED) != child)
+			die("waitpid");
+		kill(child, SIGCONT);
+	} while (WIFSTOPPED(status) && seconds() < end);
+	if (WIFSTOPPED(status)) {
+		kill(child, SIGKILL);
+		waitpid(child, &status, 0);
+	}
+	check("stops_do_not_lengthen_a_wait", 0, status);
+	reset();
+}
+
 static void beside(void)
 {
 	static const enum how hows[] = { BY_POLL,	 BY_PPOLL, BY_SELECT_ALL,
@@ -391,6 +423,7 @@ static void beside(void)
 	rounds_beside();
 	below_the_stack();
 	under_a_filter();
+	stops();
 	close(quiet[0]);
 	close(quiet[1]);
 	close(ready[0]);

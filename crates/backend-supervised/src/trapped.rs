@@ -66,6 +66,7 @@ use self::{
     locks::Locks,
     numbers::{Given, NotGiven, Numbers},
     paths::{Entry, Found, Paths},
+    polling::Interrupted,
     regular::Regular,
     tellers::Tellers,
     waits::Teller,
@@ -106,6 +107,8 @@ pub(crate) struct Trapped {
     pub(crate) callers: Callers,
     /// Who ends the waits of threads.
     tellers: Tellers,
+    /// The waits that a signal has ended.
+    interrupted: Interrupted,
     /// Which of its threads run.
     started: [AtomicBool; 2],
 }
@@ -137,6 +140,7 @@ impl Trapped {
             placing: Mutex::default(),
             callers: Callers::default(),
             tellers: Tellers::default(),
+            interrupted: Interrupted::default(),
             started: Default::default(),
         })
     }
@@ -351,9 +355,9 @@ fn start(core: &Arc<Core>, trapped: &Trapped) -> Result<(), String> {
 
 /// Serves a notified call if it is answered otherwise than in namespace mode.
 pub(crate) fn serve(core: &Arc<Core>, trapped: &Trapped, call: &Call<'_>) -> bool {
-    if regular::serve_sync(core, trapped, call)
+    if waits::serve(core, trapped, call)
+        || regular::serve_sync(core, trapped, call)
         || files::serve(core, trapped, call)
-        || waits::serve(core, trapped, call)
     {
         return true;
     }

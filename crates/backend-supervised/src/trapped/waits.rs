@@ -157,6 +157,7 @@ impl Watch {
 
 /// Serves a call if it is one that waits for descriptors.
 pub(super) fn serve(core: &Arc<Core>, trapped: &Trapped, call: &Call<'_>) -> bool {
+    let interrupted = trapped.interrupted.take(call.notification);
     let Notification { tid, nr, args, .. } = *call.notification;
     if nr == nr::EPOLL_CTL {
         epoll::control(trapped, call);
@@ -169,7 +170,7 @@ pub(super) fn serve(core: &Arc<Core>, trapped: &Trapped, call: &Call<'_>) -> boo
         Some(wait) if wait.waited().is_kernels => let_wait(core, trapped, call, &*wait),
         Some(wait) => {
             trapped.callers.waits(call.notification.id);
-            polling::serve(core, call, &*wait);
+            polling::serve(core, trapped, call, &*wait, interrupted);
         }
         None => call.answer(Reply::Continue),
     }
