@@ -5,13 +5,18 @@
 #include "check.h"
 #include "devmap.h"
 
+#include <linux/filter.h>
+#include <linux/seccomp.h>
 #include <poll.h>
 #include <pthread.h>
+#include <stddef.h>
 #include <sys/epoll.h>
 #include <sys/ioctl.h>
+#include <sys/prctl.h>
 #include <sys/select.h>
 #include <sys/syscall.h>
 #include <sys/time.h>
+#include <ucontext.h>
 
 static const char *path;
 static int native;
@@ -69,7 +74,8 @@ static int in_system_call(void *thread)
 	fclose(file);
 	wanted = sscanf(text, "%ld", &number) == 1;
 	return wanted && (number == SYS_read || number == SYS_write || number == SYS_ppoll ||
-			  number == SYS_pselect6 || number == SYS_epoll_pwait
+			  number == SYS_pselect6 || number == SYS_epoll_pwait ||
+			  number == SYS_epoll_pwait2
 #ifdef SYS_poll
 			  || number == SYS_poll || number == SYS_select || number == SYS_epoll_wait
 #endif

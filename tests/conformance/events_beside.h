@@ -225,6 +225,159 @@ static void rounds_beside(void)
 	reset();
 }
 
+/* A stack as small as a coroutine's may be, and what lies below it. */
+static unsigned char arena[1 << 16] __attribute__((aligned(4096)));
+static ucontext_t whole, small;
+static struct pollfd asked[2];
+static long said;
+
+static void asks_on_a_small_stack(void)
+{
+	said = poll(asked, 2, 0);
+}
+
+/* How many bytes of the arena a call has left alone. */
+static size_t untouched_by(struct pollfd first, struct pollfd second)
+{
+	size_t count = 0;
+
+	asked[0] = first;
+	asked[1] = second;
+	memset(arena, 0xab, sizeof(arena));
+	getcontext(&small);
+	small.uc_stack.ss_sp = arena;
+	small.uc_stack.ss_size = sizeof(arena);
+	small.uc_link = &whole;
+	makecontext(&small, asks_on_a_small_stack, 0);
+	swapcontext(&whole, &small);
+	while (arena[count] == 0xab)
+		count++;
+	return count;
+}
+
+/* Nothing below the stack of who asks is changed. */
+static void below_the_stack(void)
+{
+	struct pollfd device = { .fd = fd, .events = POLLPRI };
+	struct pollfd pipe = { .fd = ready[0], .events = POLLIN }, none = { .fd = -1 };
+	size_t plainly;
+
+	set_mask(POLLPRI);
+	/* The first call may have the linker look for it. */
+	untouched_by(none, none);
+	plainly = untouched_by(none, none);
+	check("nothing_below_the_stack_changes", 0, plainly > untouched_by(device, pipe));
+	check("both_are_ready", 2, said);
+	reset();
+}
+
+/* A call, and others that do the same. */
+static const int kinds[][3] = {
+#ifdef SYS_poll
+	{ SYS_poll, SYS_ppoll, -1 },
+	{ SYS_select, SYS_pselect6, -1 },
+	{ SYS_epoll_wait, SYS_epoll_pwait, SYS_epoll_pwait2 },
+#endif
+	{ SYS_epoll_pwait2, SYS_epoll_pwait, -1 },
+};
+#define KINDS (sizeof(kinds) / sizeof(*kinds))
+
+/* Waits under a filter of its own that permits the call and not the others. */
+static int waits_under_a_filter(void *argument)
+{
+	const int *kind = kinds[(uintptr_t)argument];
+	struct sock_filter filter[] = {
+		BPF_STMT(BPF_LD | BPF_W | BPF_ABS, offsetof(struct seccomp_data, nr)),
+		BPF_JUMP(BPF_JMP | BPF_JEQ | BPF_K, 0, 1, 0),
+		BPF_JUMP(BPF_JMP | BPF_JEQ | BPF_K, 0, 0, 1),
+		BPF_STMT(BPF_RET | BPF_K, SECCOMP_RET_ERRNO | EPERM),
+		BPF_STMT(BPF_RET | BPF_K, SECCOMP_RET_ALLOW),
+	};
+	struct sock_fprog program = { sizeof(filter) / sizeof(*filter), filter };
+	struct pollfd both[] = { { .fd = quiet[0], .events = POLLIN },
+				 { .fd = fd, .events = POLLPRI } };
+	struct epoll_event found[2];
+	int epoll = epoll_create1(0), low = fcntl(fd, F_DUPFD, 0);
+	struct timespec minutes = { 1000, 0 };
+	fd_set readers, others;
+
+	add(epoll, quiet[0], EPOLLIN);
+	add(epoll, fd, EPOLLPRI);
+	FD_ZERO(&readers);
+	FD_SET(quiet[0], &readers);
+	FD_ZERO(&others);
+	FD_SET(low, &others);
+	filter[1].k = (uint32_t)kind[1];
+	filter[2].k = (uint32_t)kind[2];
+	if (prctl(PR_SET_NO_NEW_PRIVS, 1, 0, 0, 0) ||
+	    prctl(PR_SET_SECCOMP, SECCOMP_MODE_FILTER, &program))
+		die("PR_SET_SECCOMP");
+	switch (*kind) {
+#ifdef SYS_poll
+	case SYS_poll:
+		return syscall(SYS_poll, both, 2, -1) != 1 || both[1].revents != POLLPRI;
+	case SYS_select:
+		return syscall(SYS_select, (low > quiet[0] ? low : quiet[0]) + 1, &readers, NULL,
+			       &others, NULL) != 1 ||
+		       !FD_ISSET(low, &others);
+	case SYS_epoll_wait:
+		return syscall(SYS_epoll_wait, epoll, found, 2, -1) != 1 ||
+		       found[0].events != EPOLLPRI;
+#endif
+	default:
+		return syscall(SYS_epoll_pwait2, epoll, found, 2, &minutes, NULL, 0) != 1 ||
+		       found[0].events != EPOLLPRI;
+	}
+}
+
+static void under_a_filter(void)
+{
+	pid_t child;
+	int bad = 0;
+
+	for (uintptr_t kind = 0; kind < KINDS; kind++) {
+		set_mask(0);
+		child = spawn(waits_under_a_filter, (void *)kind);
+		until_polling(child);
+		set_mask(POLLPRI);
+		bad += reap(child);
+	}
+	check("a_filter_sees_the_call_itself", 0, bad);
+	reset();
+}
+
+static int waits_for_a_second(void *unused)
+{
+	struct pollfd device = { .fd = fd, .events = POLLPRI };
+
+	(void)unused;
+	return poll(&device, 1, 1000);
+}
+
+/* Who is stopped again and again waits no longer for that. */
+static void stops(void)
+{
+	double end = seconds() + 60;
+	int status = 0;
+	pid_t child;
+
+	set_mask(0);
+	child = spawn(waits_for_a_second, NULL);
+	do {
+		usleep(50000);
+		kill(child, SIGSTOP);
+		if (waitpid(child, &status, WUNTRACED) != child)
+			die("waitpid");
+		kill(child, SIGCONT);
+	} while (WIFSTOPPED(status) && seconds() < end);
+	if (WIFSTOPPED(status)) {
+		kill(child, SIGKILL);
+		waitpid(child, &status, 0);
+	}
+	check("stops_do_not_lengthen_a_wait", 0, status);
+	reset();
+}
+
 static void beside(void)
 {
 	static const enum how hows[] = { BY_POLL,	 BY_PPOLL, BY_SELECT_ALL,
@@ -268,6 +421,9 @@ static void beside(void)
 	}
 	edges_beside();
 	rounds_beside();
+	below_the_stack();
+	under_a_filter();
+	stops();
 	close(quiet[0]);
 	close(quiet[1]);
 	close(ready[0]);

@@ -142,6 +142,8 @@ static void transfers(void)
 	word = size - 8;
 	check("restore", 8, pwrite(fd, &word, 8, size - 8));
 	CALL("read_bad_address", EFAULT, pread(fd, bad_address, 8, 0));
+	CALL("read_past_all_offsets", EINVAL, pread(fd, words, 16, INT64_MAX - 7));
+	CALL("write_past_all_offsets", EINVAL, pwrite(fd, words, 16, INT64_MAX - 7));
 	CALL("write_bad_address", EFAULT, pwrite(fd, bad_address, 8, 0));
 }
 

@@ -14,14 +14,15 @@ use std::{
 
 use devmap_sys::{
     arch::Registers,
+    process,
     ptrace::{INJECTION_MASK, Stop, Tracee},
 };
 use parking_lot::Mutex;
 
 use crate::{client, pool};
 
-/// Bytes of [`Held::unused`].
-pub(crate) const UNUSED: u64 = 64;
+/// The most bytes of [`Held::lend`].
+const LENT: usize = 64;
 
 /// Why a thread is not held.
 #[derive(Debug)]
@@ -40,6 +41,8 @@ pub(crate) struct Held {
     registers: Registers,
     /// The program's own signal mask, once injecting has replaced it.
     mask: Option<u64>,
+    /// What was where [`Held::lend`] has written.
+    lent: Option<[u8; LENT]>,
 }
 
 /// Holds thread `tid`, whose system call `answer` answers.
@@ -71,7 +74,7 @@ pub(crate) fn hold(tid: u32, answer: impl FnOnce() -> io::Result<()>) -> Result<
         }
     }
     let registers = tracee.registers().map_err(|_| NotHeld::Gone)?;
-    Ok(Held { tid, tracee, registers, mask: None })
+    Ok(Held { tid, tracee, registers, mask: None, lent: None })
 }
 
 /// An answer to a FUSE request, which is sent once, by whoever comes first.
@@ -152,11 +155,23 @@ impl Held {
         (registers.syscall_number(), std::array::from_fn(|i| registers.argument(i + 1)))
     }
 
-    /// An address of its stack that it does not use now, with as many bytes behind it as
-    /// [`UNUSED`] says. It may not be mapped.
-    pub(crate) fn unused(&self) -> u64 {
-        // Beyond the red zone.
-        (self.registers.stack_pointer().wrapping_sub(512 + UNUSED)) & !15
+    /// Puts bytes, 64 at most, into the thread's memory, as an argument of calls that it makes
+    /// here: their address. It is below its stack; on a small one, such as a coroutine's, something
+    /// else lies there, so [`Held::release`] puts back what was there.
+    pub(crate) fn lend(&mut self, bytes: &[u8]) -> io::Result<u64> {
+        let at = self.below_stack();
+        if self.lent.is_none() {
+            let mut before = [0; LENT];
+            process::read_memory(self.tid, at, &mut before)?;
+            self.lent = Some(before);
+        }
+        process::write_memory(self.tid, at, bytes)?;
+        Ok(at)
+    }
+
+    /// Beyond the red zone.
+    fn below_stack(&self) -> u64 {
+        self.registers.stack_pointer().wrapping_sub(512 + LENT as u64) & !15
     }
 
     /// Makes a system call in the thread: its value, or the negated errno.
@@ -171,6 +186,10 @@ impl Held {
 
     /// Lets the thread go on, as if its own call had done all this.
     pub(crate) fn release(self) -> io::Result<()> {
+        if let Some(before) = &self.lent {
+            // It fails where nothing is mapped any more.
+            let _ = process::write_memory(self.tid, self.below_stack(), before);
+        }
         self.tracee.set_registers(&self.registers)?;
         if let Some(mask) = self.mask {
             self.tracee.set_signal_mask(mask)?;

@@ -5,7 +5,7 @@
 //! here (`paths`, `files`). A device's descriptor is a FIFO (`descriptors`) with a number
 //! that the filter knows (`filter`); what the program reads and writes goes to the driver
 //! (`transfer`), and copies of the descriptor get such numbers too (`copies`), or are only
-//! stood for (`standins`). What a FIFO cannot say is said to `poll`, `select` and `epoll`
+//! stood for (`standins`). Numbers are chosen so that no other thread has them (`numbers`). What a FIFO cannot say is said to `poll`, `select` and `epoll`
 //! themselves (`waits`).
 //!
 //! Regular files are none of these: their descriptors are open files of a memory file, which
@@ -24,18 +24,19 @@ mod files;
 mod filter;
 mod listings;
 mod locks;
+mod numbers;
 mod paths;
 mod poll;
 mod polling;
 mod regular;
 mod select;
 mod standins;
+mod tellers;
 mod transfer;
 mod waits;
 
 use std::{
-    collections::HashSet,
-    fs, io, iter,
+    fs, io,
     os::{fd::OwnedFd, linux::fs::MetadataExt},
     path::Path,
     sync::{
@@ -63,11 +64,15 @@ use self::{
     filter::Directories,
     listings::Listings,
     locks::Locks,
+    numbers::{Given, NotGiven, Numbers},
     paths::{Entry, Found, Paths},
+    polling::Interrupted,
     regular::Regular,
+    tellers::Tellers,
+    waits::Teller,
 };
 use crate::{
-    Core, client,
+    Core,
     filter::{FIRST_DESCRIPTOR, LAST_STANDARD},
     notify::{self, Call},
     opens::{DeviceEntry, OpenFile},
@@ -95,13 +100,15 @@ pub(crate) struct Trapped {
     owner: (u32, u32),
     /// `st_dev` of each device's directory.
     directories: Vec<u64>,
-    /// Held while a number for a descriptor is chosen and taken: the last one beyond the first
-    /// few.
+    /// Held while a number for a descriptor is chosen and taken (`numbers`): the last one beyond
+    /// the first few.
     placing: Mutex<u32>,
     /// Whose calls are served now.
     pub(crate) callers: Callers,
-    /// Held while the wait of a thread is ended.
-    telling: Mutex<()>,
+    /// Who ends the waits of threads.
+    tellers: Tellers,
+    /// The waits that a signal has ended.
+    interrupted: Interrupted,
     /// Which of its threads run.
     started: [AtomicBool; 2],
 }
@@ -138,7 +145,8 @@ impl Trapped {
             directories: devices.iter().map(directory).collect(),
             placing: Mutex::default(),
             callers: Callers::default(),
-            telling: Mutex::default(),
+            tellers: Tellers::default(),
+            interrupted: Interrupted::default(),
             started: Default::default(),
         })
     }
@@ -199,7 +207,8 @@ impl Trapped {
 
     /// Shows pollers of a device what its driver says now.
     pub(crate) fn refresh(&self, device: &DeviceEntry) {
-        self.descriptors.refresh_device(device.index, &|watch| waits::tell(self, watch));
+        let teller = Teller::new(self);
+        self.descriptors.refresh_device(device.index, &|watch| teller.tell(watch));
     }
 
     /// No program is left: what the kernel has not closed yet, such as a descriptor on its way
@@ -287,48 +296,49 @@ impl Trapped {
                 return false;
             }
         };
-        if let Some(number) = self.put(call, device, client, flags, iter::empty()) {
-            call.answer(Reply::Value(number.into()));
+        let numbers = Numbers { standard: false, lowest: self.first };
+        if let Some(given) = self.put(call, device, client, flags, numbers) {
+            given.tell();
         }
         true
     }
 
-    /// Puts a descriptor into the caller's table: at the first free one of these numbers, or
-    /// else where devices have theirs. `None`: there is none, and it has been told.
-    fn put(
+    /// Puts a descriptor into the caller's table. `None`: no number is free, and it has been told.
+    fn put<'a>(
         &self,
-        call: &Call<'_>,
+        call: &'a Call<'a>,
         device: &DeviceEntry,
         client: OwnedFd,
         flags: u32,
-        mut numbers: impl Iterator<Item = u32>,
-    ) -> Option<u32> {
-        let tid = call.notification.tid;
+        numbers: Numbers,
+    ) -> Option<Given<'a>> {
         let close_on_exec = flags & libc::O_CLOEXEC.cast_unsigned() != 0;
-        let mut last = self.placing.lock();
-        let number = numbers.find(|number| client::is_free(tid, *number));
-        let number = number.or_else(|| free_number(tid, self.first, &mut last));
-        let placed = number.and_then(|number| {
-            call.replace_descriptor(&client, number, close_on_exec).ok().map(|()| number)
-        });
+        let given = numbers::give(self, call, &client, numbers, close_on_exec);
         // The client's is the only one from here on: where it got none, that is a close.
         drop(client);
-        if placed.is_none() && call.is_waiting() {
-            crate::report_once(format_args!(
-                "{}: open fails with EMFILE: in trapped mode a device has a descriptor from \
-                 {} on, and the limit of open files leaves none; raise it (ulimit -n)",
-                device.path.display(),
-                self.first
-            ));
+        let is_untold = match &given {
+            Ok(_) => return given.ok(),
+            Err(NotGiven::Told) => false,
+            Err(NotGiven::Untold) if call.is_waiting() => true,
+            Err(NotGiven::Untold) => return None,
+        };
+        crate::report_once(format_args!(
+            "{}: open fails with EMFILE: in trapped mode a device has a descriptor from \
+             {} on, and the limit of open files leaves none; raise it (ulimit -n)",
+            device.path.display(),
+            self.first
+        ));
+        if is_untold {
             call.answer(Reply::Error(libc::EMFILE));
         }
-        placed
+        None
     }
 }
 
 /// Starts the threads of trapped mode, once. A driver may block in any of its methods, so
 /// each may need another one.
 fn start(core: &Arc<Core>, trapped: &Trapped) -> Result<(), String> {
+    trapped.tellers.serve(core);
     let [closes, wakes] = &trapped.started;
     let pool = |started: &AtomicBool, name, serve: fn(&Core, &Trapped, &dyn Fn()) -> bool| {
         if started.swap(true, Ordering::SeqCst) {
@@ -347,41 +357,16 @@ fn start(core: &Arc<Core>, trapped: &Trapped) -> Result<(), String> {
     };
     pool(closes, "devmap-closes", |core, trapped, received| trapped.release_next(core, received))?;
     pool(wakes, "devmap-wakes", |_, trapped, received| {
-        trapped.descriptors.tell_next(received, &|watch| waits::tell(trapped, watch))
+        let teller = Teller::new(trapped);
+        trapped.descriptors.tell_next(received, &|watch| teller.tell(watch))
     })
-}
-
-/// A number from `first` on at which a client has no descriptor, if its limit allows it: the
-/// lowest, as long as few are taken. Another thread of the client could take it meanwhile
-/// only by asking for that very number.
-fn free_number(tid: u32, first: u32, last: &mut u32) -> Option<u32> {
-    let limit = client::descriptor_limit(tid)?;
-    let free = |number: u32| u64::from(number) < limit && client::is_free(tid, number);
-    // Up to the most that select(2) takes.
-    let few = first..first + ROOM as u32;
-    if let Some(number) = few.clone().find(|number| free(*number)) {
-        return Some(number);
-    }
-    // Looking at all of them for each of thousands would take minutes.
-    let next = last.saturating_add(1).max(few.end);
-    *last = if free(next) { next } else { lowest_free(tid, first, limit)? };
-    Some(*last)
-}
-
-fn lowest_free(tid: u32, first: u32, limit: u64) -> Option<u32> {
-    let taken: HashSet<u32> = fs::read_dir(format!("/proc/{tid}/fd"))
-        .ok()?
-        .filter_map(|entry| entry.ok()?.file_name().to_str()?.parse().ok())
-        .collect();
-    let free = (first..).find(|number| !taken.contains(number))?;
-    (u64::from(free) < limit).then_some(free)
 }
 
 /// Serves a notified call if it is answered otherwise than in namespace mode.
 pub(crate) fn serve(core: &Arc<Core>, trapped: &Trapped, call: &Call<'_>) -> bool {
-    if regular::serve_sync(core, trapped, call)
+    if waits::serve(core, trapped, call)
+        || regular::serve_sync(core, trapped, call)
         || files::serve(core, trapped, call)
-        || waits::serve(core, trapped, call)
     {
         return true;
     }

@@ -1,8 +1,11 @@
-//! Which threads make a notified call now, and which one is stopped because a device has become
-//! ready for it (`waits`): they exclude each other. A thread that waits for the answer to a
+//! Which threads make a notified call now, and which are stopped because a device has become
+//! ready for them (`waits`): they exclude each other. A thread that waits for the answer to a
 //! notification does not stop until it has it.
 
-use std::time::{Duration, Instant};
+use std::{
+    collections::HashMap,
+    time::{Duration, Instant},
+};
 
 use parking_lot::{Condvar, Mutex, MutexGuard};
 
@@ -19,8 +22,8 @@ pub(crate) struct Callers {
 struct State {
     /// The calls that are served.
     served: Vec<Served>,
-    /// The thread that is to stop, and whether it has been told to.
-    stopping: Option<(u32, bool)>,
+    /// The threads that are to stop, and whether they have been told to.
+    stopping: HashMap<u32, bool>,
 }
 
 struct Served {
@@ -43,10 +46,10 @@ impl Callers {
     pub(crate) fn serve(&self, id: u64, tid: u32) -> Option<Serving<'_>> {
         let mut state = self.state.lock();
         loop {
-            match state.stopping {
-                Some((stopping, true)) if stopping == tid => return None,
-                Some((stopping, false)) if stopping == tid => self.changed.wait(&mut state),
-                _ => break,
+            match state.stopping.get(&tid) {
+                Some(true) => return None,
+                Some(false) => self.changed.wait(&mut state),
+                None => break,
             }
         }
         state.served.push(Served { id, tid, is_waiting: false });
@@ -81,8 +84,8 @@ impl Callers {
         }
     }
 
-    /// Begins to stop a thread, once no call of it is served. One thread at a time, until
-    /// [`Callers::stopped`]. False when it waits in a call that is, or when it `is_elsewhere` by
+    /// Begins to stop a thread, once no call of it is served, until [`Callers::stopped`]; one
+    /// caller for each thread (`tellers`). False when it waits in a call that is, or when it `is_elsewhere` by
     /// now, in a call that may take long.
     pub(super) fn stop(&self, tid: u32, is_elsewhere: impl Fn() -> bool) -> bool {
         const PERIOD: Duration = Duration::from_millis(1);
@@ -96,21 +99,19 @@ impl Callers {
                 return false;
             }
         }
-        state.stopping = Some((tid, false));
+        state.stopping.insert(tid, false);
         true
     }
 
     /// The thread is on its way to its stop: a call that it makes now stops it.
-    pub(super) fn told(&self) {
-        if let Some((_, is_told)) = &mut self.state.lock().stopping {
-            *is_told = true;
-        }
+    pub(super) fn told(&self, tid: u32) {
+        self.state.lock().stopping.insert(tid, true);
         self.changed.notify_all();
     }
 
     /// It has stopped, or does not.
-    pub(super) fn stopped(&self) {
-        self.state.lock().stopping = None;
+    pub(super) fn stopped(&self, tid: u32) {
+        self.state.lock().stopping.remove(&tid);
         self.changed.notify_all();
     }
 }

@@ -3,13 +3,12 @@
 
 use std::sync::Arc;
 
-use devmap_driver::Errno;
 use devmap_sys::{
     arch::nr,
     seccomp::{Notification, Reply},
 };
 
-use super::{Trapped, descriptors::Descriptor, filter};
+use super::{Trapped, descriptors::Descriptor, filter, numbers};
 use crate::{
     attach::{self, NotHeld},
     client,
@@ -94,45 +93,52 @@ fn duplicate(
     command: i32,
     lowest: u32,
 ) {
-    let tid = call.notification.tid;
-    let old = call.notification.args[0];
-    // A number that is free here must not be taken by an open in between.
-    let mut last = trapped.placing.lock();
-    let reply = match client::take_descriptor(tid, old as u32) {
-        Ok(copy) => super::free_number(tid, lowest, &mut last).and_then(|number| {
-            let close_on_exec = command == libc::F_DUPFD_CLOEXEC;
-            call.replace_descriptor(&copy, number, close_on_exec).ok()?;
-            Some(i64::from(number))
-        }),
-        // Containers refuse that.
-        Err(_) => return duplicate_there(call, descriptor, command, lowest),
+    let here = || duplicate_here(trapped, call, command, lowest);
+    let there = || duplicate_there(call, command, lowest);
+    // See `numbers`.
+    let is_answered = match numbers::is_alone(call.notification.tid) {
+        true => here() || there(),
+        false => there() || here(),
     };
-    call.answer(reply.map_or(Reply::Error(libc::EMFILE), Reply::Value));
+    if !is_answered {
+        crate::report(format_args!(
+            "{}: dup by thread {} fails with EMFILE: a debugger traces it, so devmap cannot \
+             choose the copy's number",
+            descriptor.device.path.display(),
+            call.notification.tid
+        ));
+        call.answer(Reply::Error(libc::EMFILE));
+    }
 }
 
-/// The same, made by the caller itself.
-fn duplicate_there(call: &Call<'_>, descriptor: &Descriptor, command: i32, lowest: u32) {
-    let old = call.notification.args[0];
-    let held = attach::hold(call.notification.tid, || call.send(Reply::Error(Errno::EMFILE.raw())));
-    match held {
+/// Copies it for the caller. False where the descriptor cannot be had, as in containers.
+fn duplicate_here(trapped: &Trapped, call: &Call<'_>, command: i32, lowest: u32) -> bool {
+    let Notification { tid, args: [old, ..], .. } = *call.notification;
+    let Ok(copy) = client::take_descriptor(tid, old as u32) else { return false };
+    let mut last = trapped.placing.lock();
+    let number = numbers::free_number(tid, lowest, &mut last).filter(|number| {
+        let close_on_exec = command == libc::F_DUPFD_CLOEXEC;
+        call.replace_descriptor(&copy, *number, close_on_exec).is_ok()
+    });
+    drop(last);
+    call.answer(number.map_or(Reply::Error(libc::EMFILE), |number| Reply::Value(number.into())));
+    true
+}
+
+/// Has the caller copy it by itself. False where a debugger has the caller.
+fn duplicate_there(call: &Call<'_>, command: i32, lowest: u32) -> bool {
+    let Notification { tid, args: [old, ..], .. } = *call.notification;
+    match attach::hold(tid, || call.send(Reply::Error(libc::EMFILE))) {
         Ok(mut held) => {
             let args = [old, command as u64, lowest.into(), 0, filter::OWN, 0];
             let made = held.inject(nr::FCNTL, args);
             // EINVAL: the limit of descriptors is no more than `lowest`.
-            let emfile = -i64::from(Errno::EMFILE.raw());
-            let made = made.map(|made| if made < 0 { emfile } else { made }).unwrap_or(emfile);
-            held.set_result(made);
+            let emfile = -i64::from(libc::EMFILE);
+            held.set_result(made.ok().filter(|made| *made >= 0).unwrap_or(emfile));
             let _ = held.release();
+            true
         }
-        Err(NotHeld::Refused) => {
-            crate::report(format_args!(
-                "{}: dup by thread {} fails with EMFILE: a debugger traces it, so devmap cannot \
-                 choose the copy's number",
-                descriptor.device.path.display(),
-                call.notification.tid
-            ));
-            call.answer(Reply::Error(Errno::EMFILE.raw()));
-        }
-        Err(NotHeld::Gone) => {}
+        Err(NotHeld::Refused) => false,
+        Err(NotHeld::Gone) => true,
     }
 }

@@ -8,7 +8,7 @@
 //! What does not live here: how it shows that (`fifo`).
 
 use std::{
-    collections::HashMap,
+    collections::{HashMap, HashSet},
     io,
     os::fd::{AsFd, OwnedFd},
     sync::{
@@ -60,8 +60,32 @@ pub(crate) struct Descriptor {
     woken: Arc<Woken>,
     /// The calls that wait for it in the kernel, beside others.
     watches: Mutex<Vec<Watch>>,
+    most_watches: Most,
     /// Where it is registered for edges: how many wakes were told there.
     told: Mutex<HashMap<Place, u64>>,
+    most_told: Most,
+}
+
+/// How many notes there may be before they are looked through for those that are of no use any
+/// more, which nobody tells.
+struct Most(AtomicUsize);
+
+impl Default for Most {
+    fn default() -> Most {
+        Most(AtomicUsize::new(Most::FIRST))
+    }
+}
+
+impl Most {
+    const FIRST: usize = 64;
+
+    /// Looks them through if there are so many; next when there are twice as many as remain.
+    fn keep<T>(&self, notes: &mut T, len: impl Fn(&T) -> usize, keep: impl FnOnce(&mut T)) {
+        if len(notes) >= self.0.load(Ordering::SeqCst) {
+            keep(notes);
+            self.0.store(Most::FIRST.max(2 * len(notes)), Ordering::SeqCst);
+        }
+    }
 }
 
 /// What the queues do on which a device's pollers wait.
@@ -90,7 +114,11 @@ impl Descriptor {
     }
 
     pub(super) fn set_told(&self, place: Place, wakes: u64) {
-        self.told.lock().insert(place, wakes);
+        let mut told = self.told.lock();
+        self.most_told.keep(&mut *told, HashMap::len, |told| {
+            told.retain(|(process, ..), _| client::is_there(*process));
+        });
+        told.insert(place, wakes);
     }
 
     pub(super) fn forget_told(&self, place: Place) {
@@ -100,18 +128,27 @@ impl Descriptor {
     /// Notes a call that is about to wait in the kernel: each thread makes one at a time.
     pub(super) fn watch(&self, watch: Watch) {
         let mut watches = self.watches.lock();
-        match watches.iter_mut().find(|other| other.tid == watch.tid) {
-            Some(other) => other.become_or_join(watch),
-            None => watches.push(watch),
+        if let Some(other) = watches.iter_mut().find(|other| other.tid == watch.tid) {
+            return other.become_or_join(watch);
         }
+        self.most_watches.keep(&mut *watches, Vec::len, |watches| watches.retain(Watch::waits));
+        watches.push(watch);
     }
 
     /// Has each call told that this mask has something for which the FIFO does not show; `tell`
     /// says whether it waits on.
     pub(super) fn tell(&self, mask: PollEvents, tell: &dyn Fn(&Watch) -> bool) {
+        self.tell_each(&self.missing(mask, |_| true), tell);
+    }
+
+    /// The calls for which this mask has something for which the FIFO does not show.
+    fn missing(&self, mask: PollEvents, is_one: impl Fn(&Watch) -> bool) -> Vec<Watch> {
         let shown = self.shows(mask);
-        let misses = |watch: &&Watch| watch.misses(mask, shown);
-        let watches: Vec<_> = self.watches.lock().iter().filter(misses).cloned().collect();
+        let misses = |watch: &&Watch| watch.misses(mask, shown) && is_one(watch);
+        self.watches.lock().iter().filter(misses).cloned().collect()
+    }
+
+    fn tell_each(&self, watches: &[Watch], tell: &dyn Fn(&Watch) -> bool) {
         for watch in watches.iter().filter(|watch| !tell(watch)) {
             self.watches.lock().retain(|other| other.id != watch.id || other.tid != watch.tid);
         }
@@ -209,7 +246,9 @@ impl Descriptors {
             locker: Locker::default(),
             woken: Arc::default(),
             watches: Mutex::default(),
+            most_watches: Most::default(),
             told: Mutex::default(),
+            most_told: Most::default(),
         });
         self.watch(&mut self.live.lock(), identity_of(&client)?, &descriptor, None)?;
         // Nobody waits for it yet.
@@ -398,8 +437,8 @@ impl Descriptors {
     /// Takes back what the FIFO shows and the driver says no more: to be asked what somebody waits
     /// for may have begun something, such as a camera's stream for `read`.
     ///
-    /// For a call that is being served: who shows something else meanwhile may wait until that
-    /// call is answered, so it is not waited for.
+    /// For a call that is being served: a driver that is being asked by somebody else may wait until
+    /// that call is answered, so it is not waited for.
     pub(super) fn hide(&self, descriptor: &Descriptor, file: &Arc<OpenFile>) {
         let Some(mut shown) = descriptor.shown.try_lock() else { return };
         if *shown > 0 {
@@ -411,12 +450,22 @@ impl Descriptors {
     /// Shows what the driver says now: first, to those whom the FIFO would tell only a part.
     fn refresh(&self, descriptor: &Arc<Descriptor>, tell: &dyn Fn(&Watch) -> bool) {
         let Some(file) = &descriptor.file else { return };
-        let mut shown = descriptor.shown.lock();
-        // Taken before asking: a wake after the answer is told by another refresh.
-        let woken = descriptor.woken.is_new.swap(false, Ordering::SeqCst);
-        let mask = self.ask(descriptor, file, None);
-        descriptor.tell(mask, tell);
-        self.change(file, || descriptor.fifo.show(&mut shown, mask, woken));
+        let (mut told, mut woken) = (HashSet::new(), false);
+        loop {
+            let mut shown = descriptor.shown.lock();
+            // Taken before asking: a wake after the answer is told by another refresh.
+            woken |= descriptor.woken.is_new.swap(false, Ordering::SeqCst);
+            let mask = self.ask(descriptor, file, None);
+            let is_untold = |watch: &Watch| !told.contains(&(watch.id, watch.tid));
+            let watches = descriptor.missing(mask, is_untold);
+            if watches.is_empty() {
+                return self.change(file, || descriptor.fifo.show(&mut shown, mask, woken));
+            }
+            // To tell them may take long, and others have something to show meanwhile.
+            drop(shown);
+            told.extend(watches.iter().map(|watch| (watch.id, watch.tid)));
+            descriptor.tell_each(&watches, tell);
+        }
     }
 
     /// Changes what a FIFO shows.
@@ -560,6 +609,23 @@ mod tests {
                 assert_eq!(told(), 0, "{mask}: nothing was woken");
             }
         }
+    }
+
+    #[test]
+    fn notes_of_threads_that_are_gone_are_given_up() {
+        let (device, _) = testing::device(Path::new("/dev/x"), 0);
+        let (descriptors, opens) = (Descriptors::new().unwrap(), opens());
+        let file = open(&opens, &device, libc::O_RDWR);
+        let client = descriptors.add(&device, Some(file), libc::O_RDWR as u32).unwrap();
+        let descriptor = descriptors.on(identity_of(&client).unwrap()).unwrap();
+        for id in 0..10_000_u32 {
+            // No thread has such a number (`PID_MAX_LIMIT`).
+            let tid = (1 << 22) + id;
+            descriptor.watch(Watch::new(id.into(), tid, (0, [0; 6]), PollEvents::PRI));
+            descriptor.set_told((tid, 3, 4), 0);
+        }
+        assert!(descriptor.watches.lock().len() <= Most::FIRST);
+        assert!(descriptor.told.lock().len() <= Most::FIRST);
     }
 
     #[test]

@@ -16,7 +16,7 @@ use super::{
     Trapped,
     poll::ALWAYS,
     polling::{ERESTARTNOHAND, Timeout},
-    waits::{self, OWN_INT, Polled, Wait, Waited, Watch},
+    waits::{self, OWN_INT, Polled, Teller, Wait, Waited, Watch, ZERO},
 };
 use crate::{
     attach::{self, Held, NotHeld},
@@ -42,6 +42,7 @@ pub(super) type Place = (u32, u32, u32);
 /// A call of `epoll_wait`.
 struct Epoll {
     tid: u32,
+    nr: u32,
     epfd: u32,
     /// Where its events go, how many at most, and what was there before.
     address: u64,
@@ -162,7 +163,16 @@ pub(super) fn read(
     let (polled, registered) = devices.into_iter().unzip();
     // What is registered may change while it waits.
     let waited = Waited { polled, is_kernels: true, timeout };
-    Some(Box::new(Epoll { tid, epfd, address, most: most as usize, before, waited, registered }))
+    Some(Box::new(Epoll {
+        tid,
+        nr,
+        epfd,
+        address,
+        most: most as usize,
+        before,
+        waited,
+        registered,
+    }))
 }
 
 /// Serves `epoll_ctl` of a device.
@@ -198,6 +208,7 @@ pub(super) fn control(trapped: &Trapped, call: &Call<'_>) {
     }
     trapped.callers.answered(id);
     let asked = PollEvents::from_bits(u32::from_ne_bytes(events) & !PRIVATE).union(ALWAYS);
+    let teller = Teller::new(trapped);
     for thread in others {
         match client::blocked_in(thread) {
             Some((nr, args)) if is_one(nr) && args[0] as u32 == epfd as u32 => {
@@ -205,7 +216,7 @@ pub(super) fn control(trapped: &Trapped, call: &Call<'_>) {
             }
             Some(_) => {}
             // It may just begin to wait.
-            None => waits::restart(trapped, thread),
+            None => teller.restart(thread),
         }
     }
     waits::tell_all(trapped, &descriptor);
@@ -223,9 +234,10 @@ impl Wait for Epoll {
         })
     }
 
-    fn ask_kernel(&self, held: &mut Held, _zero: u64) -> io::Result<i64> {
+    fn ask_kernel(&self, held: &mut Held) -> io::Result<i64> {
         let epfd = OWN_INT | u64::from(self.epfd);
-        held.inject(nr::EPOLL_PWAIT, [epfd, self.address, self.most as u64, 0, 0, 0])
+        let zero = if self.nr == nr::EPOLL_PWAIT2 { held.lend(&ZERO)? } else { 0 };
+        held.inject(self.nr, [epfd, self.address, self.most as u64, zero, 0, 0])
     }
 
     /// The devices' own events are taken out, and what their drivers say is put in.
@@ -284,11 +296,10 @@ impl Epoll {
 
     /// Registers a device for other events.
     fn modify(&self, held: &mut Held, registered: &Registered, events: u32) {
-        let at = held.unused();
         let mut event = [0; LEN];
         event[..size_of::<u32>()].copy_from_slice(&events.to_ne_bytes());
         event[DATA..].copy_from_slice(&registered.data.to_ne_bytes());
-        if process::write_memory(self.tid, at, &event).is_ok() {
+        if let Ok(at) = held.lend(&event) {
             let epfd = OWN_INT | u64::from(self.epfd);
             let operation = libc::EPOLL_CTL_MOD as u64;
             // It has been closed meanwhile where it fails.

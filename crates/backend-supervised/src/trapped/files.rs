@@ -186,7 +186,7 @@ fn change(core: &std::sync::Arc<Core>, trapped: &Trapped, call: &Call<'_>) -> bo
 
 fn truncate(core: &std::sync::Arc<Core>, trapped: &Trapped, call: &Call<'_>, cache: &Cache) {
     let status = status(core, trapped, &Entry::Device(cache.device.clone()));
-    match permits(call.notification.tid, &status, 2, true) {
+    match permits(call.notification.tid, owned(&status), 2, true) {
         true => regular::truncate(core, call, cache),
         false => call.answer(Reply::Error(libc::EACCES)),
     }
@@ -220,12 +220,12 @@ fn answer(
     let entry = match found {
         Found::Other => return Some(Reply::Continue),
         Found::Listed(path) => {
-            return Some(match request.what {
+            return match request.what {
                 What::Open { flags, resolve: 0 } if is_reading(flags) => {
                     listings::open(trapped, call, &path, flags)
                 }
-                _ => Reply::Continue,
-            });
+                _ => Some(Reply::Continue),
+            };
         }
         Found::Made(path) => {
             if let What::Open { flags, resolve: 0 } = request.what {
@@ -275,7 +275,7 @@ fn answer(
         }
         What::Access { mode, effective } => {
             let status = status(core, trapped, &entry);
-            Some(match permits(tid, &status, mode, effective) {
+            Some(match permits(tid, owned(&status), mode, effective) {
                 true => Reply::Value(0),
                 false => Reply::Error(libc::EACCES),
             })
@@ -345,15 +345,22 @@ pub(super) fn status(core: &Core, trapped: &Trapped, entry: &Entry) -> FileStatu
     status
 }
 
+/// A file's mode, and whom it belongs to.
+type Owned = (u32, u32, u32);
+
+fn owned(status: &FileStatus) -> Owned {
+    (status.mode, status.uid, status.gid)
+}
+
 /// Whether a file's mode gives a client these rights (`R_OK`, `W_OK`, `X_OK`), by its
 /// ids in effect or by its real ones.
-fn permits(tid: u32, status: &FileStatus, want: u32, effective: bool) -> bool {
+pub(super) fn permits(tid: u32, status: Owned, want: u32, effective: bool) -> bool {
     let text = fs::read_to_string(format!("/proc/{tid}/status"));
     text.is_ok_and(|text| permits_whom(&text, status, want, effective))
 }
 
 /// The same, of the client of whom `/proc/TID/status` says this.
-fn permits_whom(text: &str, status: &FileStatus, want: u32, effective: bool) -> bool {
+fn permits_whom(text: &str, (mode, owner, group): Owned, want: u32, effective: bool) -> bool {
     // Real, effective, saved, and that for files.
     let id = |name| {
         let ids = text.lines().find_map(|line| line.strip_prefix(name))?;
@@ -361,18 +368,18 @@ fn permits_whom(text: &str, status: &FileStatus, want: u32, effective: bool) -> 
     };
     let (Some(uid), Some(gid)) = (id("Uid:"), id("Gid:")) else { return false };
     let groups = text.lines().find_map(|line| line.strip_prefix("Groups:")).unwrap_or_default();
-    let mut groups = groups.split_ascii_whitespace().filter_map(|group| group.parse().ok());
+    let mut groups = groups.split_ascii_whitespace().filter_map(|word| word.parse().ok());
     if uid == 0 {
-        return want & 1 == 0 || status.mode & 0o111 != 0;
+        return want & 1 == 0 || mode & 0o111 != 0;
     }
-    let shift = if uid == status.uid {
+    let shift = if uid == owner {
         6
-    } else if gid == status.gid || groups.any(|group: u32| group == status.gid) {
+    } else if gid == group || groups.any(|of: u32| of == group) {
         3
     } else {
         0
     };
-    status.mode >> shift & want == want & 7
+    mode >> shift & want == want & 7
 }
 
 /// Whether a directory is opened to be read, with O_PATH too.
@@ -387,6 +394,15 @@ fn wanted(flags: u32) -> u32 {
     u32::from(access.read) * 4 + u32::from(access.write || cuts) * 2
 }
 
+/// What an open gets that wants a directory, of a file that is none.
+fn as_directory(flags: u32) -> Option<Reply> {
+    let has = |bits: i32| flags & bits.cast_unsigned() == bits.cast_unsigned();
+    // No directory is made by an open; with O_PATH nothing is.
+    let makes = has(libc::O_CREAT) && !has(libc::O_PATH);
+    let errno = if makes { libc::EINVAL } else { libc::ENOTDIR };
+    has(libc::O_DIRECTORY).then_some(Reply::Error(errno))
+}
+
 fn open(
     core: &std::sync::Arc<Core>,
     trapped: &Trapped,
@@ -396,6 +412,9 @@ fn open(
 ) -> Option<Reply> {
     let tid = call.notification.tid;
     let has = |bits: i32| flags & bits.cast_unsigned() == bits.cast_unsigned();
+    if let Some(refused) = as_directory(flags) {
+        return Some(refused);
+    }
     if has(libc::O_PATH) {
         trapped.place(core, call, device, None, flags & libc::O_CLOEXEC.cast_unsigned());
         return None;
@@ -404,7 +423,7 @@ fn open(
         return Some(Reply::Error(libc::EEXIST));
     }
     let status = status(core, trapped, &Entry::Device(device.clone()));
-    if !permits(tid, &status, wanted(flags), true) {
+    if !permits(tid, owned(&status), wanted(flags), true) {
         return Some(Reply::Error(libc::EACCES));
     }
     if let Some(file) = trapped.regular.get(device) {
@@ -442,6 +461,9 @@ pub(super) fn is_text(link: &Path) -> bool {
 
 /// Gives the client a file that reads as the text.
 fn open_text(call: &Call<'_>, text: &str, flags: u32) -> Option<Reply> {
+    if let Some(refused) = as_directory(flags) {
+        return Some(refused);
+    }
     if flags & (libc::O_CREAT | libc::O_EXCL).cast_unsigned()
         == (libc::O_CREAT | libc::O_EXCL).cast_unsigned()
     {
@@ -502,7 +524,7 @@ mod tests {
             (who([11, 11], 21, "7 30"), true, 0),
             ("Name:\tx\n".to_owned(), true, 0),
         ] {
-            let has = [4, 2, 1].map(|right| permits_whom(&text, &status, right, effective));
+            let has = [4, 2, 1].map(|right| permits_whom(&text, owned(&status), right, effective));
             let bits = has.iter().fold(0, |bits, has| bits << 1 | u32::from(*has));
             assert_eq!(bits, rights, "{text}");
         }

@@ -33,8 +33,7 @@ const ALWAYS: [u32; 9] = [
 ];
 
 /// The same, on architectures that have them.
-const OLD_ALWAYS: [Option<u32>; 7] =
-    [nr::CREAT, nr::STAT, nr::LSTAT, nr::ACCESS, nr::READLINK, nr::POLL, nr::EPOLL_WAIT];
+const OLD_ALWAYS: [Option<u32>; 5] = [nr::CREAT, nr::STAT, nr::LSTAT, nr::ACCESS, nr::READLINK];
 
 /// Calls on a descriptor.
 const ON_DESCRIPTOR: [u32; 16] = [
@@ -130,9 +129,12 @@ pub(super) fn filter(
     for nr in iter::once(nr::PSELECT6).chain(nr::SELECT) {
         asm.jump_if_eq(nr, select);
     }
-    let ppoll = at(&mut asm, nr::PPOLL);
+    let poll = asm.label();
+    for nr in iter::once(nr::PPOLL).chain(nr::POLL) {
+        asm.jump_if_eq(nr, poll);
+    }
     let epoll_wait = asm.label();
-    for nr in [nr::EPOLL_PWAIT, nr::EPOLL_PWAIT2] {
+    for nr in [nr::EPOLL_PWAIT, nr::EPOLL_PWAIT2].into_iter().chain(nr::EPOLL_WAIT) {
         asm.jump_if_eq(nr, epoll_wait);
     }
     let epoll_ctl = at(&mut asm, nr::EPOLL_CTL);
@@ -224,7 +226,7 @@ pub(super) fn filter(
 
     removal(&mut asm, (madvise, process_madvise), notify, allow);
 
-    asm.bind(ppoll);
+    asm.bind(poll);
     asm.load_arg_high(1);
     asm.jump_if_eq(OWN as u32, allow);
     asm.jump(notify);

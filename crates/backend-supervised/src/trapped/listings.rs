@@ -23,10 +23,14 @@ use devmap_sys::{
     seccomp::{Notification, Reply},
 };
 use parking_lot::Mutex;
-use rustix::fs::{Mode, OFlags, RawDir};
+use rustix::fs::{AtFlags, CWD, Mode, OFlags, RawDir, StatxFlags};
 use tempfile::TempDir;
 
-use super::{Trapped, paths::Entry};
+use super::{
+    Trapped, files,
+    numbers::{self, NotGiven, Numbers},
+    paths::Entry,
+};
 use crate::{client, notify::Call};
 
 /// As many listings are kept; programs read one at a time.
@@ -113,26 +117,47 @@ fn make(entries: &std::collections::BTreeMap<std::path::PathBuf, Entry>) -> io::
     Ok(tree)
 }
 
-/// Opens a directory in which some entries are devmap's.
-pub(super) fn open(trapped: &Trapped, call: &Call<'_>, path: &Path, flags: u32) -> Reply {
+/// Whether a client may read a directory, and come to it from the root: one that was handed its
+/// descriptor goes on without what is devmap's in it.
+fn may_read(tid: u32, path: &Path) -> bool {
+    path.ancestors().enumerate().all(|(above, directory)| {
+        let status = rustix::fs::statx(CWD, directory, AtFlags::empty(), StatxFlags::BASIC_STATS);
+        let want = if above == 0 { 4 } else { 1 };
+        status.is_ok_and(|status| {
+            let of = (u32::from(status.stx_mode), status.stx_uid, status.stx_gid);
+            files::permits(tid, of, want, true)
+        })
+    })
+}
+
+/// Opens a directory in which some entries are devmap's. `None`: it has been answered.
+pub(super) fn open(trapped: &Trapped, call: &Call<'_>, path: &Path, flags: u32) -> Option<Reply> {
     let tid = call.notification.tid;
-    // What cannot be opened, the kernel refuses by itself.
+    // It is the supervisor who opens it, so whether the client may is asked here; what it may not,
+    // the kernel refuses by itself.
+    if !may_read(tid, path) {
+        return Some(Reply::Continue);
+    }
     let (Ok(directory), Some(process)) = (open_directory(path, flags), client::process_of(tid))
     else {
-        return Reply::Continue;
+        return Some(Reply::Continue);
     };
     let close_on_exec = flags & libc::O_CLOEXEC.cast_unsigned() != 0;
-    let mut last = trapped.placing.lock();
-    let number = super::free_number(tid, trapped.first, &mut last)
-        .filter(|number| call.replace_descriptor(&directory, *number, close_on_exec).is_ok());
-    let Some(number) = number else { return Reply::Continue };
+    let numbers = Numbers { standard: false, lowest: trapped.first };
+    let given = match numbers::give(trapped, call, &directory, numbers, close_on_exec) {
+        Ok(given) => given,
+        Err(NotGiven::Untold) => return Some(Reply::Continue),
+        Err(NotGiven::Told) => return None,
+    };
     let left = trapped.paths.in_directory(path);
     let mut open = trapped.listings.open.lock();
     if open.len() >= MOST {
         open.clear();
     }
-    open.insert((process, number), Listing { directory, left });
-    Reply::Value(i64::from(number))
+    open.insert((process, given.number), Listing { directory, left });
+    drop(open);
+    given.tell();
+    None
 }
 
 /// Serves `getdents64`.

@@ -10,7 +10,7 @@ use devmap_sys::{arch::nr, process};
 use super::{
     Trapped,
     polling::{MOST, Timeout},
-    waits::{OWN_INT, Polled, Wait, Waited},
+    waits::{OWN_INT, Polled, Wait, Waited, ZERO},
 };
 use crate::{attach::Held, filter::LAST_STANDARD};
 
@@ -24,6 +24,7 @@ pub(super) const ALWAYS: PollEvents = PollEvents::ERR.union(PollEvents::HUP);
 /// A call of `poll`.
 struct Poll {
     tid: u32,
+    nr: u32,
     /// Where its descriptors are, and how many.
     address: u64,
     count: usize,
@@ -74,7 +75,7 @@ pub(super) fn read(
         (false, address) => Some(Timeout::read(tid, address, 1_000_000_000)?),
     };
     let waited = Waited { polled, is_kernels, timeout };
-    Some(Box::new(Poll { tid, address, count, places, waited }))
+    Some(Box::new(Poll { tid, nr, address, count, places, waited }))
 }
 
 impl Wait for Poll {
@@ -82,9 +83,10 @@ impl Wait for Poll {
         &self.waited
     }
 
-    fn ask_kernel(&self, held: &mut Held, zero: u64) -> io::Result<i64> {
+    fn ask_kernel(&self, held: &mut Held) -> io::Result<i64> {
         let count = OWN_INT | self.count as u64;
-        held.inject(nr::PPOLL, [self.address, count, zero, 0, 0, 0])
+        let zero = if self.nr == nr::PPOLL { held.lend(&ZERO)? } else { 0 };
+        held.inject(self.nr, [self.address, count, zero, 0, 0, 0])
     }
 
     fn tell(&self, kernel: Option<(&mut Held, i64)>, masks: &[PollEvents]) -> Result<i64, Errno> {

@@ -4,6 +4,8 @@
 //! What does not live here: what each of the calls is given and says (`poll`, `select`).
 
 use std::{
+    collections::HashMap,
+    fs,
     sync::{
         Arc, Weak,
         atomic::{AtomicBool, Ordering},
@@ -12,12 +14,17 @@ use std::{
 };
 
 use devmap_driver::{Errno, PollEvents, PollTable};
-use devmap_sys::process;
+use devmap_sys::{process, seccomp::Notification};
+use parking_lot::Mutex;
 
-use super::waits::{Polled, Wait, Waited};
+use super::{
+    Trapped,
+    waits::{Polled, Wait, Waited},
+};
 use crate::{
     Core,
     call::{self, Waiter},
+    client,
     host::{HostWaitQueue, Wake},
     notify::{self, Call},
     opens::OpenFile,
@@ -79,6 +86,51 @@ impl Timeout {
     }
 }
 
+/// The calls that were interrupted, and are made again where no handler runs: their time does not
+/// begin anew (`restart_block`).
+#[derive(Default)]
+pub(super) struct Interrupted(Mutex<HashMap<u32, Again>>);
+
+struct Again {
+    nr: u32,
+    args: [u64; 6],
+    instruction_pointer: u64,
+    end: Instant,
+}
+
+impl Interrupted {
+    fn note(&self, notification: &Notification, end: Instant) {
+        let Notification { tid, nr, args, instruction_pointer, .. } = *notification;
+        if may_handle(tid) {
+            return;
+        }
+        let mut calls = self.0.lock();
+        calls.retain(|tid, _| client::is_there(*tid));
+        calls.insert(tid, Again { nr, args, instruction_pointer, end });
+    }
+
+    /// A thread makes a call: when it is over, if it is one that was interrupted.
+    pub(super) fn take(&self, notification: &Notification) -> Option<Instant> {
+        let again = self.0.lock().remove(&notification.tid)?;
+        let is_same = again.nr == notification.nr
+            && again.args == notification.args
+            && again.instruction_pointer == notification.instruction_pointer;
+        is_same.then_some(again.end)
+    }
+}
+
+/// Whether a handler of the thread's may run before it makes its call again: for a signal that
+/// waits, or for the one that ends a stop. After it, the same call would be a new one.
+fn may_handle(tid: u32) -> bool {
+    let status = fs::read_to_string(format!("/proc/{tid}/status")).unwrap_or_default();
+    let mask = |name| {
+        let mask = status.lines().find_map(|line| line.strip_prefix(name));
+        mask.and_then(|mask| u64::from_str_radix(mask.trim(), 16).ok()).unwrap_or(0)
+    };
+    let waiting = (mask("SigPnd:") | mask("ShdPnd:")) & !mask("SigBlk:");
+    mask("SigCgt:") & (waiting | 1 << (libc::SIGCONT - 1)) != 0
+}
+
 /// Words of the client; none where the address is 0.
 pub(super) fn read_words(tid: u32, address: u64, words: usize) -> Option<Vec<u64>> {
     if address == 0 {
@@ -91,16 +143,29 @@ pub(super) fn read_words(tid: u32, address: u64, words: usize) -> Option<Vec<u64
 }
 
 /// Answers a call once one of its devices is ready, or its time is over.
-pub(super) fn serve(core: &Arc<Core>, call: &Call<'_>, waits: &dyn Wait) {
+pub(super) fn serve(
+    core: &Arc<Core>,
+    trapped: &Trapped,
+    call: &Call<'_>,
+    waits: &dyn Wait,
+    interrupted: Option<Instant>,
+) {
     let Waited { polled, timeout, .. } = waits.waited();
-    let end = timeout.as_ref().and_then(|timeout| timeout.end);
+    let end = interrupted.or_else(|| timeout.as_ref()?.end);
     let masks = notify::interruptible(core, call, || wait(core, call, polled, end));
     let result = masks.map_err(call::errno).and_then(|masks| waits.tell(None, &masks));
     if let Some(timeout) = timeout {
         timeout.tell(call.notification.tid);
     }
     match result {
-        Err(Errno::ERESTARTSYS) => notify::restart(call, ERESTARTNOHAND),
+        Err(Errno::ERESTARTSYS) => {
+            // Others read how much is left.
+            let is_fixed = timeout.as_ref().is_some_and(|timeout| timeout.left.is_none());
+            if let Some(end) = end.filter(|_| is_fixed) {
+                trapped.interrupted.note(call.notification, end);
+            }
+            notify::restart(call, ERESTARTNOHAND);
+        }
         result => notify::answer(call, result),
     }
 }

@@ -37,10 +37,9 @@ use rustix::{
 };
 
 use self::cache::{Cache, Opener, State};
-use super::Trapped;
+use super::{Trapped, numbers::Numbers};
 use crate::{
     Core, client,
-    filter::LAST_STANDARD,
     notify::{self, Call},
     opens::{DeviceEntry, OpenFile},
     pool,
@@ -395,11 +394,11 @@ pub(super) fn open(
     match opened {
         Ok(client) => {
             // Programs close standard input to have an open give its number.
-            let numbers = (0..=LAST_STANDARD).chain(trapped.first_regular()..trapped.first);
-            if let Some(number) = trapped.put(call, &cache.device, client, flags, numbers) {
+            let numbers = Numbers { standard: true, lowest: trapped.first_regular() };
+            if let Some(given) = trapped.put(call, &cache.device, client, flags, numbers) {
                 let process = client::process_of(tid).unwrap_or(tid);
-                cache.lock().has_opened((process, number));
-                call.answer(Reply::Value(number.into()));
+                cache.lock().has_opened((process, given.number));
+                given.tell();
             }
         }
         Err(errno) => notify::answer(call, Err(errno)),

@@ -11,7 +11,7 @@ use super::{
     Trapped,
     fifo::{POLLIN_SET, POLLOUT_SET},
     polling::{MOST, Timeout, read_words},
-    waits::{OWN_INT, Polled, Wait, Waited},
+    waits::{OWN_INT, Polled, Wait, Waited, ZERO},
 };
 use crate::attach::Held;
 
@@ -27,6 +27,7 @@ const BITS: usize = u64::BITS as usize;
 /// A call of `select`.
 struct Select {
     tid: u32,
+    nr: u32,
     /// How many descriptors its sets are of.
     count: usize,
     /// Where its sets are; 0 for one that it does not give.
@@ -88,7 +89,7 @@ pub(super) fn read(
         address => Some(Timeout::read(tid, address, units)?),
     };
     let waited = Waited { polled, is_kernels, timeout };
-    Some(Box::new(Select { tid, count, sets, bits, devices, waited }))
+    Some(Box::new(Select { tid, nr, count, sets, bits, devices, waited }))
 }
 
 impl Select {
@@ -108,10 +109,11 @@ impl Wait for Select {
         &self.waited
     }
 
-    fn ask_kernel(&self, held: &mut Held, zero: u64) -> io::Result<i64> {
+    fn ask_kernel(&self, held: &mut Held) -> io::Result<i64> {
         let [reads, writes, exceptions] = self.sets;
         let count = OWN_INT | self.count as u64;
-        held.inject(nr::PSELECT6, [count, reads, writes, exceptions, zero, 0])
+        let zero = held.lend(&ZERO)?;
+        held.inject(self.nr, [count, reads, writes, exceptions, zero, 0])
     }
 
     fn tell(&self, kernel: Option<(&mut Held, i64)>, masks: &[PollEvents]) -> Result<i64, Errno> {

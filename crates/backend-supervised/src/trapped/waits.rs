@@ -12,7 +12,6 @@ use std::{io, sync::Arc, time::Instant};
 use devmap_driver::{Errno, PollEvents};
 use devmap_sys::{
     arch::nr,
-    process,
     seccomp::{Notification, Reply},
 };
 
@@ -24,6 +23,7 @@ use super::{
     poll,
     polling::{self, ERESTARTNOHAND, Timeout},
     select,
+    tellers::{Patience, Task},
 };
 use crate::{
     Core,
@@ -39,6 +39,9 @@ const ERESTART_RESTARTBLOCK: i32 = 516;
 /// Added to an `int` argument, of which the kernel looks at the low half: a call that is devmap's
 /// own, which is not notified (`filter`).
 pub(super) const OWN_INT: u64 = OWN << 32;
+
+/// A timeout of 0, as a `timeval` or as a `timespec`.
+pub(super) const ZERO: [u8; 16] = [0; 16];
 
 /// An open file that is asked for.
 pub(super) struct Polled {
@@ -99,8 +102,9 @@ pub(super) trait Wait {
         })
     }
 
-    /// Has its caller make the call without waiting; `zero` is the address of a timeout of 0.
-    fn ask_kernel(&self, held: &mut Held, zero: u64) -> io::Result<i64>;
+    /// Has its caller make the call without waiting: the very call, for a filter of the program's
+    /// own may permit no other.
+    fn ask_kernel(&self, held: &mut Held) -> io::Result<i64>;
 
     /// Writes the answer to the caller, which is what the kernel has said, if it was asked, but
     /// with these masks for the devices: what the call returns.
@@ -140,6 +144,11 @@ impl Watch {
         client::blocked_in(self.tid).is_none_or(|(nr, args)| self.is_call(nr.into(), &args[1..]))
     }
 
+    /// Whether its caller is there, and may be waiting.
+    pub(super) fn waits(&self) -> bool {
+        self.may_wait() && client::is_there(self.tid)
+    }
+
     fn is_call(&self, nr: i64, args: &[u64]) -> bool {
         let is_nr = [self.nr, nr::RESTART_SYSCALL].into_iter().any(|own| i64::from(own) == nr);
         is_nr && args == &self.args[1..]
@@ -148,6 +157,7 @@ impl Watch {
 
 /// Serves a call if it is one that waits for descriptors.
 pub(super) fn serve(core: &Arc<Core>, trapped: &Trapped, call: &Call<'_>) -> bool {
+    let interrupted = trapped.interrupted.take(call.notification);
     let Notification { tid, nr, args, .. } = *call.notification;
     if nr == nr::EPOLL_CTL {
         epoll::control(trapped, call);
@@ -160,7 +170,7 @@ pub(super) fn serve(core: &Arc<Core>, trapped: &Trapped, call: &Call<'_>) -> boo
         Some(wait) if wait.waited().is_kernels => let_wait(core, trapped, call, &*wait),
         Some(wait) => {
             trapped.callers.waits(call.notification.id);
-            polling::serve(core, call, &*wait);
+            polling::serve(core, trapped, call, &*wait, interrupted);
         }
         None => call.answer(Reply::Continue),
     }
@@ -190,7 +200,8 @@ fn let_wait(core: &Arc<Core>, trapped: &Trapped, call: &Call<'_>, wait: &dyn Wai
     let polled = &wait.waited().polled;
     let wakes = || polled.iter().map(|polled| polled.descriptor.wakes());
     let before: Vec<_> = wakes().collect();
-    for polled in polled {
+    // Who does not wait need not be told.
+    for polled in polled.iter().filter(|_| !wait.waited().is_over()) {
         polled.descriptor.watch(Watch::new(id, tid, (nr, args), polled.asked));
     }
     let started = Instant::now();
@@ -212,13 +223,14 @@ fn let_wait(core: &Arc<Core>, trapped: &Trapped, call: &Call<'_>, wait: &dyn Wai
     }
     call.answer(Reply::Continue);
     trapped.callers.answered(id);
+    let teller = Teller::new(trapped);
     // What came since the drivers were asked, nobody has told a call that had not begun to wait.
     for ((polled, before), now) in polled.iter().zip(before).zip(wakes()) {
         if now == before {
             continue;
         }
         let mask = trapped.descriptors.ask(&polled.descriptor, &polled.file, Some(polled.wanted));
-        polled.descriptor.tell(mask, &|watch| watch.tid != tid || tell(trapped, watch));
+        polled.descriptor.tell(mask, &|watch| watch.tid != tid || teller.tell(watch));
     }
 }
 
@@ -226,7 +238,34 @@ fn let_wait(core: &Arc<Core>, trapped: &Trapped, call: &Call<'_>, wait: &dyn Wai
 pub(super) fn tell_all(trapped: &Trapped, descriptor: &Arc<Descriptor>) {
     if let Some(file) = &descriptor.file {
         let mask = trapped.descriptors.ask(descriptor, file, None);
-        descriptor.tell(mask, &|watch| tell(trapped, watch));
+        let teller = Teller::new(trapped);
+        descriptor.tell(mask, &|watch| teller.tell(watch));
+    }
+}
+
+/// Tells those who wait in the kernel, for who waits until they have been told, if they can be.
+pub(super) struct Teller<'a> {
+    trapped: &'a Trapped,
+    patience: Patience,
+}
+
+impl<'a> Teller<'a> {
+    pub(super) fn new(trapped: &'a Trapped) -> Teller<'a> {
+        Teller { trapped, patience: Patience::new() }
+    }
+
+    /// See [`end`].
+    pub(super) fn tell(&self, watch: &Watch) -> bool {
+        self.ask(watch.tid, Task::End(watch.clone()))
+    }
+
+    /// See [`restart`].
+    pub(super) fn restart(&self, tid: u32) {
+        self.ask(tid, Task::Restart);
+    }
+
+    fn ask(&self, tid: u32, task: Task) -> bool {
+        self.trapped.tellers.ask(self.trapped, tid, task, &self.patience)
     }
 }
 
@@ -238,8 +277,7 @@ fn masks(descriptors: &Descriptors, wait: &dyn Wait) -> Vec<PollEvents> {
 
 /// Ends the wait of a call if a driver says what its FIFO does not. False when it does not wait any
 /// more.
-pub(super) fn tell(trapped: &Trapped, watch: &Watch) -> bool {
-    let _one_at_a_time = trapped.telling.lock();
+pub(super) fn end(trapped: &Trapped, watch: &Watch) -> bool {
     if !watch.may_wait() {
         return false;
     }
@@ -266,7 +304,6 @@ pub(super) fn tell(trapped: &Trapped, watch: &Watch) -> bool {
 /// Has a thread that runs make its call again if it is one that waits, so that what has changed is
 /// seen to.
 pub(super) fn restart(trapped: &Trapped, tid: u32) {
-    let _one_at_a_time = trapped.telling.lock();
     let is_elsewhere = || client::blocked_in(tid).is_some_and(|(nr, _)| !is_one(nr));
     if let Some(held) = stop(trapped, tid, is_elsewhere) {
         let_go(held);
@@ -280,10 +317,10 @@ fn stop(trapped: &Trapped, tid: u32, is_elsewhere: impl Fn() -> bool) -> Option<
         return None;
     }
     let held = attach::hold(tid, || {
-        trapped.callers.told();
+        trapped.callers.told(tid);
         Ok(())
     });
-    trapped.callers.stopped();
+    trapped.callers.stopped(tid);
     held.ok()
 }
 
@@ -298,10 +335,7 @@ fn let_go(mut held: Held) {
 
 /// Ends the call of a thread with what the kernel says now, and these masks.
 fn finish(mut held: Held, wait: &dyn Wait, masks: &[PollEvents]) {
-    let zero = held.unused();
-    let asked = process::write_memory(held.tid(), zero, &[0; attach::UNUSED as usize])
-        .and_then(|()| wait.ask_kernel(&mut held, zero));
-    let result = match asked {
+    let result = match wait.ask_kernel(&mut held) {
         Ok(errno) if errno < 0 => Ok(errno),
         Ok(said) => wait.tell(Some((&mut held, said)), masks),
         // Nothing else is ready, as far as is known.

@@ -9,8 +9,10 @@ in_each_mode!(@ namespace "namespace" [
     descriptors_on_their_way
     filters_that_refuse
     kills_at_any_moment
+    numbers_that_others_take
     pages_beside_the_given_one
     ten_thousand_opens
+    threads_that_cannot_be_stopped
     faulted_pages_beside_the_given_one
 ]);
 in_each_mode!(@ trapped "trapped" [
@@ -19,8 +21,10 @@ in_each_mode!(@ trapped "trapped" [
     descriptors_on_their_way
     filters_that_refuse
     kills_at_any_moment
+    numbers_that_others_take
     pages_beside_the_given_one
     ten_thousand_opens
+    threads_that_cannot_be_stopped
 ]);
 
 /// Serves on while the program runs, and counts the devices' releases at the end.
@@ -104,4 +108,36 @@ fn arguments_that_make_no_sense(mode: Mode) {
 
 fn descriptors_on_their_way(mode: Mode) {
     beside(mode, "passing", &["/dev/page", "30"]);
+}
+
+fn numbers_that_others_take(mode: Mode) {
+    beside(mode, "numbers", &["/dev/hello"]);
+}
+
+/// Others, who have the same device open, are told of what it does.
+const TOLD: &str = "
+import threading
+hostile = subprocess.Popen(sys.argv[1:], stdout=subprocess.PIPE)
+say(hostile.stdout.readline().decode().strip())
+fd = os.open('/dev/events', os.O_RDWR)
+def set_mask(mask): fcntl.ioctl(fd, 0x40044501, struct.pack('I', mask))
+poller = select.poll()
+poller.register(fd, select.POLLPRI)
+poller.register(os.pipe()[0], select.POLLIN)
+for i in range(20):
+    set_mask(0)
+    setter = threading.Timer(0.01, lambda: set_mask(select.POLLPRI))
+    setter.start()
+    if poller.poll() != [(fd, select.POLLPRI)]: say('not told')
+    setter.join()
+say('told')
+hostile.kill()
+hostile.wait()
+";
+
+fn threads_that_cannot_be_stopped(mode: Mode) {
+    let program = Client::hostile("vforks");
+    let run = Run::new(mode, &["/dev/events=events"]);
+    let finished = run.python(TOLD, &[&program.path(), "/dev/events"]).finish().well();
+    assert_eq!(finished.stdout, "ok all\ntold\n", "{finished:?}");
 }

@@ -21,6 +21,7 @@ mod inputs;
 mod killed;
 mod lifetime;
 mod maps;
+mod paths;
 mod renewal;
 mod serve;
 mod soak;
