@@ -263,8 +263,10 @@ impl Devfs {
             Operation::Flush { .. } | Operation::Releasedir { .. } | Operation::Destroy => {
                 channel.reply_empty(unique)
             }
-            // A device without fsync.
-            Operation::Fsync { .. } => channel.reply_error(unique, libc::EINVAL),
+            Operation::Fsync { fh, datasync } => match core.opens.get(fh) {
+                Some(file) => self.fsync(core, &request.header, &file, fsync_of(datasync)),
+                None => channel.reply_error(unique, libc::EINVAL),
+            },
             Operation::Lseek { .. } => channel.reply_error(unique, libc::EINVAL),
             // Only regular files have fallocate (vfs_fallocate).
             Operation::Other { opcode: devmap_fuse::FALLOCATE } => {
@@ -667,7 +669,7 @@ impl Devfs {
         let Some(file) = core.opens.find(fh) else {
             return self.channel.reply_error(header.unique, libc::EIO);
         };
-        self.fsync(core, header, &file, if datasync { Fsync::Data } else { Fsync::All })
+        self.fsync(core, header, &file, fsync_of(datasync))
     }
 
     fn poll(
@@ -752,6 +754,10 @@ impl Devfs {
             result.map_err(call::errno).map_or_else(|errno| -errno.raw(), u32::cast_signed);
         self.channel.reply_ioctl(header.unique, result, &caller.out.borrow())
     }
+}
+
+fn fsync_of(datasync: bool) -> Fsync {
+    if datasync { Fsync::Data } else { Fsync::All }
 }
 
 /// Whether a request is for a driver, or for one that serves it.

@@ -343,9 +343,11 @@ pub(crate) fn supply(
     if !is_known(&core.faulted.fills.lock()) {
         let page_len = area.page_size().bytes();
         let mut buffer = Buffer::new(page_len as usize)?;
-        match ask(file, page, &mut buffer)? {
-            Supply::Page { .. } => return supply_now(core, file, area, at).map(Extent::Now),
-            Supply::Filled => {
+        match ask(file, page, &mut buffer) {
+            Ok(Supply::Page { .. }) => return supply_now(core, file, area, at).map(Extent::Now),
+            // Whoever touches the page is told; it may be there by then.
+            Err(_) => {}
+            Ok(Supply::Filled) => {
                 let mut fills = core.faulted.fills.lock();
                 let pages = fills.entry(device).or_default();
                 // Of the very first extent alone: else the page may have been stored to, and

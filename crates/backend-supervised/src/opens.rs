@@ -16,13 +16,14 @@ use std::{
         Arc, Weak,
         atomic::{AtomicU64, AtomicUsize, Ordering},
     },
-    time::Duration,
+    time::{Duration, Instant},
 };
 
-use devmap_driver::{Errno, Kind, Metadata, Open, OpenFlags, PollEvents, PollTable};
+use devmap_driver::{Errno, Fsync, Kind, Metadata, Open, OpenFlags, PollEvents, PollTable};
 use parking_lot::Mutex;
 
 use crate::{
+    Core,
     erase::{AnyDevice, AnyFile},
     host::{HostMemory, HostWaitQueue},
     pool,
@@ -77,6 +78,7 @@ impl DeviceEntry {
                 .unwrap_or_else(|| "no message".to_owned());
             let consequence = match method {
                 "poll" => "the program sees POLLERR",
+                "fault" => "the program gets SIGBUS, or an error where the page is wanted at once",
                 "close" | "release" | "drop" => "no program is told",
                 _ => "the program gets EIO",
             };
@@ -219,6 +221,20 @@ impl OpenFile {
     pub(crate) fn poll(&self, table: &mut dyn PollTable<HostWaitQueue>) -> PollEvents {
         let mask = self.device.call("poll", |driver| Ok(driver.poll(self.state(), table)));
         mask.unwrap_or(PollEvents::ERR)
+    }
+
+    /// Asks the driver to make durable what was written, for thread `tid`.
+    pub(crate) fn fsync(&self, core: &Core, tid: u32, what: Fsync) -> Result<(), Errno> {
+        let started = Instant::now();
+        let result = self.device.call("fsync", |driver| driver.fsync(self.state(), what));
+        core.trace_call(started, || Event {
+            device: &self.device.path,
+            tid,
+            call: "fsync",
+            details: vec![("open", self.id.into()), ("data", (what == Fsync::Data).into())],
+            result: result.map(|()| Some(0)),
+        });
+        result
     }
 
     /// The file of its faulted pages, which `open` opens the first time.

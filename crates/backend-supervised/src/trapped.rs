@@ -46,7 +46,7 @@ use std::{
     time::Instant,
 };
 
-use devmap_driver::{Errno, SeekFrom};
+use devmap_driver::{Errno, Fsync, SeekFrom};
 use devmap_sys::{
     arch::nr,
     process,
@@ -422,6 +422,8 @@ pub(crate) fn serve(core: &Arc<Core>, trapped: &Trapped, call: &Call<'_>) -> boo
         nr::FSTAT => fstat(core, trapped, call, &descriptor.device),
         nr::LSEEK => lseek(core, call, &descriptor),
         nr::FLOCK => trapped.locks.flock(core, call, &descriptor),
+        nr::FSYNC => fsync(core, call, &descriptor, Fsync::All),
+        nr::FDATASYNC => fsync(core, call, &descriptor, Fsync::Data),
         // What Linux says of a device whose driver has no such method, and of one whose
         // owner and mode nobody but devmap can change.
         nr::FALLOCATE => notify::answer(call, Err(Errno::ENODEV)),
@@ -440,6 +442,15 @@ fn fstat(core: &Core, trapped: &Trapped, call: &Call<'_>, device: &Arc<DeviceEnt
     let status = files::status(core, trapped, &Entry::Device(device.clone()));
     let written = process::write_memory(tid, address, &stat::stat_bytes(&status));
     notify::answer(call, written.map(|()| 0).map_err(|_| Errno::EFAULT));
+}
+
+fn fsync(core: &Arc<Core>, call: &Call<'_>, descriptor: &Descriptor, what: Fsync) {
+    let Some(file) = &descriptor.file else {
+        return notify::answer(call, Err(Errno::EBADF));
+    };
+    let tid = call.notification.tid;
+    let result = notify::interruptible(core, call, || file.fsync(core, tid, what));
+    notify::answer(call, result.map(|()| 0));
 }
 
 /// Refuses asynchronous reads and writes of a device, as Linux does where a driver has a

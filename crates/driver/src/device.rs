@@ -236,6 +236,11 @@ pub trait Device<P: Platform>: Send + Sync + 'static {
 
     /// The first access to a page of a fault extent: supply the page.
     ///
+    /// A home may ask sooner, and for more than a program touches: for the first page of an extent
+    /// when it is mapped, which says how the others come, and for pages around one that is
+    /// touched, of this device (read-ahead). An error then is nobody's; who touches the page
+    /// makes it ask again.
+    ///
     /// # Errors
     /// The program gets `SIGBUS` (`VM_FAULT_SIGBUS`). Left out: `EIO`, so that.
     fn fault(

@@ -79,10 +79,7 @@ impl Devfs {
                 None => channel.reply_error(unique, libc::EBADF),
             },
             Operation::Fsync { fh, datasync } => match open(*fh) {
-                Some(file) => {
-                    let what = if *datasync { Fsync::Data } else { Fsync::All };
-                    self.fsync(core, header, &file, what)
-                }
+                Some(file) => self.fsync(core, header, &file, super::fsync_of(*datasync)),
                 None => channel.reply_error(unique, libc::EBADF),
             },
             Operation::Lseek { offset, whence, .. } => {
@@ -239,18 +236,7 @@ impl Devfs {
         file: &OpenFile,
         what: Fsync,
     ) -> io::Result<()> {
-        let started = Instant::now();
-        let result = self.interruptible(core, header, || {
-            file.device.call("fsync", |driver| driver.fsync(file.state(), what))
-        });
-        core.trace_call(started, || Event {
-            device: &file.device.path,
-            tid: header.pid,
-            call: "fsync",
-            details: vec![("open", file.id.into()), ("data", (what == Fsync::Data).into())],
-            result: result.map(|()| Some(0)),
-        });
-        match result {
+        match self.interruptible(core, header, || file.fsync(core, header.pid, what)) {
             Ok(()) => self.channel.reply_empty(header.unique),
             Err(errno) => self.reply_errno(header, errno),
         }

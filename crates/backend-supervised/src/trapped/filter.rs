@@ -97,7 +97,9 @@ pub(super) fn filter(
         label
     };
     let on_descriptor = asm.label();
-    for nr in ON_DESCRIPTOR.into_iter().chain(nr::DUP2) {
+    // Where there are regular files, all descriptors are looked at.
+    let syncs = [nr::FSYNC, nr::FDATASYNC].into_iter().filter(|_| regular.is_none());
+    for nr in ON_DESCRIPTOR.into_iter().chain(nr::DUP2).chain(syncs) {
         asm.jump_if_eq(nr, on_descriptor);
     }
     if directories == Directories::Listed {

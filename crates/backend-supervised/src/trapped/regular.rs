@@ -339,18 +339,8 @@ impl Watched {
         let file = state.open_file();
         drop(state);
         let Some(file) = file else { return Ok(()) };
-        let started = Instant::now();
-        let result = notify::interruptible(core, call, || {
-            file.device.call("fsync", |driver| driver.fsync(file.state(), what))
-        });
-        core.trace_call(started, || Event {
-            device: &file.device.path,
-            tid: call.notification.tid,
-            call: "fsync",
-            details: vec![("open", file.id.into()), ("data", (what == Fsync::Data).into())],
-            result: result.map(|()| Some(0)),
-        });
-        result
+        let tid = call.notification.tid;
+        notify::interruptible(core, call, || file.fsync(core, tid, what))
     }
 
     /// The descriptor by which a process has the file, the first that an open gave it: a map
@@ -428,7 +418,7 @@ pub(super) fn serve_sync(core: &Arc<Core>, trapped: &Trapped, call: &Call<'_>) -
             let opener = || (client::process_of(tid).unwrap_or(tid), fd);
             match regular.of(tid, fd) {
                 Some(file) => file.sync(core, call, 0..u64::MAX, what, opener),
-                None => Ok(()),
+                None => return false,
             }
         }
         nr::MSYNC => sync_maps(core, trapped, call),

@@ -11,12 +11,14 @@ in_each_mode!(@ namespace "namespace" [
     one_map_has_pages_of_each_sort
     two_joiners_have_one_page_of_the_driver
     a_page_of_the_driver_among_filled_ones
+    fsync_asks_the_driver
 ]);
 in_each_mode!(@ trapped "trapped" [
     a_page_of_the_driver_is_one_for_all
     one_map_has_pages_of_each_sort
     two_joiners_have_one_page_of_the_driver
     a_page_of_the_driver_among_filled_ones
+    fsync_asks_the_driver
 ]);
 
 /// The script says "ok": in a run of the server's own, and in one that joins it.
@@ -106,6 +108,16 @@ say('ok')
 }
 
 /// Extents of filled pages and of the driver's own in one map, the filled ones first.
+fn fsync_asks_the_driver(mode: Mode) {
+    let script = "
+fd = os.open('/dev/filled', os.O_RDWR)
+os.fsync(fd)
+os.fdatasync(fd)
+say('ok')
+";
+    holds(mode, script, &[]);
+}
+
 fn one_map_has_pages_of_each_sort(mode: Mode) {
     let script = format!(
         "{MAPS}
