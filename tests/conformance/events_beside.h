@@ -346,12 +346,12 @@ static void under_a_filter(void)
 	reset();
 }
 
-static int waits_for_a_second(void *unused)
+static int waits_for_seconds(void *unused)
 {
 	struct pollfd device = { .fd = fd, .events = POLLPRI };
 
 	(void)unused;
-	return poll(&device, 1, 1000);
+	return poll(&device, 1, 3000);
 }
 
 /* Who is stopped again and again waits no longer for that. */
@@ -362,7 +362,7 @@ static void stops(void)
 	pid_t child;
 
 	set_mask(0);
-	child = spawn(waits_for_a_second, NULL);
+	child = spawn(waits_for_seconds, NULL);
 	do {
 		usleep(50000);
 		kill(child, SIGSTOP);
