@@ -520,7 +520,7 @@ print(camera.poll(), camera.frame()[3], camera.poll(), camera.frame()[3], camera
 print(error_of(camera.frame), error_of(camera.stop), error_of(Camera))
 ",
     );
-    assert_eq!(said, "17 0 17 1 24\nENODEV ENODEV ENODEV\n");
+    assert_eq!(said, "17 0 17 1 26\nENODEV ENODEV ENODEV\n");
 }
 
 /// The frames of a quick source are drawn by the calls that look for them.
