@@ -574,7 +574,7 @@ for _ in range(3): print(camera.frame()[3], end=' ')
 print(error_of(camera.frame), camera.poll(0))
 ",
         );
-        let events = if then == "ENODEV" { 24 } else { 0 };
+        let events = if then == "ENODEV" { 26 } else { 0 };
         assert_eq!(said, format!("0 1 2 {then} {events}\n"));
     }
 }
@@ -608,7 +608,7 @@ print(poll.poll() == epoll.poll() == [(camera.fd, 24)])
 "
                 ),
             );
-            assert_eq!(said, "9 ENODEV 24\nTrue\n", "{pace} {wait}");
+            assert_eq!(said, "9 ENODEV 26\nTrue\n", "{pace} {wait}");
         }
     }
 }
