@@ -65,7 +65,7 @@ struct devmap_node {
 	struct list_head list;
 	struct cdev cdev;
 	dev_t number;
-	bool published;
+	bool reserved, added, shown;
 	const struct devmap_operations *operations;
 	void *device;
 	s64 major;	/* below 0: any */
@@ -560,9 +560,8 @@ static char *devmap_devnode(const struct device *device, umode_t *mode)
 	return NULL;
 }
 
-static int devmap_publish(struct devmap_node *node)
+static int devmap_reserve(struct devmap_node *node)
 {
-	struct device *device;
 	int err;
 
 	if (node->major < 0) {
@@ -571,25 +570,26 @@ static int devmap_publish(struct devmap_node *node)
 		node->number = MKDEV(node->major, node->minor);
 		err = register_chrdev_region(node->number, 1, KBUILD_MODNAME);
 	}
-	if (err)
-		return err;
+	node->reserved = !err;
+	return err;
+}
+
+static int devmap_publish(struct devmap_node *node)
+{
+	struct device *device;
+	int err;
+
 	cdev_init(&node->cdev, &devmap_file_operations);
 	node->cdev.owner = THIS_MODULE;
 	err = cdev_add(&node->cdev, node->number, 1);
 	if (err)
-		goto region;
+		return err;
 	device = device_create(devmap_class, NULL, node->number, node, "%s-%s",
 			       KBUILD_MODNAME, node->name);
-	err = PTR_ERR_OR_ZERO(device);
-	if (err)
-		goto cdev;
-	node->published = true;
-	return 0;
-cdev:
-	cdev_del(&node->cdev);
-region:
-	unregister_chrdev_region(node->number, 1);
-	return err;
+	/* Without its node the device stays: by its number it may be open already. */
+	node->shown = !IS_ERR(device);
+	node->added = true;
+	return PTR_ERR_OR_ZERO(device);
 }
 
 static void devmap_remove_all(void)
@@ -597,11 +597,12 @@ static void devmap_remove_all(void)
 	struct devmap_node *node, *next;
 
 	list_for_each_entry_safe(node, next, &devmap_nodes, list) {
-		if (node->published) {
+		if (node->shown)
 			device_destroy(devmap_class, node->number);
+		if (node->added)
 			cdev_del(&node->cdev);
+		if (node->reserved)
 			unregister_chrdev_region(node->number, 1);
-		}
 		node->operations->drop(node->device);
 		kfree(node);
 	}
@@ -621,19 +622,28 @@ static int __init devmap_module_init(void)
 	if (IS_ERR(devmap_class))
 		return PTR_ERR(devmap_class);
 	devmap_class->devnode = devmap_devnode;
-	/* All devices are made before any can be opened. */
+	/* All devices are made, and have their numbers, before any can be opened. */
 	err = devmap_init();
-	if (!err)
-		list_for_each_entry(node, &devmap_nodes, list) {
-			err = devmap_publish(node);
-			if (err) {
-				pr_err("%s: cannot register %s: error %d\n",
-				       KBUILD_MODNAME, node->name, err);
-				break;
-			}
-		}
 	if (err)
-		devmap_remove_all();
+		goto remove;
+	list_for_each_entry(node, &devmap_nodes, list) {
+		err = devmap_reserve(node);
+		if (err) {
+			pr_err("%s: cannot register %s: error %d\n", KBUILD_MODNAME,
+			       node->name, err);
+			goto remove;
+		}
+	}
+	/* From the first on somebody may have one open, so the module stays. */
+	list_for_each_entry(node, &devmap_nodes, list) {
+		err = devmap_publish(node);
+		if (err)
+			pr_err("%s: does without %s: error %d\n", KBUILD_MODNAME,
+			       node->name, err);
+	}
+	return 0;
+remove:
+	devmap_remove_all();
 	return err;
 }
 

@@ -187,10 +187,10 @@ static struct answer run(const struct op *op)
 
     switch (op->kind) {
     case MAP: {
-        int index = op->z >> 32;
-        int64_t at = result_of(syscall(SYS_mmap, address, op->len, op->x, op->y,
-                                       index < FILES ? files[index] : -1,
-                                       op->z & 0xffffffff));
+        int index = op->y >> 32;
+        int64_t at = result_of(syscall(SYS_mmap, address, op->len, op->x,
+                                       op->y & 0xffffffff,
+                                       index < FILES ? files[index] : -1, op->z));
         answer.result = place(at, op->len);
         break;
     }

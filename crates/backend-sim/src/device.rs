@@ -3,12 +3,12 @@
 
 use std::{
     panic::{AssertUnwindSafe, catch_unwind},
-    sync::Arc,
+    sync::{Arc, Mutex, MutexGuard, PoisonError},
 };
 
 use devmap_driver::{
-    Device, Errno, Fault, Fsync, Ioctl, Kind, Memory, NewArea, NewPage, Open, Plan, PollEvents,
-    PollTable, SeekFrom, Source, Store, Supply, Transfer,
+    Device, Errno, Fault, Fsync, Ioctl, Kind, Memory, Metadata, NewArea, NewPage, Open, Plan,
+    PollEvents, PollTable, SeekFrom, Source, Store, Supply, Transfer,
 };
 use devmap_mm::{Content, Layout, Supplied};
 
@@ -17,7 +17,9 @@ use crate::{Failures, PageFrame, SimMemory, SimPlatform, SimQueue};
 /// A driver, without its type.
 pub(crate) trait Driver: Send + Sync {
     fn open(&self, open: &Open) -> Result<Arc<dyn Opened>, Errno>;
-    fn kind(&self) -> Kind;
+    fn metadata(&self) -> Metadata;
+    /// Held while a regular file is written or its length changes.
+    fn inode_lock(&self) -> MutexGuard<'_, ()>;
     fn store(&self) -> Store;
     fn write_back(&self, offset: u64, bytes: &[u8]) -> Result<(), Errno>;
     fn truncate(&self, size: u64) -> Result<(), Errno>;
@@ -35,7 +37,16 @@ pub(crate) trait Opened: Send + Sync {
     fn poll(&self) -> PollEvents;
 }
 
-pub(crate) struct Typed<D>(pub Arc<D>);
+pub(crate) struct Typed<D> {
+    device: Arc<D>,
+    inode_lock: Mutex<()>,
+}
+
+impl<D> Typed<D> {
+    pub fn new(device: D) -> Typed<D> {
+        Typed { device: Arc::new(device), inode_lock: Mutex::new(()) }
+    }
+}
 
 struct TypedFile<D: Device<SimPlatform>> {
     device: Arc<D>,
@@ -44,24 +55,28 @@ struct TypedFile<D: Device<SimPlatform>> {
 
 impl<D: Device<SimPlatform>> Driver for Typed<D> {
     fn open(&self, open: &Open) -> Result<Arc<dyn Opened>, Errno> {
-        let file = self.0.open(open)?;
-        Ok(Arc::new(TypedFile { device: self.0.clone(), file }))
+        let file = self.device.open(open)?;
+        Ok(Arc::new(TypedFile { device: self.device.clone(), file }))
     }
 
-    fn kind(&self) -> Kind {
-        self.0.metadata().kind
+    fn metadata(&self) -> Metadata {
+        self.device.metadata()
+    }
+
+    fn inode_lock(&self) -> MutexGuard<'_, ()> {
+        self.inode_lock.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     fn store(&self) -> Store {
-        self.0.store()
+        self.device.store()
     }
 
     fn write_back(&self, offset: u64, bytes: &[u8]) -> Result<(), Errno> {
-        self.0.write_back(offset, bytes)
+        self.device.write_back(offset, bytes)
     }
 
     fn truncate(&self, size: u64) -> Result<(), Errno> {
-        self.0.truncate(size)
+        self.device.truncate(size)
     }
 }
 
@@ -135,7 +150,7 @@ pub(crate) struct DeviceContent {
 
 impl Content<PageFrame> for DeviceContent {
     fn mmap(&self, area: &NewArea) -> Result<Layout<PageFrame>, Errno> {
-        if let Kind::Regular { .. } = self.driver.kind() {
+        if let Kind::Regular { .. } = self.driver.metadata().kind {
             return Ok(Layout::fault_all());
         }
         let plan = guarded(|| self.file.mmap(area))?;
@@ -167,7 +182,7 @@ impl Content<PageFrame> for DeviceContent {
     }
 
     fn size(&self) -> Option<u64> {
-        match guarded(|| Ok(self.driver.kind())) {
+        match guarded(|| Ok(self.driver.metadata().kind)) {
             Ok(Kind::Regular { size }) => Some(size),
             _ => None,
         }

@@ -93,7 +93,7 @@ impl MockKernel {
             Kind::Regular { size } => Some(size),
             Kind::Character(_) => None,
         };
-        let driver: Arc<dyn Driver> = Arc::new(Typed(Arc::new(device)));
+        let driver: Arc<dyn Driver> = Arc::new(Typed::new(device));
         let store = match driver.store() {
             Store::Home => None,
             Store::Device => {

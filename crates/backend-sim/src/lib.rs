@@ -26,6 +26,7 @@
 
 #![forbid(unsafe_code)]
 
+mod calls;
 mod device;
 mod failures;
 mod file;

@@ -1,19 +1,13 @@
-//! A process of the test's kernel: its system calls, its loads and stores. What they do
-//! to memory is the engine's.
+//! A process of the test's kernel: what it opens and maps, its loads and stores. What they do
+//! to memory is the engine's; the calls on what is open are in `calls`.
 
 use std::{
-    cell::RefCell,
     collections::BTreeMap,
-    sync::{
-        Arc, Mutex, MutexGuard, PoisonError,
-        atomic::{AtomicU64, Ordering},
-    },
+    fmt::Display,
+    sync::{Arc, Mutex, MutexGuard, PoisonError, atomic::AtomicU64},
 };
 
-use devmap_driver::{
-    Caller, Command, Errno, Fsync, Ioctl, Kind, Open, OpenFlags, PollEvents, SeekFrom, Sharing,
-    Transfer, UserSlice, WaitQueue,
-};
+use devmap_driver::{Errno, Kind, Open, OpenFlags, Sharing};
 use devmap_mm::{Fatal, File, FileMode, MapRequest, SpaceId};
 
 use crate::{
@@ -34,21 +28,58 @@ pub struct Process {
 }
 
 /// An open file description.
-struct OpenFile {
+pub(crate) struct OpenFile {
     kernel: MockKernel,
-    flags: OpenFlags,
-    position: AtomicU64,
+    /// What it was opened by.
+    path: String,
+    flags: Mutex<OpenFlags>,
+    pub position: AtomicU64,
     /// `None`: a file in memory, which is only mapped here.
-    device: Option<(Arc<dyn Driver>, Arc<dyn Opened>)>,
+    pub device: Option<(Arc<dyn Driver>, Arc<dyn Opened>)>,
     /// What areas hold of it; taken when it is closed.
-    mapped: Option<Arc<File<PageFrame>>>,
+    pub mapped: Option<Arc<File<PageFrame>>>,
 }
 
 impl OpenFile {
-    /// What is cached of it, if it is a device that is a regular file.
-    fn regular(&self) -> Option<&Arc<File<PageFrame>>> {
+    /// The flags now.
+    pub fn flags(&self) -> OpenFlags {
+        *self.flags.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    pub fn set_nonblocking(&self, nonblocking: bool) {
+        self.flags.lock().unwrap_or_else(PoisonError::into_inner).nonblocking = nonblocking;
+    }
+
+    /// The length of a device that is a regular file, and what is cached of it.
+    pub fn regular(&self) -> Option<(u64, &Arc<File<PageFrame>>)> {
         let (driver, _) = self.device.as_ref()?;
-        matches!(driver.kind(), Kind::Regular { .. }).then_some(self.mapped.as_ref()).flatten()
+        match driver.metadata().kind {
+            Kind::Regular { size } => Some((size, self.mapped.as_ref()?)),
+            Kind::Character(_) => None,
+        }
+    }
+
+    /// Whether reads and writes have no position (`stream_open`).
+    pub fn is_stream(&self) -> bool {
+        self.device.as_ref().is_some_and(|(driver, _)| driver.metadata().stream)
+    }
+
+    /// A driver's answer, unless it is more than any right one: `EIO`, as in every home.
+    pub fn at_most<T: PartialOrd + Display>(
+        &self,
+        method: &str,
+        value: T,
+        most: T,
+    ) -> Result<T, Errno> {
+        if value <= most {
+            return Ok(value);
+        }
+        eprintln!(
+            "{}: the driver answered {value} to {method}, where {most} is the most; the program \
+             gets EIO",
+            self.path
+        );
+        Err(Errno::EIO)
     }
 }
 
@@ -60,49 +91,8 @@ impl Drop for OpenFile {
     }
 }
 
-/// The memory of a call's caller: the process's own, and a buffer of the test's at an
-/// address past all of it.
-struct Call<'a> {
-    process: &'a Process,
-    flags: OpenFlags,
-    buffer: RefCell<&'a mut [u8]>,
-}
-
-/// Where the test's buffer lies, for the driver.
-const BUFFER: u64 = 1 << 62;
-
-impl Call<'_> {
-    fn in_buffer(&self, address: u64, len: usize) -> Option<std::ops::Range<usize>> {
-        let start = usize::try_from(address.checked_sub(BUFFER)?).ok()?;
-        let end = start.checked_add(len)?;
-        (end <= self.buffer.borrow().len()).then_some(start..end)
-    }
-}
-
-impl Caller for Call<'_> {
-    fn copy_from(&self, address: u64, into: &mut [u8]) -> Result<(), Errno> {
-        if let Some(range) = self.in_buffer(address, into.len()) {
-            into.copy_from_slice(&self.buffer.borrow()[range]);
-            return Ok(());
-        }
-        self.process.load(address, into).map_err(|_| Errno::EFAULT)
-    }
-
-    fn copy_to(&self, address: u64, from: &[u8]) -> Result<(), Errno> {
-        if let Some(range) = self.in_buffer(address, from.len()) {
-            self.buffer.borrow_mut()[range].copy_from_slice(from);
-            return Ok(());
-        }
-        self.process.store(address, from).map_err(|_| Errno::EFAULT)
-    }
-
-    fn flags(&self) -> OpenFlags {
-        self.flags
-    }
-}
-
 /// A program without `SA_RESTART` sees `EINTR`.
-fn seen<T>(result: Result<T, Errno>) -> Result<T, Errno> {
+pub(crate) fn seen<T>(result: Result<T, Errno>) -> Result<T, Errno> {
     result.map_err(|errno| if errno == Errno::ERESTARTSYS { Errno::EINTR } else { errno })
 }
 
@@ -124,14 +114,8 @@ impl Process {
         self.files.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    fn file(&self, descriptor: Descriptor) -> Result<Arc<OpenFile>, Errno> {
+    pub(crate) fn file(&self, descriptor: Descriptor) -> Result<Arc<OpenFile>, Errno> {
         self.files().get(&descriptor).cloned().ok_or(Errno::EBADF)
-    }
-
-    fn device(&self, descriptor: Descriptor) -> Result<(OpenFlags, Arc<dyn Opened>), Errno> {
-        let file = self.file(descriptor)?;
-        let (_, device) = file.device.clone().ok_or(Errno::EINVAL)?;
-        Ok((file.flags, device))
     }
 
     /// `open(2)` with `O_RDWR`.
@@ -161,8 +145,14 @@ impl Process {
             What::File(file) => (None, Box::new(file)),
         };
         let mapped = Some(self.kernel.engine().open(node.file.object(), mode, Some(content)));
-        let (kernel, position) = (self.kernel.clone(), AtomicU64::new(0));
-        let file = Arc::new(OpenFile { kernel, flags, position, device, mapped });
+        let file = Arc::new(OpenFile {
+            kernel: self.kernel.clone(),
+            path: path.into(),
+            flags: Mutex::new(flags),
+            position: AtomicU64::new(0),
+            device,
+            mapped,
+        });
         let mut files = self.files();
         // The lowest number that is free, from 3 on.
         let mut numbers = (3..).map(Descriptor);
@@ -199,7 +189,7 @@ impl Process {
     /// `EBADF`; as [`devmap_mm::Engine::map`].
     pub fn mmap(&self, descriptor: Descriptor, offset: u64, len: u64) -> Result<u64, Errno> {
         let mut protection = devmap_driver::Protection::READ_WRITE;
-        protection.write = self.file(descriptor)?.flags.write;
+        protection.write = self.file(descriptor)?.flags().write;
         let request = MapRequest::new(len).sharing(Sharing::Shared).protection(protection);
         self.mmap_with(descriptor, offset, request)
     }
@@ -262,134 +252,6 @@ impl Process {
     /// What the program would die of.
     pub fn store_u32(&self, address: u64, value: u32) -> Result<(), Fatal> {
         self.store(address, &value.to_le_bytes())
-    }
-
-    /// `read(2)` into a buffer of the test's.
-    ///
-    /// # Errors
-    /// `EBADF`; what the driver answers, `EINTR` for a wait that was ended.
-    pub fn read(&self, descriptor: Descriptor, into: &mut [u8]) -> Result<usize, Errno> {
-        let file = self.file(descriptor)?;
-        if let Some(mapped) = file.regular() {
-            let position = file.position.load(Ordering::Relaxed);
-            let count = self.kernel.engine().read(mapped, position, into)?;
-            file.position.store(position + count as u64, Ordering::Relaxed);
-            return Ok(count);
-        }
-        self.transfer(descriptor, into, |device, transfer| device.read(transfer))
-    }
-
-    /// `write(2)` from a buffer of the test's.
-    ///
-    /// # Errors
-    /// `EBADF`; what the driver answers, `EINTR` for a wait that was ended.
-    pub fn write(&self, descriptor: Descriptor, from: &[u8]) -> Result<usize, Errno> {
-        let file = self.file(descriptor)?;
-        let position = file.position.load(Ordering::Relaxed);
-        let write = |device: &dyn Opened, transfer: &Transfer<'_>| device.write(transfer);
-        let count = self.transfer(descriptor, &mut from.to_vec(), write)?;
-        if let Some(mapped) = file.regular() {
-            let written = from.get(..count).ok_or(Errno::EIO)?;
-            self.kernel.engine().written(mapped.object(), position, written);
-        }
-        Ok(count)
-    }
-
-    /// `fsync(2)` and `fdatasync(2)`.
-    ///
-    /// # Errors
-    /// `EBADF`; as [`devmap_mm::Engine::fsync`].
-    pub fn fsync(&self, descriptor: Descriptor, what: Fsync) -> Result<(), Errno> {
-        let file = self.file(descriptor)?;
-        let mapped = file.mapped.as_ref().ok_or(Errno::EBADF)?;
-        self.kernel.engine().fsync(mapped, what)
-    }
-
-    /// `ftruncate(2)`.
-    ///
-    /// # Errors
-    /// `EBADF`; `EINVAL`: no regular file, or not opened for writing; what the driver answers.
-    pub fn ftruncate(&self, descriptor: Descriptor, size: u64) -> Result<(), Errno> {
-        let file = self.file(descriptor)?;
-        let mapped = file.mapped.as_ref().ok_or(Errno::EBADF)?;
-        if !file.flags.write {
-            return Err(Errno::EINVAL);
-        }
-        if let Some((driver, _)) = &file.device {
-            file.regular().ok_or(Errno::EINVAL)?;
-            driver.truncate(size)?;
-        }
-        self.kernel.engine().truncate(mapped.object(), size)
-    }
-
-    fn transfer(
-        &self,
-        descriptor: Descriptor,
-        buffer: &mut [u8],
-        method: impl FnOnce(&dyn Opened, &Transfer<'_>) -> Result<usize, Errno>,
-    ) -> Result<usize, Errno> {
-        let file = self.file(descriptor)?;
-        let (_, device) = file.device.as_ref().ok_or(Errno::EINVAL)?;
-        let len = buffer.len();
-        let call = Call { process: self, flags: file.flags, buffer: RefCell::new(buffer) };
-        let user = UserSlice::new(&call, BUFFER, len)?;
-        let position = file.position.load(Ordering::Relaxed);
-        let count = seen(method(device.as_ref(), &Transfer::new(&call, user, position)))?;
-        file.position.store(position + count as u64, Ordering::Relaxed);
-        Ok(count)
-    }
-
-    /// `lseek(2)` from the start.
-    ///
-    /// # Errors
-    /// `EBADF`; what the driver answers.
-    pub fn seek(&self, descriptor: Descriptor, to: i64) -> Result<u64, Errno> {
-        let file = self.file(descriptor)?;
-        let (_, device) = file.device.as_ref().ok_or(Errno::ESPIPE)?;
-        let position = match file.regular() {
-            Some(_) => u64::try_from(to).map_err(|_| Errno::EINVAL)?,
-            None => seen(device.llseek(SeekFrom::Start(to)))?,
-        };
-        file.position.store(position, Ordering::Relaxed);
-        Ok(position)
-    }
-
-    /// `ioctl(2)` whose argument is a buffer of the test's, of at least the command's
-    /// size. Pointers in it are addresses of the process.
-    ///
-    /// # Errors
-    /// `EBADF`; what the driver answers, `EINTR` for a wait that was ended.
-    pub fn ioctl(
-        &self,
-        descriptor: Descriptor,
-        command: Command,
-        argument: &mut [u8],
-    ) -> Result<u32, Errno> {
-        let (flags, device) = self.device(descriptor)?;
-        let call = Call { process: self, flags, buffer: RefCell::new(argument) };
-        seen(device.ioctl(&Ioctl::new(command, BUFFER, &call)))
-    }
-
-    /// `poll(2)` without waiting: what is ready now.
-    ///
-    /// # Errors
-    /// `EBADF`.
-    pub fn poll(&self, descriptor: Descriptor) -> Result<PollEvents, Errno> {
-        Ok(self.device(descriptor)?.1.poll())
-    }
-
-    /// `poll(2)`: waits until any of `wanted` is ready, and answers those that are.
-    ///
-    /// # Errors
-    /// `EBADF`; `EINTR`: a signal came before.
-    pub fn poll_wait(
-        &self,
-        descriptor: Descriptor,
-        wanted: PollEvents,
-    ) -> Result<PollEvents, Errno> {
-        let (_, device) = self.device(descriptor)?;
-        let ready = || Some(device.poll().intersection(wanted)).filter(|ready| !ready.is_empty());
-        seen(self.kernel.platform().any_queue().wait(ready).map_err(Errno::from))
     }
 
     /// The text of `/proc/PID/maps`.

@@ -8,7 +8,7 @@ use std::{
 use anstyle::{Color, Style};
 use clap::Args;
 use devmap::DEVMAP_FAILED;
-use devmap_inspect::{Area, Wanted, areas};
+use devmap_inspect::{Area, Wanted, areas, escaped};
 
 use crate::style::{HEADING, NAME, QUIET};
 
@@ -97,7 +97,13 @@ fn picture(out: &mut impl Write, area: &Area, width: usize) -> io::Result<()> {
     writeln!(
         out,
         "{NAME}{}{NAME:#} {HEADING}{}{HEADING:#} +{:#x} {QUIET}{:x}-{:x}{QUIET:#} {pages} pages, resident={} dirty={}",
-        area.name, area.permissions, area.offset, area.start, area.end, area.resident, area.dirty
+        escaped(&area.name),
+        escaped(&area.permissions),
+        area.offset,
+        area.start,
+        area.end,
+        area.resident,
+        area.dirty
     )?;
     for row in area.cells.chunks(width) {
         write!(out, "  ")?;

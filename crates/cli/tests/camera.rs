@@ -520,7 +520,7 @@ print(camera.poll(), camera.frame()[3], camera.poll(), camera.frame()[3], camera
 print(error_of(camera.frame), error_of(camera.stop), error_of(Camera))
 ",
     );
-    assert_eq!(said, "17 0 17 1 24\nENODEV ENODEV ENODEV\n");
+    assert_eq!(said, "17 0 17 1 26\nENODEV ENODEV ENODEV\n");
 }
 
 /// The frames of a quick source are drawn by the calls that look for them.
@@ -574,7 +574,7 @@ for _ in range(3): print(camera.frame()[3], end=' ')
 print(error_of(camera.frame), camera.poll(0))
 ",
         );
-        let events = if then == "ENODEV" { 24 } else { 0 };
+        let events = if then == "ENODEV" { 26 } else { 0 };
         assert_eq!(said, format!("0 1 2 {then} {events}\n"));
     }
 }
@@ -608,7 +608,7 @@ print(poll.poll() == epoll.poll() == [(camera.fd, 24)])
 "
                 ),
             );
-            assert_eq!(said, "9 ENODEV 24\nTrue\n", "{pace} {wait}");
+            assert_eq!(said, "9 ENODEV 26\nTrue\n", "{pace} {wait}");
         }
     }
 }

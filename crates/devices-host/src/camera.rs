@@ -502,6 +502,7 @@ mod tests {
             ("color", "red"),
             ("color", "+12345"),
             ("picture", "/no/such/picture.png"),
+            ("picture", "/dev/null"),
             ("source", "/no/such/pipe"),
             ("picture", ""),
             ("video", ""),

@@ -433,7 +433,8 @@ impl<P: Platform> Device<P> for Capture<P> {
         }
         self.shared.state.with(|state| {
             if state.is_gone() {
-                return PollEvents::ERR.union(PollEvents::HUP);
+                // `v4l2_poll` of a device that is not registered any more.
+                return PollEvents::ERR.union(PollEvents::HUP).union(PollEvents::PRI);
             }
             // As a pipe that has no writer any more, and something to read.
             let mut events = if state.is_unplugged { PollEvents::HUP } else { PollEvents::NONE };

@@ -12,11 +12,11 @@ use crate::{
     capture::{Shared, State},
     format::Size,
     ioctl_controls as controls,
-    queue::{self, Buffers},
+    queue::{self, Buffers, Handing},
     uapi::{
         self, Buffer, Capability, CreateBuffers, Crop, CropCap, Edid, FmtDesc, Format, Fraction,
         FrameIntervals, FrameSizes, Input, PixFormat, Rect, RequestBuffers, Selection, StreamParm,
-        VIDEO_CAPTURE, Word, cap, memory,
+        VIDEO_CAPTURE, Word, buf_flag, cap, memory,
     },
 };
 
@@ -443,11 +443,12 @@ impl<P: Platform> Context<'_, P> {
         }
         let length = asked.format.pix.size_image;
         let (index, count) = self.try_state(|state| {
-            state.check_owner(self.file)?;
             let index = state.buffers.as_ref().map_or(0, Buffers::count);
+            // Only a question, which all may ask.
             if asked.count == 0 {
                 return Ok((index, 0));
             }
+            state.check_owner(self.file)?;
             if state.buffers.is_none() && state.waiting_in_dqbuf {
                 return Err(Errno::EBUSY);
             }
@@ -494,16 +495,13 @@ impl<P: Platform> Context<'_, P> {
         store(self.call, &buffer)
     }
 
-    /// Changes the state of one buffer of this file, and answers what it is then.
-    fn with_buffer(
-        &self,
-        change: impl FnOnce(&mut Buffers<P::Memory>, &Buffer) -> Result<(), Errno>,
-    ) -> Result<u32, Errno> {
+    /// Takes one buffer of this file, and answers what it is then.
+    fn hand_buffer(&self, handing: Handing) -> Result<u32, Errno> {
         let asked: Buffer = fetch(self.call)?;
         check_kind(asked.kind)?;
         let brings_pointer = self.try_state(|state| {
             state.check_owner(self.file)?;
-            state.buffers.as_ref().ok_or(Errno::EINVAL)?.brings_pointer(&asked)
+            state.buffers.as_ref().ok_or(Errno::EINVAL)?.brings_pointer(&asked, handing)
         })?;
         if brings_pointer {
             // The pages must be there (get_user_pages): EFAULT. The first and the last are
@@ -517,7 +515,7 @@ impl<P: Platform> Context<'_, P> {
         let buffer = self.try_state(|state| {
             state.check_owner(self.file)?;
             let buffers = state.buffers.as_mut().ok_or(Errno::EINVAL)?;
-            change(buffers, &asked)?;
+            buffers.hand(&asked, handing)?;
             buffers.describe(asked.index)
         })?;
         self.shared.kick();
@@ -525,11 +523,11 @@ impl<P: Platform> Context<'_, P> {
     }
 
     fn prepare_buffer(&self) -> Result<u32, Errno> {
-        self.with_buffer(Buffers::prepare)
+        self.hand_buffer(Handing::Prepare)
     }
 
     fn queue_buffer(&self) -> Result<u32, Errno> {
-        self.with_buffer(Buffers::queue)
+        self.hand_buffer(Handing::Queue)
     }
 
     /// `vb2_ioctl_dqbuf`: waits for a frame.
@@ -561,7 +559,7 @@ impl<P: Platform> Context<'_, P> {
         };
         self.try_state(check)?;
         // To learn the flags costs more than to look.
-        let (buffer, frame) = match self.shared.try_frame(take) {
+        let (mut buffer, frame) = match self.shared.try_frame(take) {
             Some(taken) => taken?,
             None if self.call.flags().nonblocking => return Err(Errno::EAGAIN),
             None => {
@@ -576,7 +574,11 @@ impl<P: Platform> Context<'_, P> {
             }
         };
         if let Some(frame) = frame {
-            self.call.at(buffer.m, frame.len())?.copy_out(&frame)?;
+            // The buffer is the program's whether its memory is still there or not.
+            let user = self.call.at(buffer.m, frame.len());
+            if user.and_then(|user| user.copy_out(&frame)).is_err() {
+                buffer.flags |= buf_flag::ERROR;
+            }
         }
         store(self.call, &buffer)
     }

@@ -69,6 +69,15 @@ pub(crate) struct Reading {
     pub(crate) current: Option<(u32, u32)>,
 }
 
+/// How a program hands a buffer over.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Handing {
+    /// `VIDIOC_PREPARE_BUF`.
+    Prepare,
+    /// `VIDIOC_QBUF`.
+    Queue,
+}
+
 /// The buffers of a queue.
 pub(crate) struct Buffers<M> {
     /// The open file that asked for them.
@@ -165,7 +174,7 @@ impl<M: Memory> Buffers<M> {
             Place::Queued => buf_flag::QUEUED,
             Place::Done => buf_flag::DONE,
         };
-        if slot.filled.is_corrupt && slot.place != Place::Queued {
+        if slot.filled.is_corrupt {
             flags |= buf_flag::ERROR;
         }
         let m = if self.is_mapped_kind() {
@@ -197,7 +206,7 @@ impl<M: Memory> Buffers<M> {
     }
 
     /// Checks a buffer that a program wants to queue or prepare; its place.
-    fn check(&self, buffer: &Buffer) -> Result<usize, Errno> {
+    fn check(&self, buffer: &Buffer, handing: Handing) -> Result<usize, Errno> {
         const REQUEST_FD: u32 = 0x0080_0000;
         const EBADR: i32 = 53;
         let index = buffer.index as usize;
@@ -205,13 +214,18 @@ impl<M: Memory> Buffers<M> {
         if buffer.memory != self.kind {
             return Err(Errno::EINVAL);
         }
-        if buffer.flags & REQUEST_FD != 0 {
-            return Err(Errno::from_raw(EBADR).unwrap_or(Errno::EINVAL));
-        }
         if !matches!(slot.place, Place::Dequeued | Place::Prepared) {
             return Err(Errno::EINVAL);
         }
         let is_prepared = slot.place == Place::Prepared;
+        if buffer.flags & REQUEST_FD != 0 {
+            // There are no requests here, and nowhere are buffers prepared for one.
+            let refused = Errno::from_raw(EBADR).filter(|_| handing == Handing::Queue);
+            return Err(refused.unwrap_or(Errno::EINVAL));
+        }
+        if is_prepared && handing == Handing::Prepare {
+            return Err(Errno::EINVAL);
+        }
         if !self.is_mapped_kind() && !is_prepared && buffer.length < slot.length {
             return Err(Errno::EINVAL);
         }
@@ -222,36 +236,27 @@ impl<M: Memory> Buffers<M> {
     /// program's: one that is prepared has it already.
     ///
     /// # Errors
-    /// As [`Buffers::prepare`].
-    pub(crate) fn brings_pointer(&self, buffer: &Buffer) -> Result<bool, Errno> {
-        let index = self.check(buffer)?;
+    /// As [`Buffers::hand`].
+    pub(crate) fn brings_pointer(&self, buffer: &Buffer, handing: Handing) -> Result<bool, Errno> {
+        let index = self.check(buffer, handing)?;
         Ok(!self.is_mapped_kind() && self.slots[index].place == Place::Dequeued)
     }
 
-    /// `VIDIOC_PREPARE_BUF`.
+    /// Takes a buffer of the program's.
     ///
     /// # Errors
     /// `EINVAL`: no such buffer, not of this memory, too short, or not the program's.
-    pub(crate) fn prepare(&mut self, buffer: &Buffer) -> Result<(), Errno> {
-        let index = self.check(buffer)?;
-        if self.slots[index].place == Place::Prepared {
-            return Err(Errno::EINVAL);
+    /// `EBADR`: queued with a request.
+    pub(crate) fn hand(&mut self, buffer: &Buffer, handing: Handing) -> Result<(), Errno> {
+        let index = self.check(buffer, handing)?;
+        let slot = &mut self.slots[index];
+        if slot.place == Place::Dequeued {
+            slot.user = (buffer.m, buffer.length);
         }
-        self.slots[index].place = Place::Prepared;
-        self.slots[index].user = (buffer.m, buffer.length);
-        Ok(())
-    }
-
-    /// `VIDIOC_QBUF`.
-    ///
-    /// # Errors
-    /// As [`Buffers::prepare`].
-    pub(crate) fn queue(&mut self, buffer: &Buffer) -> Result<(), Errno> {
-        let index = self.check(buffer)?;
-        if self.slots[index].place == Place::Dequeued {
-            self.slots[index].user = (buffer.m, buffer.length);
+        match handing {
+            Handing::Prepare => (slot.place, slot.filled) = (Place::Prepared, Filled::NEVER),
+            Handing::Queue => self.enqueue(buffer.index),
         }
-        self.enqueue(buffer.index);
         Ok(())
     }
 
@@ -259,7 +264,8 @@ impl<M: Memory> Buffers<M> {
     pub(crate) fn enqueue(&mut self, index: u32) {
         let slot = &mut self.slots[index as usize];
         slot.place = Place::Queued;
-        slot.filled.is_corrupt = false;
+        // What the last frame left (`vb2_fill_vb2_v4l2_buffer`).
+        slot.filled = Filled::NEVER;
         self.awaits_first = false;
         self.queued.push_back(index);
     }

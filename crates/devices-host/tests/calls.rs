@@ -357,6 +357,71 @@ fn one_thread_waits_for_a_frame() {
     assert_eq!(own(DQBUF, &[(1, 1), (15, 1)]), Err(Errno::EINVAL));
 }
 
+/// What is asked of a buffer is asked in the kernel's order, and a buffer that is handed over
+/// says nothing of the frame before (`vb2_fill_vb2_v4l2_buffer`).
+#[test]
+fn buffers_are_handed_over_as_videobuf2_has_it() {
+    const EBADR: i32 = 53;
+    let request = (3, 0x0080_0000);
+    let camera = usual_camera(&Host::new());
+    let (file, other) = (open(&camera), open(&camera));
+    let own = |number, words: &[(usize, u32)]| {
+        let words = [words, &[(1, 1), (15, 1)]].concat();
+        call(&camera, &file, command(3, number, 88), &words)
+    };
+    let (query, queue, dequeue, prepare) = (9, 15, 17, 93);
+    call(&camera, &file, command(3, 8, 20), &[(0, 2), (1, 1), (2, 1)]).unwrap();
+    let create = |count| call(&camera, &other, command(3, 92, 256), &[(1, count), (2, 1), (4, 1)]);
+    assert_eq!(create(0).map(|words| (words[0], words[1])), Ok((2, 0)), "anybody may ask");
+    assert_eq!(create(1).err(), Some(Errno::EBUSY));
+    assert_eq!(own(prepare, &[(0, 0), request]).err(), Some(Errno::EINVAL));
+    assert_eq!(own(queue, &[(0, 0), request]).err(), Errno::from_raw(EBADR));
+    own(queue, &[(0, 0)]).unwrap();
+    assert_eq!(own(queue, &[(0, 0), request]).err(), Some(Errno::EINVAL), "it is queued");
+    own(queue, &[(0, 1)]).unwrap();
+    call(&camera, &file, command(1, 18, 4), &[(0, 1)]).unwrap();
+    let of_frame = |words: &[u32]| [words[2], words[6], words[8], words[14]];
+    for number in [0, 1] {
+        let taken = eventually(|| own(dequeue, &[])).unwrap();
+        assert_eq!((taken[0], taken[2], taken[14]), (number, 160 * 120 * 2, number));
+        assert_ne!(of_frame(&own(query, &[(0, number)]).unwrap()), [0; 4], "it is still there");
+    }
+    assert_eq!(of_frame(&own(prepare, &[(0, 0)]).unwrap()), [0; 4]);
+    assert_eq!(of_frame(&own(query, &[(0, 0)]).unwrap()), [0; 4]);
+    assert_eq!(of_frame(&own(queue, &[(0, 1)]).unwrap()), [0; 4]);
+}
+
+/// The program learns which buffer it was, and has it.
+#[test]
+fn a_frame_whose_memory_is_gone_is_flagged() {
+    const FRAME: u32 = 160 * 120 * 2;
+    const ERROR: u32 = 0x40;
+    let camera = usual_camera(&Host::new());
+    let file = open(&camera);
+    let memory = Memory::new(88 + FRAME as usize);
+    let of_user = |number, words: &[(usize, u32)]| {
+        memory.bytes.borrow_mut()[..88].fill(0);
+        for (at, word) in [words, &[(1, 1), (15, 2)]].concat() {
+            memory.bytes.borrow_mut()[at * 4..at * 4 + 4].copy_from_slice(&word.to_ne_bytes());
+        }
+        camera.ioctl(&file, &Ioctl::new(command(3, number, 88), Memory::BASE, &memory))?;
+        let bytes = memory.bytes.borrow();
+        let word = |at: usize| u32::from_ne_bytes(bytes[at * 4..at * 4 + 4].try_into().unwrap());
+        Ok([word(0), word(3) & ERROR])
+    };
+    call(&camera, &file, command(3, 8, 20), &[(0, 2), (1, 1), (2, 2)]).unwrap();
+    call(&camera, &file, command(1, 18, 4), &[(0, 1)]).unwrap();
+    let queue =
+        |index| of_user(15, &[(0, index), (16, Memory::BASE as u32 + 88), (18, FRAME)]).map(drop);
+    let dequeue = || eventually(|| of_user(17, &[]));
+    assert_eq!(queue(1), Ok(()));
+    assert_eq!(dequeue(), Ok([1, 0]));
+    assert_eq!(queue(0), Ok(()));
+    memory.bytes.borrow_mut().truncate(88 + FRAME as usize / 2);
+    assert_eq!(dequeue(), Ok([0, ERROR]));
+    assert_eq!(queue(0), Err(Errno::EFAULT), "it is the program's, who has no memory for it");
+}
+
 #[test]
 fn only_controls_that_are_there_can_be_subscribed_to() {
     let camera = usual_camera(&Host::new());

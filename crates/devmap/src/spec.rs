@@ -219,8 +219,11 @@ fn parse_options(builtin: &Builtin, text: &str) -> Result<Vec<(String, String)>,
     let mut options: Vec<(String, String)> = Vec::new();
     for option in text.split(',').filter(|option| !option.is_empty()) {
         let main = builtin.main.filter(|_| options.is_empty()).map(|main| (main, option));
+        // What may do without its key may hold a `=` itself.
+        let is_key = |key: &str| builtin.options.iter().any(|option| option.name == key);
         let (key, value) = option
             .split_once('=')
+            .filter(|(key, _)| main.is_none() || is_key(key))
             .or(main)
             .ok_or(SpecError::NoValue { option: option.to_owned() })?;
         if options.iter().any(|(other, _)| other == key) {
@@ -307,6 +310,13 @@ mod tests {
         assert!(DeviceSpec::parse("/dev/mem0=mem:size=64K").is_ok());
         assert!(DeviceSpec::parse("/dev/x=file:/etc/passwd").is_ok());
         assert!(DeviceSpec::parse("/dev/x=file:access=ro,path=/etc/passwd").is_ok());
+        let path = std::env::temp_dir().join(format!("devmap-{}-a=b", std::process::id()));
+        std::fs::write(&path, "").unwrap();
+        for key in ["", "path="] {
+            let text = format!("/dev/x=file:{key}{},access=ro", path.display());
+            assert!(DeviceSpec::parse(&text).is_ok(), "{text}");
+        }
+        std::fs::remove_file(path).unwrap();
     }
 
     #[test]

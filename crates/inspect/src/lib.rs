@@ -59,6 +59,15 @@ pub struct Area {
     pub cells: Vec<u8>,
 }
 
+impl Area {
+    /// Whether there can be such an area, of what was wanted: whoever answers may say anything.
+    fn is_sound(&self, wanted: Wanted) -> bool {
+        self.start < self.end
+            && self.page.is_power_of_two()
+            && self.cells.len() <= wanted.cells as usize
+    }
+}
+
 /// Which areas are wanted, and how.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Wanted {
@@ -76,15 +85,32 @@ pub fn fullness(resident: u64, all: u64) -> u8 {
     }
 }
 
+/// A text without characters that a terminal would obey: they become the octal numbers of their
+/// bytes, as in `/proc/PID/maps` (`seq_path`).
+pub fn escaped(text: &str) -> String {
+    let mut escaped = String::with_capacity(text.len());
+    for character in text.chars() {
+        if character.is_control() {
+            let mut bytes = [0; 4];
+            let bytes = character.encode_utf8(&mut bytes).bytes();
+            escaped.extend(bytes.map(|byte| format!("\\{byte:03o}")));
+        } else {
+            escaped.push(character);
+        }
+    }
+    escaped
+}
+
 impl fmt::Display for Area {
     /// The form of `/proc/PID/maps` (`show_map_vma`); for a device's area the counts follow.
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let Area { start, end, permissions, offset, major, minor, inode, .. } = self;
         let numbers = format!(
-            "{start:08x}-{end:08x} {permissions} {offset:08x} {major:02x}:{minor:02x} {inode} "
+            "{start:08x}-{end:08x} {} {offset:08x} {major:02x}:{minor:02x} {inode} ",
+            escaped(permissions)
         );
         // Names begin in one column, as far as the numbers leave it free.
-        write!(f, "{numbers:<73}{}", self.name)?;
+        write!(f, "{numbers:<73}{}", escaped(&self.name))?;
         match self.method {
             None => Ok(()),
             Some(method) => {
@@ -100,5 +126,16 @@ impl fmt::Display for Method {
             Method::Remap => "remap",
             Method::Fault => "fault",
         })
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn no_terminal_obeys_a_name() {
+        let text = escaped("/dev/\x1b]0;x\x07ä\u{9b}2J\n");
+        assert_eq!(text, "/dev/\\033]0;x\\007ä\\302\\2332J\\012");
     }
 }

@@ -8,7 +8,7 @@ use std::{
         linux::net::SocketAddrExt,
         unix::net::{SocketAddr, UnixListener, UnixStream},
     },
-    time::Duration,
+    time::{Duration, Instant},
 };
 
 use rustix::{
@@ -20,10 +20,14 @@ use rustix::{
 };
 use serde::{Deserialize, Serialize};
 
-use crate::{Area, Wanted};
+use crate::{Area, Wanted, escaped};
 
-/// How long either side waits for the other, which has nothing else to do.
+/// How long either side waits for all that the other says, who has nothing else to do.
 const PATIENCE: Duration = Duration::from_secs(10);
+
+/// The longest question, and the longest answer: that of many areas with cells.
+const QUESTION: usize = 1 << 16;
+const ANSWER: usize = 64 << 20;
 
 /// How long who asks waits to be let in. Whoever took the name of a home can keep others waiting
 /// for ever, and who that is shows only then.
@@ -118,20 +122,46 @@ pub fn areas(pid: u32, wanted: Wanted) -> Result<Vec<Area>, AreasError> {
             return Err(AreasError::Foreign(pid, peer.uid.as_raw()));
         }
         let answer = ask(&mut stream, &Question { pid, wanted });
-        return answer
+        let found = answer
             .map_err(|error| AreasError::Refused(format!("process {of} does not answer: {error}")))?
-            .map_err(AreasError::Refused);
+            .map_err(|why| AreasError::Refused(escaped(&why)))?;
+        if !found.iter().all(|area| area.is_sound(wanted)) {
+            let why = format!("process {of} answers with areas that cannot be");
+            return Err(AreasError::Refused(why));
+        }
+        return Ok(found);
     }
     Err(busy.map_or(AreasError::NoHome(pid), AreasError::Busy))
 }
 
 fn ask(stream: &mut UnixStream, question: &Question) -> io::Result<Result<Vec<Area>, String>> {
-    stream.set_read_timeout(Some(PATIENCE))?;
     serde_json::to_writer(&*stream, question)?;
     stream.shutdown(std::net::Shutdown::Write)?;
-    let mut text = Vec::new();
-    stream.read_to_end(&mut text)?;
-    Ok(serde_json::from_slice(&text)?)
+    Ok(serde_json::from_slice(&hear(stream, ANSWER, PATIENCE)?)?)
+}
+
+/// All that the other side says, who may be anybody: no more than so much, for no longer
+/// than so.
+fn hear(stream: &UnixStream, most: usize, patience: Duration) -> io::Result<Vec<u8>> {
+    let end = Instant::now() + patience;
+    let (mut text, mut chunk) = (Vec::new(), vec![0; QUESTION]);
+    loop {
+        let left = end.saturating_duration_since(Instant::now());
+        if left.is_zero() {
+            return Err(io::ErrorKind::TimedOut.into());
+        }
+        stream.set_read_timeout(Some(left))?;
+        let mut from = stream;
+        match from.read(&mut chunk) {
+            Ok(0) => return Ok(text),
+            Ok(count) if text.len() + count > most => {
+                return Err(io::Error::other(format!("it says more than {most} bytes")));
+            }
+            Ok(count) => text.extend_from_slice(&chunk[..count]),
+            Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
+            Err(error) => return Err(error),
+        }
+    }
 }
 
 /// The parent of a process.
@@ -196,21 +226,29 @@ fn reply(
     if !peer.uid.is_root() && peer.uid != rustix::process::geteuid() {
         return Ok(());
     }
-    stream.set_read_timeout(Some(PATIENCE))?;
     stream.set_write_timeout(Some(PATIENCE))?;
-    let mut text = Vec::new();
-    (&stream).take(1 << 16).read_to_end(&mut text)?;
+    let text = hear(&stream, QUESTION, PATIENCE)?;
     let Question { pid, wanted } = serde_json::from_slice(&text)?;
     stream.write_all(&serde_json::to_vec(&answer(pid, wanted))?)
 }
 
 #[cfg(test)]
 mod tests {
+    use std::{
+        sync::{Mutex, PoisonError},
+        thread,
+    };
+
     use super::*;
+    use crate::Method;
+
+    /// The name of this process, which one test at a time may take.
+    static NAME: Mutex<()> = Mutex::new(());
 
     /// Anybody can take the name of a process, and let nobody in.
     #[test]
     fn who_lets_nobody_in_is_not_waited_for() {
+        let _name = NAME.lock().unwrap_or_else(PoisonError::into_inner);
         let own = std::process::id();
         let wanted = Wanted { all: true, cells: 0 };
         assert_eq!(areas(own, wanted), Err(AreasError::NoHome(own)));
@@ -222,5 +260,69 @@ mod tests {
         rustix::net::listen(&squatter, 0).unwrap();
         let _first = Home::Local.connect(own).unwrap();
         assert_eq!(areas(own, wanted), Err(AreasError::Busy(own)));
+    }
+
+    #[test]
+    fn who_says_too_much_or_never_ends_is_not_heard_out() {
+        let pair = || UnixStream::pair().unwrap();
+        let (own, mut other) = pair();
+        other.write_all(b"word").unwrap();
+        drop(other);
+        assert_eq!(hear(&own, 4, PATIENCE).unwrap(), b"word");
+        let (own, mut other) = pair();
+        other.write_all(b"words").unwrap();
+        drop(other);
+        assert!(hear(&own, 4, PATIENCE).unwrap_err().to_string().contains("more than 4 bytes"));
+        // A byte comes before each read has waited for long, until nobody listens.
+        let (own, mut other) = pair();
+        thread::scope(|scope| {
+            scope.spawn(move || while other.write_all(b" ").is_ok() {});
+            assert!(hear(&own, usize::MAX, Duration::from_millis(50)).is_err());
+            drop(own);
+        });
+    }
+
+    #[test]
+    fn areas_that_cannot_be_are_refused() {
+        let _name = NAME.lock().unwrap_or_else(PoisonError::into_inner);
+        let area = Area {
+            start: 0x1000,
+            end: 0x3000,
+            permissions: "rw-s".into(),
+            offset: 0,
+            major: 0,
+            minor: 0,
+            inode: 1,
+            name: "/dev/x".into(),
+            method: Some(Method::Fault),
+            page: 0x1000,
+            resident: 1,
+            dirty: 0,
+            cells: vec![0; 2],
+        };
+        let (own, wanted) = (std::process::id(), Wanted { all: true, cells: 2 });
+        let answered = |answer: Result<Area, &str>| {
+            let listener = Listener::new(Home::Local).unwrap();
+            let answer = answer.map(|area| vec![area]).map_err(String::from);
+            thread::scope(|scope| {
+                scope.spawn(|| listener.serve(|_, _| answer.clone()));
+                let found = areas(own, wanted);
+                listener.end();
+                found
+            })
+        };
+        assert_eq!(answered(Ok(area.clone())), Ok(vec![area.clone()]));
+        for wrong in [
+            Area { page: 0, ..area.clone() },
+            Area { page: 3, ..area.clone() },
+            Area { end: 0x1000, ..area.clone() },
+            Area { end: 0, ..area.clone() },
+            Area { cells: vec![0; 3], ..area.clone() },
+        ] {
+            let refused = answered(Ok(wrong)).unwrap_err().to_string();
+            assert!(refused.contains("cannot be"), "{refused}");
+        }
+        let refused = answered(Err("no\x1b[2J")).unwrap_err();
+        assert_eq!(refused, AreasError::Refused("no\\033[2J".into()));
     }
 }

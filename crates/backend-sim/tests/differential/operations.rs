@@ -136,7 +136,7 @@ impl Operation {
         let range = |kind, at, len, x| [kind, process, at, len, x, 0, 0];
         match *self {
             Map { at, len, protection, flags, file, offset, .. } => {
-                [0, process, at, len, protection, flags, file << 32 | offset]
+                [0, process, at, len, protection, file << 32 | flags, offset]
             }
             Unmap { at, len, .. } => range(1, at, len, 0),
             Protect { at, len, protection, .. } => range(2, at, len, protection),
@@ -248,7 +248,10 @@ pub fn sequence(random: &mut Random, length: usize, kernel: Kernel) -> Vec<Opera
             }
             continue;
         }
-        let operation = operation(random, process);
+        let mut operation = operation(random, process);
+        if random.one_in(30) {
+            operation = at_an_edge(random, operation);
+        }
         let left_out = match operation {
             Operation::Advise { advice: PAGE_OUT, .. } => !pages_out,
             Operation::Resident { .. } => pages_out,
@@ -372,6 +375,71 @@ fn remap(random: &mut Random, process: u64, at: u64, len: u64) -> Operation {
     };
     let len = if random.one_in(16) { 0 } else { len };
     Operation::Remap { process, at, len, new_len, flags, to }
+}
+
+/// Lengths that wrap, or are 0 once they are whole pages.
+const WRAPPING: [u64; 4] = [u64::MAX, 1_u64.wrapping_sub(PAGE), PAGE.wrapping_neg(), FAR_PAGE];
+/// Lengths that no address space has.
+const LONG: [u64; 5] = [WRAPPING[0], WRAPPING[1], WRAPPING[2], WRAPPING[3], 1 << 63];
+/// The last page but one of all that 64 bits count.
+const FAR_PAGE: u64 = (2 * PAGE).wrapping_neg();
+/// Addresses that are the kernel's, but none that looks like an errno.
+const HIGH: [u64; 4] =
+    [0xffff_8000_0000_0000, PAGE.wrapping_neg(), FAR_PAGE, 0xffff_8000_0000_0001];
+/// Offsets around the last of a file, and past it.
+const OFFSETS: [u64; 6] =
+    [(1 << 63) - 3 * PAGE, (1 << 63) - 2 * PAGE, (1 << 63) - PAGE, 1 << 63, FAR_PAGE, HIGH[1]];
+
+/// The operation with an address, a length or an offset where arithmetic wraps. None of them
+/// is one of the C program's own, which must live.
+fn at_an_edge(random: &mut Random, mut operation: Operation) -> Operation {
+    use Operation::*;
+    let high = random.pick(&HIGH).wrapping_sub(BASE);
+    let is_high = random.one_in(3);
+    if let Map { offset, .. } = &mut operation
+        && random.one_in(2)
+    {
+        *offset = random.pick(&OFFSETS);
+    }
+    if let Remap { new_len, to, .. } = &mut operation {
+        match random.below(4) {
+            0 => *new_len = random.pick(&LONG),
+            1 => *to = high,
+            _ => {}
+        }
+    }
+    match &mut operation {
+        Map { at, .. }
+        | Unmap { at, .. }
+        | Protect { at, .. }
+        | Remap { at, .. }
+        | Sync { at, .. }
+        | Advise { at, .. }
+        | Resident { at, .. }
+        | Lock { at, .. }
+        | Unlock { at, .. }
+            if is_high =>
+        {
+            *at = high;
+        }
+        Map { len, .. }
+        | Unmap { len, .. }
+        | Protect { len, .. }
+        | Remap { len, .. }
+        | Resident { len, .. }
+            if random.one_in(2) =>
+        {
+            *len = random.pick(&LONG);
+        }
+        // These go on past what is not mapped.
+        Sync { len, .. } | Advise { len, .. } => *len = random.pick(&WRAPPING),
+        // And there may be a limit of what is locked.
+        Lock { at, len, .. } | Unlock { at, len, .. } => {
+            (*at, *len) = (*at + random.below(8), random.pick(&WRAPPING[..2]));
+        }
+        _ => {}
+    }
+    operation
 }
 
 /// Whether every process that acts is there, which leaving parts out may break.

@@ -85,7 +85,7 @@ impl Simulated {
         let engine = &mut self.engine;
         match *operation {
             Map { at, len, protection: bits, flags, file, offset, .. } => {
-                let at = BASE + at;
+                let at = BASE.wrapping_add(at);
                 let placement = match flags {
                     flags if flags & 0x10_0000 != 0 => Placement::FixedNoReplace(at),
                     flags if flags & 0x10 != 0 => Placement::Fixed(at),
@@ -110,20 +110,21 @@ impl Simulated {
                 let at = engine.map(space, &request);
                 self.place(space, at, len)
             }
-            Unmap { at, len, .. } => done(engine.unmap(space, BASE + at, len)),
+            Unmap { at, len, .. } => done(engine.unmap(space, BASE.wrapping_add(at), len)),
             Protect { .. } if self.rules == Rules::ProtectsNothing => answer(Ok(0)),
             Protect { at, len, protection: bits, .. } => {
-                done(engine.protect(space, BASE + at, len, protection(bits)))
+                done(engine.protect(space, BASE.wrapping_add(at), len, protection(bits)))
             }
             Remap { at, len, new_len, flags, to, .. } => {
                 let to = match flags {
                     0 => RemapTo::Here,
                     1 => RemapTo::Anywhere,
-                    5 => RemapTo::Beside(BASE + to),
-                    7 => RemapTo::BesideFixed(BASE + to),
-                    _ => RemapTo::Fixed(BASE + to),
+                    5 => RemapTo::Beside(BASE.wrapping_add(to)),
+                    7 => RemapTo::BesideFixed(BASE.wrapping_add(to)),
+                    _ => RemapTo::Fixed(BASE.wrapping_add(to)),
                 };
-                let request = RemapRequest { start: BASE + at, old_len: len, new_len, to };
+                let request =
+                    RemapRequest { start: BASE.wrapping_add(at), old_len: len, new_len, to };
                 let at = engine.remap(space, &request);
                 self.place(space, at, new_len)
             }
@@ -133,18 +134,20 @@ impl Simulated {
                     invalidate: flags & 2 != 0,
                     now: flags & 4 != 0,
                 };
-                done(engine.sync(space, BASE + at, len, flags))
+                done(engine.sync(space, BASE.wrapping_add(at), len, flags))
             }
             Advise { at, len, advice, .. } => match Advice::from_raw(advice as i32) {
-                Some(advice) => done(engine.advise(space, BASE + at, len, advice)),
+                Some(advice) => done(engine.advise(space, BASE.wrapping_add(at), len, advice)),
                 None => answer(Err(Errno::EINVAL.raw())),
             },
-            Resident { at, len, .. } => match engine.resident(space, BASE + at, len) {
+            Resident { at, len, .. } => match engine.resident(space, BASE.wrapping_add(at), len) {
                 Ok(pages) => Answer { result: 0, bytes: pages.into_iter().map(u8::from).collect() },
                 Err(errno) => answer(Err(errno.raw())),
             },
-            Lock { at, len, on_fault: 0, .. } => done(engine.lock(space, BASE + at, len)),
-            Lock { at, len, .. } => done(engine.lock_on_fault(space, BASE + at, len)),
+            Lock { at, len, on_fault: 0, .. } => {
+                done(engine.lock(space, BASE.wrapping_add(at), len))
+            }
+            Lock { at, len, .. } => done(engine.lock_on_fault(space, BASE.wrapping_add(at), len)),
             LockEverything { flags: 0, .. } => {
                 engine.unlock_all(space);
                 answer(Ok(0))
@@ -157,10 +160,10 @@ impl Simulated {
                 };
                 done(engine.lock_all(space, which))
             }
-            Unlock { at, len, .. } => done(engine.unlock(space, BASE + at, len)),
+            Unlock { at, len, .. } => done(engine.unlock(space, BASE.wrapping_add(at), len)),
             Load { at, len, .. } => {
                 let mut bytes = vec![0; len as usize];
-                match engine.load(space, BASE + at, &mut bytes) {
+                match engine.load(space, BASE.wrapping_add(at), &mut bytes) {
                     Ok(()) => Answer { result: 0, bytes },
                     Err(fatal) => answer(Err(cause(fatal))),
                 }
@@ -168,7 +171,9 @@ impl Simulated {
             Store { at, len, value, .. } => {
                 let bytes: Vec<u8> =
                     value.to_le_bytes().into_iter().cycle().take(len as usize).collect();
-                answer(engine.store(space, BASE + at, &bytes).map(|()| 0).map_err(cause))
+                answer(
+                    engine.store(space, BASE.wrapping_add(at), &bytes).map(|()| 0).map_err(cause),
+                )
             }
             Fork { child, .. } => {
                 let space = engine.fork(space).expect("memory");

@@ -2,7 +2,10 @@
 //! order, and a length that stores never change. On Linux `tests/conformance/file.c` says the
 //! same.
 
-use std::{fs, io::Write};
+use std::{
+    fs,
+    io::{SeekFrom, Write},
+};
 
 use devmap_backend_sim::{Descriptor, MockKernel, Process};
 use devmap_devices_host::file::{File, Options};
@@ -45,14 +48,14 @@ impl World {
 
     fn read(&self, at: u64, len: usize) -> Vec<u8> {
         let mut bytes = vec![0xff; len];
-        self.process.seek(self.descriptor, at.cast_signed()).unwrap();
+        self.process.lseek(self.descriptor, SeekFrom::Start(at)).unwrap();
         let count = self.process.read(self.descriptor, &mut bytes).unwrap();
         bytes.truncate(count);
         bytes
     }
 
     fn write(&self, at: u64, bytes: &[u8]) {
-        self.process.seek(self.descriptor, at.cast_signed()).unwrap();
+        self.process.lseek(self.descriptor, SeekFrom::Start(at)).unwrap();
         assert_eq!(self.process.write(self.descriptor, bytes), Ok(bytes.len()));
     }
 }
@@ -171,4 +174,41 @@ fn a_read_only_file_is_read_only() {
     let at = process.mmap_with(descriptor, 0, readable).unwrap();
     assert_eq!(byte(&process, at + 6), Ok(b't'));
     assert_eq!(process.ftruncate(descriptor, 0), Err(Errno::EINVAL));
+}
+
+#[test]
+fn what_is_appended_goes_to_the_end() {
+    let world = World::new(MockKernel::new());
+    let flags = OpenFlags { read: true, write: true, nonblocking: false, append: true };
+    let process = &world.process;
+    let appending = process.open_with("/data/x", flags).unwrap();
+    let at = world.shared(6);
+    assert_eq!(byte(process, at + SIZE), Ok(0));
+    assert_eq!(process.write(appending, b"AB"), Ok(2));
+    assert_eq!(byte(process, at + SIZE), Ok(b'A'), "maps follow");
+    assert_eq!(process.lseek(appending, SeekFrom::Current(0)), Ok(SIZE + 2));
+    assert_eq!(process.lseek(appending, SeekFrom::Start(0)), Ok(0));
+    assert_eq!(process.pwrite(appending, b"CD", 5), Ok(2), "there too, as Linux has it");
+    assert_eq!(process.lseek(appending, SeekFrom::Current(0)), Ok(0));
+    assert_eq!(world.on_disk()[SIZE as usize..], *b"ABCD");
+    assert_eq!(world.read(0, 2), [0; 2], "nothing else has changed");
+}
+
+#[test]
+fn a_file_is_read_and_written_anywhere() {
+    let world = World::new(MockKernel::new());
+    let (process, file) = (&world.process, world.descriptor);
+    let mut bytes = [0xff; 4];
+    assert_eq!(process.pread(file, &mut bytes, 2 * PAGE - 2), Ok(4));
+    assert_eq!(bytes, [1, 1, 2, 2]);
+    assert_eq!(process.pwrite(file, b"x", 3), Ok(1));
+    assert_eq!(world.on_disk()[3], b'x');
+    assert_eq!(process.lseek(file, SeekFrom::Current(0)), Ok(0), "the position stays");
+    assert_eq!(process.lseek(file, SeekFrom::End(-1)), Ok(SIZE - 1));
+    assert_eq!(process.lseek(file, SeekFrom::Current(9)), Ok(SIZE + 8));
+    for to in [SeekFrom::Current(i64::MAX), SeekFrom::End(i64::MIN), SeekFrom::Start(1 << 63)] {
+        assert_eq!(process.lseek(file, to), Err(Errno::EINVAL));
+    }
+    assert_eq!(process.pread(file, &mut bytes, u64::MAX), Err(Errno::EINVAL));
+    assert_eq!(process.lseek(file, SeekFrom::Current(0)), Ok(SIZE + 8));
 }

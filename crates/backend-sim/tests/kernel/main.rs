@@ -1,6 +1,7 @@
 //! Drivers and files under the simulated kernel: both methods of mapping, waiting and
 //! signals, write-back and eviction, and every failure that can be asked for.
 
+mod calls;
 // Their content is in files, which Miri does not see.
 #[cfg(not(miri))]
 mod files;

@@ -1,8 +1,9 @@
 //! What programs say of their memory: what goes first when it is short, what is read ahead,
 //! what a call that runs out of memory leaves behind.
 
-use devmap_driver::Errno;
-use devmap_mm::{Advice, Fatal, MapRequest, Placement, RemapRequest, RemapTo, Residency};
+use devmap_devices::{NoOptions, zero::Zero};
+use devmap_driver::{Errno, PageSize};
+use devmap_mm::{Advice, Fatal, Limits, MapRequest, Placement, RemapRequest, RemapTo, Residency};
 
 use crate::{NOW, PAGE, byte, limited, with_file};
 use devmap_backend_sim::MockKernel;
@@ -150,4 +151,59 @@ fn a_file_changes_its_length_under_private_copies_and_a_fork() {
     process.ftruncate(file, 4 * PAGE).unwrap();
     assert_eq!(byte(&child, at + 3 * PAGE), Ok(0), "what was cut is gone");
     kernel.with_engine(|engine| engine.invariants());
+}
+
+/// What the differential test cannot see: the window has no low addresses, and its files are
+/// regular ones.
+#[test]
+fn arguments_at_the_edges_are_linuxs() {
+    let kernel = MockKernel::new();
+    let process = kernel.process().unwrap();
+    let memory =
+        |hint| process.mmap_anonymous(&MapRequest::new(PAGE).at(Placement::Hint(hint))).unwrap();
+    let first = memory(0);
+    assert_eq!(memory(5), first - PAGE, "an address in the first page is none");
+    assert_eq!(memory(PAGE - 1), first - 2 * PAGE);
+    assert_eq!(memory(PAGE), 0x10000, "vm.mmap_min_addr");
+    assert_eq!(process.madvise(first, PAGE, Advice::WillNeed), Ok(()), "of a kernel with swap");
+    kernel.add("/dev/zero", Zero::new(kernel.platform(), &NoOptions).unwrap());
+    let zero = process.open("/dev/zero").unwrap();
+    for offset in [(1 << 63) - PAGE, 1 << 63, (2 * PAGE).wrapping_neg()] {
+        let at = process.mmap(zero, offset, PAGE).unwrap();
+        assert_eq!(process.load_u32(at), Ok(0), "a device has more offsets than a file");
+    }
+    let last = process.mmap(zero, PAGE.wrapping_neg(), PAGE);
+    assert_eq!(last, Err(Errno::EOVERFLOW));
+    let taken = MapRequest::new(PAGE).at(Placement::FixedNoReplace(first));
+    let taken = process.mmap_with(zero, PAGE.wrapping_neg(), taken);
+    assert_eq!(taken, Err(Errno::EEXIST), "the address is looked at first");
+}
+
+/// `vm.max_map_count` may be less than a move wants to be left.
+#[test]
+fn few_areas_leave_no_room_for_a_move() {
+    let limits = Limits { areas: 2, ..Limits::default() };
+    let kernel = MockKernel::with(PageSize::new(PAGE).unwrap(), limits);
+    let process = kernel.process().unwrap();
+    let start = process.mmap_anonymous(&MapRequest::new(PAGE)).unwrap();
+    for to in [RemapTo::Fixed(1 << 32), RemapTo::Anywhere] {
+        let request = RemapRequest { start, old_len: PAGE, new_len: 2 * PAGE, to };
+        assert_eq!(process.mremap(&request), Err(Errno::ENOMEM));
+    }
+    assert_eq!(process.store_u32(start, 1), Ok(()));
+}
+
+/// Nothing goes by a length that no map has.
+#[test]
+fn shrinking_takes_no_more_than_there_is() {
+    let kernel = MockKernel::new();
+    let process = kernel.process().unwrap();
+    let start = process.mmap_anonymous(&MapRequest::new(2 * PAGE)).unwrap();
+    for old_len in [1 << 63, PAGE.wrapping_neg()] {
+        for to in [RemapTo::Here, RemapTo::Fixed(1 << 32)] {
+            let request = RemapRequest { start, old_len, new_len: PAGE, to };
+            assert_eq!(process.mremap(&request), Err(Errno::EINVAL), "{request:x?}");
+            assert_eq!(process.store_u32(start + PAGE, 1), Ok(()));
+        }
+    }
 }

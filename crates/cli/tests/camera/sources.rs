@@ -34,6 +34,23 @@ fn a_video_is_shown_in_each_format_and_begins_anew() {
     assert!(frames.iter().all(|luma| luma.abs_diff(76) < 4));
 }
 
+/// To ffmpeg what stands before a colon is a protocol, unless it is told that it is a file.
+#[test]
+fn a_video_may_have_any_name() {
+    let directory = tempfile::tempdir().unwrap();
+    video(directory.path(), "red.mp4", "red", &["-pix_fmt", "yuv420p"]);
+    fs::rename(directory.path().join("red.mp4"), directory.path().join("12:30.mp4")).unwrap();
+    let streamed = Command::new(env!("CARGO_BIN_EXE_devmap"))
+        .args(["run", "--device", "/dev/video0=camera:video=12:30.mp4,pace=client", "--"])
+        .args(["v4l2-ctl", "-d", "/dev/video0", "--stream-mmap", "--stream-count=3"])
+        .current_dir(&directory)
+        .stdin(Stdio::null())
+        .output()
+        .expect("it starts");
+    let said = String::from_utf8_lossy(&streamed.stderr);
+    assert!(streamed.status.success() && said.matches('<').count() == 3, "{said}");
+}
+
 #[test]
 fn frames_of_others_are_converted_to_any_format() {
     let directory = tempfile::tempdir().unwrap();

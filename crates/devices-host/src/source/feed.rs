@@ -9,6 +9,7 @@ mod decode;
 mod framing;
 
 use std::{
+    ffi::OsString,
     fs::File,
     io::{self, BufReader, Read},
     os::unix::{
@@ -341,7 +342,10 @@ impl Reader {
         let rate = self.rate.to_string();
         let container = if codec == "mjpeg" { "mjpeg" } else { "rawvideo" };
         let mut ffmpeg = Command::new("ffmpeg");
-        ffmpeg.args(["-nostdin", "-hide_banner", "-loglevel", "error", "-i"]).arg(path);
+        // What stands before a colon would be a protocol.
+        let mut input = OsString::from("file:");
+        input.push(path);
+        ffmpeg.args(["-nostdin", "-hide_banner", "-loglevel", "error", "-i"]).arg(input);
         ffmpeg.args(["-an", "-vf", &scale, "-r", &rate, "-c:v", codec, "-pix_fmt", pixels]);
         ffmpeg.args(["-q:v", "3", "-f", container, "-"]);
         ffmpeg

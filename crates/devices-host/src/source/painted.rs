@@ -50,7 +50,7 @@ pub struct Picture {
 }
 
 impl Picture {
-    fn new(size: Size) -> Picture {
+    pub(super) fn new(size: Size) -> Picture {
         Picture { size, rgb: vec![0; size.width as usize * size.height as usize * 3] }
     }
 

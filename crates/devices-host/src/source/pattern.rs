@@ -66,7 +66,7 @@ impl Patterns {
     /// Where the box is in a frame: back and forth, across and down.
     fn box_at(sequence: u32, picture: &Picture) -> Area {
         let size = picture.size();
-        let side = (size.height as usize / 4).next_multiple_of(2);
+        let side = (size.width.min(size.height) as usize / 4).next_multiple_of(2);
         let bounce = |room: usize| {
             let at = sequence as usize * 4 % (2 * room).max(1);
             at.min(2 * room - at)
@@ -144,4 +144,22 @@ fn scaled(at: usize, count: usize) -> u8 {
 fn noise(mut dice: Dice, count: usize) -> Vec<u8> {
     let greys = std::iter::repeat_with(|| dice.next().to_le_bytes()).flatten();
     greys.take(count).flat_map(|grey| [grey; 3]).collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::format::Size;
+
+    #[test]
+    fn the_box_is_in_frames_of_any_shape() {
+        for (width, height) in [(160, 1080), (160, 120), (1920, 120), (162, 162)] {
+            let picture = Picture::new(Size::new(width, height));
+            for sequence in (0..2000).chain([u32::MAX]) {
+                let area = Patterns::box_at(sequence, &picture);
+                assert!(area.left < area.right && area.right <= width as usize);
+                assert!(area.top < area.bottom && area.bottom <= height as usize);
+            }
+        }
+    }
 }

@@ -69,6 +69,10 @@ fn named(path: &Path, error: impl std::fmt::Display) -> String {
 }
 
 fn open(path: &Path) -> Result<ImageReader<std::io::BufReader<std::fs::File>>, String> {
+    // The open of a pipe would wait for a writer.
+    if !path.metadata().map_err(|error| named(path, error))?.is_file() {
+        return Err(named(path, "it is no regular file"));
+    }
     ImageReader::open(path)
         .and_then(ImageReader::with_guessed_format)
         .map_err(|error| named(path, error))

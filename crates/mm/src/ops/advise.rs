@@ -103,8 +103,8 @@ impl<M: Mmu> Engine<M> {
     /// # Errors
     /// `EINVAL`: the address is no multiple of a page, or the advice does not suit an
     /// area. `ENOMEM`: a part of the range is not mapped, or there would be too many
-    /// areas. `EACCES`: a hole in what may not be written. `EBADF`: read-ahead of
-    /// anonymous memory. `EFAULT`: a page to be made present cannot be had.
+    /// areas. `EACCES`: a hole in what may not be written. `EFAULT`: a page to be made
+    /// present cannot be had.
     pub fn advise(
         &mut self,
         space: SpaceId,
@@ -162,8 +162,10 @@ impl<M: Mmu> Engine<M> {
         let indices = first..first + (pages.end - pages.start);
         match advice {
             Advice::WillNeed => {
-                let file = area.file().ok_or(Errno::EBADF)?;
-                self.read_ahead(file, indices);
+                // Anonymous pages would come from a swap.
+                if let Some(file) = area.file() {
+                    self.read_ahead(file, indices);
+                }
             }
             Advice::Remove => {
                 let file = area.file().filter(|_| !locked).ok_or(Errno::EINVAL)?;

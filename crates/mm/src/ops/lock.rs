@@ -88,12 +88,13 @@ impl<M: Mmu> Engine<M> {
         }
     }
 
-    /// Whole pages that hold the range.
+    /// Whole pages that hold the range. A length that wraps when it is made whole is 0, as
+    /// Linux has it.
     fn lock_range(&self, start: u64, len: u64) -> Result<(u64, u64), Errno> {
         let inside = start % self.page_bytes();
-        let len = len.checked_add(inside).ok_or(Errno::EINVAL)?;
         let start = start - inside;
-        let end = start.checked_add(self.page_align(len)).ok_or(Errno::EINVAL)?;
+        let len = self.page_align(len.wrapping_add(inside));
+        let end = start.checked_add(len).ok_or(Errno::EINVAL)?;
         Ok((start, end))
     }
 

@@ -17,7 +17,7 @@ use crate::{
 /// Where the area shall lie.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Placement {
-    /// At this address if it is free; 0 or not: wherever there is room.
+    /// In the page of this address if it is free; the first page or not: wherever there is room.
     Hint(u64),
     /// `MAP_FIXED`: here, in place of what is there.
     Fixed(u64),
@@ -131,9 +131,6 @@ impl<M: Mmu> Engine<M> {
         if len == 0 {
             return Err(Errno::ENOMEM);
         }
-        if offset.checked_add(len).is_none_or(|end| end > i64::MAX as u64) {
-            return Err(Errno::EOVERFLOW);
-        }
         if self.space(space).areas.len() > self.limits.areas {
             return Err(Errno::ENOMEM);
         }
@@ -152,6 +149,12 @@ impl<M: Mmu> Engine<M> {
         let mut remapped = Vec::new();
         let (file, page_offset) = match &request.file {
             Some((file, _)) => {
+                // `file_mmap_ok`; devices may use all of an offset's bits.
+                let is_regular = self.size(file.object).is_some();
+                let most = if is_regular { i64::MAX as u64 } else { u64::MAX };
+                if offset.checked_add(len).is_none_or(|end| end > most) {
+                    return Err(Errno::EOVERFLOW);
+                }
                 flags = may_map(file, flags)?;
                 let first_page = page_size.page_of(offset);
                 let (plan, pages) = self.call_mmap(file, first_page, len, request)?;
@@ -217,8 +220,9 @@ impl<M: Mmu> Engine<M> {
             Placement::Hint(hint) => {
                 // The lowest pages are for no one (vm.mmap_min_addr).
                 let low = self.page_align(0x10000);
-                let near = (hint - hint % self.page_bytes()).max(low);
-                if hint > 0 && fits(near) && is_free(near) {
+                let page = hint - hint % self.page_bytes();
+                let near = page.max(low);
+                if page > 0 && fits(near) && is_free(near) {
                     return Ok(near);
                 }
                 areas.highest_gap(low, task_size, len).ok_or(Errno::ENOMEM)

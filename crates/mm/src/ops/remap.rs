@@ -56,8 +56,9 @@ impl<M: Mmu> Engine<M> {
     /// `mremap(2)`: the address of the map afterwards.
     ///
     /// # Errors
-    /// `EINVAL`: an address is no multiple of a page, the new length is 0 or too long,
-    /// source and target overlap, a second map of private memory. `EFAULT`: the range is
+    /// `EINVAL`: an address is no multiple of a page, the new length is 0 or too long, what is
+    /// to go ends past the address space, source and target overlap, a second map of private
+    /// memory. `EFAULT`: the range is
     /// not mapped, or not one area where it must be, or must not grow. `ENOMEM`: no
     /// room, or too many areas.
     pub fn remap(&mut self, space: SpaceId, request: &RemapRequest) -> Result<u64, Errno> {
@@ -94,7 +95,8 @@ impl<M: Mmu> Engine<M> {
             return Err(Errno::EINVAL);
         }
         let Some(target) = to.target() else { return Ok(()) };
-        let old_end = start.checked_add(old_len).ok_or(Errno::EINVAL)?;
+        // It may wrap, and then nothing overlaps and nothing is found there.
+        let old_end = start.wrapping_add(old_len);
         if target > task_size - new_len
             || !page_size.is_aligned(target)
             || (to.keeps() && old_len != new_len)
@@ -102,7 +104,7 @@ impl<M: Mmu> Engine<M> {
         {
             return Err(Errno::EINVAL);
         }
-        if self.space(space).areas.len() + 2 >= self.limits.areas - 3 {
+        if self.space(space).areas.len() + 2 >= self.limits.areas.saturating_sub(3) {
             return Err(Errno::ENOMEM);
         }
         Ok(())
@@ -146,7 +148,7 @@ impl<M: Mmu> Engine<M> {
         len: u64,
         to: RemapTo,
     ) -> Result<u64, Errno> {
-        let end = start + len;
+        let end = start.wrapping_add(len);
         let target = to.target().ok_or(Errno::EINVAL)?;
         let mut at = start;
         let mut seen = false;
@@ -187,7 +189,7 @@ impl<M: Mmu> Engine<M> {
             return Err(Errno::EFAULT);
         }
         if old_len > new_len {
-            self.do_unmap(space, start + new_len, start + old_len)?;
+            self.unmap(space, start + new_len, old_len - new_len)?;
             old_len = new_len;
         }
         self.move_area(space, (start, old_len), (target, new_len), to)
@@ -204,7 +206,7 @@ impl<M: Mmu> Engine<M> {
     ) -> Result<u64, Errno> {
         if old_len >= new_len {
             if old_len > new_len {
-                self.do_unmap(space, start + new_len, start + old_len)?;
+                self.unmap(space, start + new_len, old_len - new_len)?;
             }
             return Ok(start);
         }
@@ -249,7 +251,7 @@ impl<M: Mmu> Engine<M> {
         (target, new_len): (u64, u64),
         to: RemapTo,
     ) -> Result<u64, Errno> {
-        if self.space(space).areas.len() >= self.limits.areas - 3 {
+        if self.space(space).areas.len() >= self.limits.areas.saturating_sub(3) {
             return Err(Errno::ENOMEM);
         }
         let page_size = self.page_size();

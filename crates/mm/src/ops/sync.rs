@@ -36,11 +36,7 @@ impl<M: Mmu> Engine<M> {
         if !self.page_size().is_aligned(start) || (flags.later && flags.now) {
             return Err(Errno::EINVAL);
         }
-        let aligned = self.page_align(len);
-        if len > 0 && aligned == 0 {
-            return Err(Errno::ENOMEM);
-        }
-        let end = start.checked_add(aligned).ok_or(Errno::ENOMEM)?;
+        let end = start.checked_add(self.page_align(len)).ok_or(Errno::ENOMEM)?;
         let mut result = Ok(());
         let mut at = start;
         while at < end {
