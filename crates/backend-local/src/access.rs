@@ -151,7 +151,7 @@ impl Mapping {
     /// pages are memory of the driver, which writes it, or where the same device is mapped
     /// shared for writing. Such a map is refused, likewise, while the slice is held.
     pub fn slice(&self, bytes: Range<usize>) -> Result<Slice<'_>, Error> {
-        self.check_range(bytes.start, bytes.end.saturating_sub(bytes.start))?;
+        self.check_bytes(&bytes)?;
         let pages = self.pages(&bytes);
         let fits = pages.end - pages.start <= self.area.core.limit;
         // A slice is of the file's pages.
@@ -185,7 +185,7 @@ impl Mapping {
     /// # Errors
     /// Outside of the mapping, and those of the pages.
     pub fn populate(&self, bytes: Range<usize>) -> Result<(), Error> {
-        self.check_range(bytes.start, bytes.end.saturating_sub(bytes.start))?;
+        self.check_bytes(&bytes)?;
         for page in self.pages(&bytes) {
             let marks = self.area.span.marks()[page as usize].load(Ordering::Relaxed);
             if marks & mark::PRESENT == 0 {
@@ -200,7 +200,7 @@ impl Mapping {
     /// # Errors
     /// Outside of the mapping.
     pub fn resident(&self, bytes: Range<usize>) -> Result<Vec<bool>, Error> {
-        self.check_range(bytes.start, bytes.end.saturating_sub(bytes.start))?;
+        self.check_bytes(&bytes)?;
         let pages = self.pages(&bytes);
         // Memory of the driver is always there.
         let mut resident: Vec<bool> =
@@ -220,7 +220,13 @@ impl Mapping {
         page_size.page_of(bytes.start as u64)..page_size.pages_for(bytes.end as u64)
     }
 
-    pub(crate) fn check_range(&self, at: usize, len: usize) -> Result<(), Error> {
+    pub(crate) fn check_bytes(&self, bytes: &Range<usize>) -> Result<(), Error> {
+        let Range { start, end } = *bytes;
+        let len = end.checked_sub(start).ok_or(Error::Reversed { start, end })?;
+        self.check_range(start, len)
+    }
+
+    fn check_range(&self, at: usize, len: usize) -> Result<(), Error> {
         match at.checked_add(len) {
             Some(end) if end <= self.len() => Ok(()),
             _ => Err(Error::Outside { at, len: self.len() }),

@@ -62,10 +62,13 @@ impl Area {
     /// # Errors
     /// Those of the driver and of the kernel.
     pub(crate) fn resize(self: &Arc<Self>) -> Result<(), Error> {
-        let Some(extent) = self.faulted.last() else { return Ok(()) };
+        let (Some(extent), Some(size)) = (self.faulted.last(), self.object.size()) else {
+            return Ok(());
+        };
         let _resizing = self.resizing.lock();
         let before = self.laid_to.load(Ordering::Acquire);
-        let now = self.object.end().saturating_sub(self.first_page).min(extent.end);
+        let end = self.core.page_size.pages_for(size);
+        let now = end.saturating_sub(self.first_page).min(extent.end);
         if now < before {
             self.laid_to.store(now, Ordering::Release);
             self.set_marks(now..before, mark::NOTHING);

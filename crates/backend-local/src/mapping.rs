@@ -339,6 +339,8 @@ pub struct Mapping {
     pub(crate) access: Access,
     pub(crate) area: Arc<Area>,
     pub(crate) page_shift: u32,
+    /// Whether all is done that comes with the unmap.
+    pub(crate) has_ended: bool,
     /// The home lasts as long as its maps.
     _home: Local,
 }
@@ -361,7 +363,7 @@ impl File {
         let len = match (options.len, self.object.size()) {
             (Some(len), _) => len,
             (None, Some(size)) => size.saturating_sub(options.offset),
-            (None, None) => 0,
+            (None, None) => return Err(Error::NoLength),
         };
         let details = [
             ("pages", Detail::Number(page_size.pages_for(len))),
@@ -455,7 +457,10 @@ impl File {
         };
         let (mut faulted, mut memories) = (Vec::new(), Vec::new());
         let mut laid_to = 0;
-        for extent in plan.extents() {
+        // A plan may have them in any order.
+        let mut extents: Vec<_> = plan.extents().collect();
+        extents.sort_unstable_by_key(|extent| extent.at);
+        for extent in extents {
             let at = extent.at..extent.at + extent.pages;
             let to = bytes(&at);
             match &extent.source {
@@ -528,7 +533,8 @@ impl File {
             laid_to,
         });
         let page_shift = core.page_size.bytes().trailing_zeros();
-        let mapping = Mapping { access, area, page_shift, _home: self.home.clone() };
+        let mapping =
+            Mapping { access, area, page_shift, has_ended: false, _home: self.home.clone() };
         if is_owner {
             self.object.maps.begin_alone(&maps);
         }

@@ -144,10 +144,10 @@ impl Object {
         self.areas.write().retain(|other| !Weak::ptr_eq(other, &this));
     }
 
-    /// An area is gone. The pages of a device last as long as its maps, those of a file as
-    /// long as it is open.
-    pub(crate) fn area_gone(&self) {
-        if self.areas.read().is_empty() && self.size().is_none() {
+    /// A map is gone, and has written back what was stored. The pages of a device last as long
+    /// as its maps, those of a file as long as it is open.
+    pub(crate) fn map_gone(&self, count: &u64) {
+        if *count == 0 && self.size().is_none() {
             self.invalidate(0..u64::MAX);
         }
     }

@@ -10,7 +10,9 @@
 
 use std::{collections::BTreeMap, sync::Arc};
 
-use devmap_driver::{Device, Errno, Fault, Fsync, Kind, Metadata, NewPage, Open, Store, Supply};
+use devmap_driver::{
+    Device, Errno, Fault, Fsync, Kind, Metadata, NewArea, NewPage, Open, Plan, Store, Supply,
+};
 use devmap_sys::userfaultfd::Userfaultfd;
 use shuttle::{
     Config, Runner,
@@ -55,12 +57,13 @@ fn explore_lazy(model: impl Fn() + Send + Sync + Clone + 'static) {
 const WORDS: usize = 4;
 type Words = [u32; WORDS];
 
-/// What is behind the cache: a regular file. Its lock is one that schedules are made of.
+/// What is behind the cache: a regular file, or a character device. Its lock is one that schedules are made of.
 #[derive(Clone)]
 struct Disk {
     platter: Arc<Mutex<Platter>>,
     /// What it says of its faults past the end, and keeps; else those are zeros.
     checks_end: bool,
+    is_file: bool,
 }
 
 struct Platter {
@@ -74,7 +77,11 @@ impl Disk {
     fn new(pages: usize) -> Disk {
         let written = (0..pages).map(|page| (page, [page as u32 + 1, 0, 0, 0])).collect();
         let platter = Arc::new(Mutex::new(Platter { pages, written }));
-        Disk { platter, checks_end: false }
+        Disk { platter, checks_end: false, is_file: true }
+    }
+
+    fn as_character(self) -> Disk {
+        Disk { is_file: false, ..self }
     }
 
     fn checks_end(self) -> Disk {
@@ -109,8 +116,15 @@ impl Device<LocalPlatform> for Disk {
     }
 
     fn metadata(&self) -> Metadata {
+        if !self.is_file {
+            return Metadata::CHARACTER;
+        }
         let size = self.with(|platter| platter.pages * PAGE) as u64;
         Metadata { kind: Kind::Regular { size }, ..Metadata::CHARACTER }
+    }
+
+    fn mmap(&self, _file: &(), area: &NewArea) -> Result<Plan<LocalMemory>, Errno> {
+        Ok(Plan::fault_all(area))
     }
 
     fn fault(
@@ -374,6 +388,37 @@ fn maps_come_and_go() {
         assert_eq!(home.stats().held, 0);
         for page in BLOCK - 1..PAGES {
             assert_eq!(disk.words(page), [page as u32 + 1, 2, 2, 0]);
+        }
+    });
+}
+
+/// The pages of a character device go with its last map, and take with them nothing that a map
+/// stores which comes or goes at that moment.
+#[test]
+fn the_last_map_of_a_device_goes_while_others_come_and_go() {
+    explore_lazy(|| {
+        let disk = Disk::new(4).as_character();
+        let home = Local::new().unwrap();
+        let file = open(&home, &disk);
+        let options = MapOptions::new().len(4 * PAGE as u64).writable();
+        thread::scope(|scope| {
+            for number in 1..=2 {
+                let file = &file;
+                scope.spawn(move || {
+                    for round in 1..=2 {
+                        let map = file.map(&options).unwrap();
+                        let at = number * PAGE + 4;
+                        assert_eq!(map.load::<u32>(at), Ok(round - 1));
+                        map.store(at, round).unwrap();
+                        thread::yield_now();
+                        assert_eq!(map.load::<u32>(at), Ok(round));
+                    }
+                });
+            }
+        });
+        assert_eq!(home.stats().held, 0);
+        for page in 1..=2 {
+            assert_eq!(disk.words(page), [page as u32 + 1, 2, 0, 0]);
         }
     });
 }
