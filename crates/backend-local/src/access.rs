@@ -149,7 +149,8 @@ impl Mapping {
     /// # Errors
     /// Those of the pages; `EACCES` for a mapping that can be written; `ETXTBSY` where the
     /// pages are memory of the driver, which writes it, or where the same device is mapped
-    /// shared for writing. Such a map is refused, likewise, while the slice is held.
+    /// shared for writing. Such a map is refused, likewise, while the slice is held, and so is
+    /// a [`File::truncate`](crate::File::truncate) that would change its bytes.
     pub fn slice(&self, bytes: Range<usize>) -> Result<Slice<'_>, Error> {
         self.check_bytes(&bytes)?;
         let pages = self.pages(&bytes);
@@ -159,24 +160,34 @@ impl Mapping {
         // Others may drop pages as quickly as they come; not for ever, then.
         for _ in 0..if fits { SLICE_TRIES } else { 0 } {
             self.populate(bytes.clone())?;
-            let slice = self
-                .access
-                .freeze(bytes.clone())
-                .map_err(|error| Error::system("slice", &error))?;
-            // What is still there now stays.
-            if self.all_resident(&pages) {
-                return Ok(slice);
-            }
+            let missing = {
+                // Who cuts the file does it before this or finds it frozen.
+                let _truncating = self.area.object.truncating.lock();
+
+                let slice = self
+                    .access
+                    .freeze(bytes.clone())
+                    .map_err(|error| Error::system("slice", &error))?;
+                // What is still there now stays.
+                match self.missing(&pages) {
+                    None => return Ok(slice),
+                    Some(page) => page,
+                }
+            };
+            // Its mark may say otherwise until who drops it has done so.
+            self.supply(missing, Access::Read)?;
         }
         Err(Error::Refused { call: "slice", errno: Errno::ENOMEM })
     }
 
-    fn all_resident(&self, pages: &Range<u64>) -> bool {
+    /// The first of these pages that is not resident.
+    fn missing(&self, pages: &Range<u64>) -> Option<u64> {
         let first = self.area.first_page;
         let of_device = first + pages.start..first + pages.end;
-        (of_device.start / PAGES..of_device.end.div_ceil(PAGES)).all(|index| {
-            let wanted = Pages::in_block(index, &of_device);
-            self.area.object.block(index).lock().resident.has(wanted)
+        (of_device.start / PAGES..of_device.end.div_ceil(PAGES)).find_map(|index| {
+            let resident = self.area.object.block(index).lock().resident;
+            let missing = Pages::in_block(index, &of_device).without(resident);
+            missing.runs(index).next().map(|run| run.start - first)
         })
     }
 

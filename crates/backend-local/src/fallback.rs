@@ -41,18 +41,10 @@ impl Area {
         at < self.laid_to.load(Ordering::Acquire)
     }
 
-    /// The file was cut or grew, and dropped from this page of it on: supplies what there is.
-    /// What fails is said by the next access that is checked.
-    pub(crate) fn truncated(self: &Arc<Self>, page: u64) {
-        if self.core.uffd.is_some() {
-            return;
-        }
-        let _ = self.resize();
-        if let Some(at) = page.checked_sub(self.first_page)
-            && self.is_faulted(at)
-            && self.is_laid(at)
-        {
-            let _ = self.supply(at, Access::Read);
+    /// The file was cut or grew. What fails is said by the next access that is checked.
+    pub(crate) fn truncated(self: &Arc<Self>) {
+        if self.core.uffd.is_none() {
+            let _ = self.resize();
         }
     }
 

@@ -254,9 +254,9 @@ impl Node {
 #[derive(Clone)]
 pub struct File {
     home: Local,
-    object: Arc<Object>,
+    pub(crate) object: Arc<Object>,
     opened: Arc<dyn Opened>,
-    mode: OpenMode,
+    pub(crate) mode: OpenMode,
 }
 
 /// What to map, and how. All of a regular file, for reading, shared, unless said otherwise.
@@ -565,30 +565,6 @@ impl File {
         self.object.take_error()?;
         written?;
         self.opened.fsync(what).map_err(|errno| refused("fsync", errno))
-    }
-
-    /// Changes the length of a regular file (`ftruncate(2)`). Pages wholly past it are
-    /// gone from every map; what is left of the last one is zeros.
-    ///
-    /// # Errors
-    /// `EINVAL` for a file that was opened for reading, and those of the driver.
-    pub fn truncate(&self, size: u64) -> Result<(), Error> {
-        if self.mode == OpenMode::ReadOnly {
-            return Err(refused("ftruncate", Errno::EINVAL));
-        }
-        // What was stored before the new end must not be lost with the page it is on.
-        self.object.sync_all()?;
-        let before = self.object.size().unwrap_or(size);
-        self.object.driver.truncate(size).map_err(|errno| refused("ftruncate", errno))?;
-        let page_size = self.object.core.page_size;
-        // What was stored past the old end must not show when the file grows.
-        let changed = page_size.page_of(size.min(before));
-        self.object.invalidate(changed..u64::MAX);
-        for area in self.object.areas() {
-            area.drop_copies(page_size.pages_for(size)..u64::MAX);
-            area.truncated(changed);
-        }
-        Ok(())
     }
 }
 

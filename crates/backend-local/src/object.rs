@@ -18,7 +18,7 @@ use crate::{
     core::{Core, Spare, count},
     driver::Driver,
     own::Maps,
-    primitives::{Mutex, MutexGuard, RwLock},
+    primitives::{Mutex, MutexGuard, RwLock, RwLockReadGuard},
 };
 
 /// A device with its page cache.
@@ -39,6 +39,10 @@ pub(crate) struct Object {
     pub(crate) maps: Maps,
     /// A write-back that nobody could be told of yet.
     failed: Mutex<Option<Error>>,
+    /// Held by who changes the length of the file, or has pages frozen.
+    pub(crate) truncating: Mutex<()>,
+    /// Read while pages are written back, written while the driver changes the length.
+    pub(crate) resizing: RwLock<()>,
 }
 
 impl fmt::Debug for Object {
@@ -69,6 +73,8 @@ impl Object {
             areas: RwLock::default(),
             maps: Maps::default(),
             failed: Mutex::default(),
+            truncating: Mutex::default(),
+            resizing: RwLock::default(),
         })
     }
 
@@ -178,7 +184,9 @@ impl Object {
         // Where that fails nothing is lost.
         let Ok(mut state) = self.in_small(index, state, || block.lock()) else { return false };
         let mut victims = state.resident.without(state.busy);
-        if self.keeper == Keeper::Home {
+        // Not waited for: what it waits for may be this room.
+        let resizing = self.resizing.try_read_recursive();
+        if self.keeper == Keeper::Home || resizing.is_none() {
             victims.remove(state.dirty);
         }
         if victims.is_empty() {
@@ -188,7 +196,7 @@ impl Object {
             }
             return false;
         }
-        match self.drop_pages(&block, state, index, victims) {
+        match self.drop_pages(&block, state, index, victims, resizing) {
             Ok(any) => any,
             Err(error) => {
                 self.keep_error(error);
@@ -197,7 +205,8 @@ impl Object {
         }
     }
 
-    /// Drops resident pages that are not busy: whether any went.
+    /// Drops resident pages that are not busy: whether any went. `resizing` is read if any are to
+    /// be written back.
     ///
     /// # Errors
     /// Those of the driver's `write_back`; all pages stay then.
@@ -207,6 +216,7 @@ impl Object {
         mut state: MutexGuard<'_, State>,
         index: u64,
         victims: Pages,
+        resizing: Option<RwLockReadGuard<'_, ()>>,
     ) -> Result<bool, Error> {
         let (dirty, own) = (state.dirty.and(victims), state.own.and(victims));
         // Nobody shall fill what lies between them, so that they go in few calls.
@@ -223,7 +233,10 @@ impl Object {
         for area in self.areas() {
             area.forget(index, victims);
         }
+        let writes = !dirty.is_empty();
+        let resizing = resizing.or_else(|| writes.then(|| self.resizing.read()));
         let written = dirty.runs(index).try_for_each(|run| self.write_back(run));
+        drop(resizing);
         let mut gone = Pages::NONE;
         if written.is_ok() {
             gone.add(self.zap(index, own, claimed));
@@ -262,7 +275,7 @@ impl Object {
         gone
     }
 
-    /// Gives pages that do not change now to the device.
+    /// Gives pages that do not change now to the device, while `resizing` is read.
     pub(crate) fn write_back(&self, pages: Range<u64>) -> Result<(), Error> {
         let mut bytes = self.bytes(&pages);
         if let Some(size) = self.size() {
@@ -307,7 +320,7 @@ impl Object {
             state.dirty.remove(victims);
             if !victims.is_empty() {
                 // What fails is a slice's, and goes with eviction.
-                let _ = self.drop_pages(&block, state, index, victims);
+                let _ = self.drop_pages(&block, state, index, victims, None);
             }
         }
     }
@@ -326,7 +339,7 @@ impl Object {
                 victims.remove(state.dirty);
             }
             if self.core.uffd.is_some() && !victims.is_empty() {
-                self.drop_pages(&block, state, index, victims)?;
+                self.drop_pages(&block, state, index, victims, None)?;
             }
         }
         Ok(())

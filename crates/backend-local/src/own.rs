@@ -122,7 +122,7 @@ impl Object {
             let own = state.own;
             if !own.is_empty() {
                 // There is nothing to write back, so nothing fails.
-                let _ = self.drop_pages(&block, state, index, own);
+                let _ = self.drop_pages(&block, state, index, own, None);
             }
         }
     }

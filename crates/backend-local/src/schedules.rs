@@ -163,6 +163,7 @@ impl Device<LocalPlatform> for Disk {
             for (page, bytes) in (offset as usize / PAGE..).zip(bytes.chunks(PAGE)) {
                 let word = |at: usize| u32::from_ne_bytes(bytes[4 * at..][..4].try_into().unwrap());
                 platter.written.insert(page, std::array::from_fn(word));
+                platter.pages = platter.pages.max(page + 1);
             }
         });
         Ok(())
@@ -349,6 +350,77 @@ fn a_cut_is_seen_where_faults_check_the_end() {
 #[test]
 fn a_cut_is_seen_without_userfaultfd() {
     cut(LocalOptions::new().without_userfaultfd(), || Disk::new(3));
+}
+
+/// What is written back of what was cut off meanwhile does not bring it back, whoever writes it.
+#[test]
+fn what_is_written_back_undoes_no_cut() {
+    const PAGES: usize = BLOCK + 2;
+    explore_lazy(|| {
+        let (home, disk) = (limited(2), Disk::new(PAGES));
+        let file = open(&home, &disk);
+        let map = to_write(&file);
+        map.store::<u32>(4, 7).unwrap();
+        thread::scope(|scope| {
+            scope.spawn(|| {
+                for size in [PAGES - 1, 1] {
+                    file.truncate((size * PAGE) as u64).unwrap();
+                    assert_eq!(disk.with(|platter| platter.pages), size);
+                }
+            });
+            scope.spawn(|| {
+                for page in [PAGES - 1, PAGES - 2] {
+                    let stored = map.store::<u32>(page * PAGE + 4, 9);
+                    assert!(matches!(stored, Ok(()) | Err(Error::PastEnd { .. })), "{stored:?}");
+                }
+                map.sync(0..map.len()).unwrap();
+            });
+            scope.spawn(|| {
+                assert_eq!(map.load::<u32>(0), Ok(1));
+                map.evict(page(PAGES - 2)).unwrap();
+                assert_eq!(map.load::<u32>(4), Ok(7));
+            });
+        });
+        drop(map);
+        file.fsync(Fsync::All).unwrap();
+        assert_eq!(disk.with(|platter| platter.pages), 1);
+        assert_eq!(disk.words(0), [1, 7, 0, 0]);
+    });
+}
+
+/// A slice is of what it was, or refused; and what is cut off is gone where it was not held.
+#[test]
+fn a_file_is_cut_or_a_slice_is_held() {
+    for options in [LocalOptions::new(), LocalOptions::new().without_userfaultfd()] {
+        explore(move || {
+            let (home, disk) = (options.build().unwrap(), Disk::new(3));
+            let file = open(&home, &disk);
+            let map = file.map(&MapOptions::new()).unwrap();
+            thread::scope(|scope| {
+                scope.spawn(|| {
+                    let slice = match map.slice(page(1).start..3 * PAGE) {
+                        Ok(slice) => slice,
+                        // The empty file that lies there meanwhile is not the device's.
+                        Err(Error::PastEnd { .. }) => return,
+                        Err(error) => return assert_eq!(error.errno(), Errno::ETXTBSY),
+                    };
+                    thread::yield_now();
+                    assert_eq!(slice[..4], 2_u32.to_ne_bytes());
+                    assert_eq!(slice[PAGE..][..4], 3_u32.to_ne_bytes());
+                });
+                scope.spawn(|| {
+                    let cut = file.truncate(2 * PAGE as u64).map_err(|error| error.errno());
+                    assert!(matches!(cut, Ok(()) | Err(Errno::ETXTBSY)), "{cut:?}");
+                    let past = Error::PastEnd { page: 2, size: 2 * PAGE as u64 };
+                    let found = map.load::<u32>(2 * PAGE);
+                    assert_eq!(found, if cut.is_ok() { Err(past) } else { Ok(3) });
+                });
+            });
+            file.truncate(PAGE as u64).unwrap();
+            file.truncate(3 * PAGE as u64).unwrap();
+            assert_eq!((map.load::<u32>(0), map.load::<u32>(PAGE)), (Ok(1), Ok(0)));
+        });
+    }
 }
 
 /// Maps come and go while their pages are looked for, read ahead, written and dropped; when

@@ -53,8 +53,10 @@ impl Object {
             writes_untold |= area.writes == Writes::Shared && !area.tells_stores();
             dirty.runs(index).try_for_each(|run| area.protect(run))
         });
-        let write = || dirty.runs(index).try_for_each(|run| self.write_back(run));
-        let synced = protected.and_then(|()| write());
+        let synced = protected.and_then(|()| {
+            let _resizing = self.resizing.read();
+            dirty.runs(index).try_for_each(|run| self.write_back(run))
+        });
 
         let mut state = block.lock();
         if synced.is_err() || writes_untold {

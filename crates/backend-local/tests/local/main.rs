@@ -13,6 +13,7 @@ mod reading_ahead;
 mod sandbox;
 mod stress;
 mod trace;
+mod truncate;
 mod write_back;
 
 use std::{
