@@ -6,6 +6,10 @@
 //! | plain: [`load_plain`](Mapping::load_plain), [`store_plain`](Mapping::store_plain), [`atomic_u32`](Mapping::atomic_u32) | supplied by a handler thread | what [`OnError`](crate::OnError) says |
 //! | [`slice`](Mapping::slice) | supplied before it is handed out | an error |
 //!
+//! A driver's `fault` may access other maps of its home. Checked accesses are to be preferred: a
+//! plain one waits for another thread, and where memory is limited to what is just being filled,
+//! for ever; a checked one is an error then.
+//!
 //! Others may write the same memory at any time, so only a slice is ever a reference to
 //! bytes, and only of what nobody can write while it is held.
 

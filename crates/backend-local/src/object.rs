@@ -251,7 +251,7 @@ impl Object {
             state.dirty.add(dirty);
         }
         self.enqueue(index, &mut state);
-        block.finish(state, claimed);
+        block.finish(&self.core, state, claimed);
         if gone.is_empty() {
             self.core.give_up(victims.count());
         } else {
@@ -314,7 +314,7 @@ impl Object {
     pub(crate) fn invalidate(&self, pages: Range<u64>) {
         for (index, block) in self.blocks(&pages) {
             let wanted = Pages::in_block(index, &pages);
-            let settled = || block.settled(wanted);
+            let settled = || block.settled(&self.core, wanted);
             let Ok(mut state) = self.in_small(index, settled(), settled) else { continue };
             let victims = state.resident.and(wanted);
             state.dirty.remove(victims);
@@ -332,7 +332,7 @@ impl Object {
     pub(crate) fn drop_clean(&self, pages: Range<u64>) -> Result<(), Error> {
         for (index, block) in self.blocks(&pages) {
             let wanted = Pages::in_block(index, &pages);
-            let settled = || block.settled(wanted);
+            let settled = || block.settled(&self.core, wanted);
             let state = self.in_small(index, settled(), settled)?;
             let mut victims = state.resident.and(wanted);
             if self.keeper == Keeper::Home {

@@ -5,11 +5,11 @@
 #[cfg(not(test))]
 pub(crate) use parking_lot::{Condvar, Mutex, MutexGuard, RwLock, RwLockReadGuard};
 #[cfg(test)]
-pub(crate) use shuttle::{sync::atomic, thread};
+pub(crate) use shuttle::{sync::atomic, thread, thread_local};
 #[cfg(test)]
 pub(crate) use shuttled::{Condvar, Mutex, MutexGuard, RwLock, RwLockReadGuard};
 #[cfg(not(test))]
-pub(crate) use std::{sync::atomic, thread};
+pub(crate) use std::{sync::atomic, thread, thread_local};
 
 /// Others may go on here, as they may anywhere: for the tests, next to what is neither a lock
 /// nor an atomic of this module.

@@ -213,7 +213,7 @@ impl Area {
             all_lost += lost.count();
             state.resident.add(among(&came).without(lost));
             self.object.enqueue(claim.index, &mut state);
-            claim.block.finish(state, claim.pages);
+            claim.block.finish(&self.core, state, claim.pages);
         }
         let filled = came.iter().map(|run| run.end - run.start).sum();
         self.core.settle(filled, all_lost);

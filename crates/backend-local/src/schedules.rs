@@ -423,6 +423,62 @@ fn a_file_is_cut_or_a_slice_is_held() {
     }
 }
 
+/// Each page begins with the first word of one of another map, a block further each.
+struct Over(Mapping);
+
+impl Device<LocalPlatform> for Over {
+    type File = ();
+
+    fn open(&self, _open: &Open) -> Result<(), Errno> {
+        Ok(())
+    }
+
+    fn mmap(&self, _file: &(), area: &NewArea) -> Result<Plan<LocalMemory>, Errno> {
+        Ok(Plan::fault_all(area))
+    }
+
+    fn fault(
+        &self,
+        _file: &(),
+        fault: &Fault,
+        page: &mut dyn NewPage,
+    ) -> Result<Supply<LocalMemory>, Errno> {
+        let word = self.0.load::<u32>(fault.page as usize * BLOCK * PAGE);
+        let word = word.map_err(|error| error.errno())?;
+        page.bytes()?[..4].copy_from_slice(&word.to_ne_bytes());
+        Ok(Supply::Filled)
+    }
+}
+
+/// Who holds room and needs more waits for nobody who waits for that room, nor does anybody
+/// whose page it needs.
+#[test]
+fn devices_upon_one_another_do_not_wait_for_themselves() {
+    for room in 1..=3 {
+        explore_lazy(move || {
+            let (home, disk) = (limited(room), Disk::new(BLOCK + 1));
+            let file = open(&home, &disk);
+            let [below, also_below] = [(); 2].map(|()| file.map(&MapOptions::new()).unwrap());
+            let over = home.add("over", Over(below)).unwrap().open(OpenMode::ReadOnly).unwrap();
+            let over = over.map(&MapOptions::new().len(2 * PAGE as u64)).unwrap();
+            let expects = |found: Result<u32, Error>, page: usize| match found {
+                Ok(word) => assert_eq!(word, page as u32 + 1),
+                Err(error) => {
+                    assert!(error.errno() == Errno::ENOMEM && room < 3, "{room}: {error}");
+                }
+            };
+            thread::scope(|scope| {
+                for page in 0..2 {
+                    let over = &over;
+                    scope.spawn(move || expects(over.load(page * PAGE), page * BLOCK));
+                }
+                scope.spawn(|| expects(also_below.load(BLOCK * PAGE), BLOCK));
+            });
+            check_held(&home, &over, room as u64);
+        });
+    }
+}
+
 /// Maps come and go while their pages are looked for, read ahead, written and dropped; when
 /// the last is gone nothing is held, and nothing lost.
 #[test]

@@ -38,7 +38,7 @@ impl Object {
     /// A store either comes before its page is protected, and is written back now, or is
     /// told after that, and makes the page dirty again.
     fn sync_block(&self, index: u64, block: &Block, wanted: Pages) -> Result<(), Error> {
-        let mut state = block.settled(wanted);
+        let mut state = block.settled(&self.core, wanted);
         let dirty = state.dirty.and(wanted);
         if dirty.is_empty() {
             return Ok(());
@@ -63,7 +63,7 @@ impl Object {
             state.dirty.add(dirty);
         }
         self.enqueue(index, &mut state);
-        block.finish(state, dirty);
+        block.finish(&self.core, state, dirty);
         self.core.settle(dirty.count(), 0);
         synced
     }

@@ -88,7 +88,7 @@ impl Object {
         }
         let bit = Pages::one(page);
         for (index, block) in self.blocks(&(page..page + 1)) {
-            let settled = || block.settled(bit);
+            let settled = || block.settled(&self.core, bit);
             let Ok(state) = self.in_small(index, settled(), settled) else { return };
             if state.own.has(bit) {
                 // Nobody stores to it.
