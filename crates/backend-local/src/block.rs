@@ -111,6 +111,14 @@ pub(crate) struct State {
     pub(crate) queued: bool,
 }
 
+impl State {
+    /// Whether there is nothing to know.
+    pub(crate) fn is_blank(&self) -> bool {
+        let none = [self.resident, self.busy, self.dirty].iter().all(|pages| pages.is_empty());
+        none && !self.queued
+    }
+}
+
 /// A block.
 #[derive(Debug, Default)]
 pub(crate) struct Block {

@@ -76,6 +76,14 @@ thread_local! {
     static MOVED: RefCell<Vec<(*const Core, u64)>> = RefCell::default();
 }
 
+/// Blocks with resident pages, in the order in which eviction looks at them.
+#[derive(Default)]
+struct Queue {
+    blocks: VecDeque<(Weak<Object>, u64)>,
+    /// So many are of objects that are gone.
+    gone: usize,
+}
+
 /// What eviction passes by.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Spare {
@@ -98,8 +106,7 @@ pub(crate) struct Core {
     pub(crate) counters: Counters,
     held: Mutex<Held>,
     settled: Condvar,
-    /// Blocks with resident pages, in the order in which eviction looks at them.
-    queue: Mutex<VecDeque<(Weak<Object>, u64)>>,
+    queue: Mutex<Queue>,
     areas: RwLock<BTreeMap<usize, Weak<Area>>>,
     /// Threads that read ahead, once there is something to read.
     pub(crate) readers: OnceLock<Readers>,
@@ -226,8 +233,8 @@ impl Core {
         self.settled.notify_all();
     }
 
-    /// Whether there is anything to wait for.
-    fn is_limited(&self) -> bool {
+    /// Whether eviction ever passes, and room may have to be waited for.
+    pub(crate) fn is_limited(&self) -> bool {
         self.limit < self.page_size.page_of(u64::MAX)
     }
 
@@ -274,17 +281,38 @@ impl Core {
 
     /// Eviction shall pass at this block.
     pub(crate) fn enqueue(&self, object: Weak<Object>, block: u64) {
-        self.queue.lock().push_back((object, block));
+        self.queue.lock().blocks.push_back((object, block));
+    }
+
+    /// So many blocks in the queue are of an object that is gone. They leave it once they are
+    /// half of it.
+    pub(crate) fn gone_from_queue(&self, blocks: usize) {
+        let mut queue = self.queue.lock();
+        queue.gone += blocks;
+        if 2 * queue.gone > queue.blocks.len() {
+            queue.blocks.retain(|(object, _)| object.strong_count() > 0);
+            queue.gone = 0;
+        }
+    }
+
+    /// The blocks in the queue.
+    #[cfg(test)]
+    pub(crate) fn queued(&self) -> usize {
+        self.queue.lock().blocks.len()
     }
 
     /// Drops the pages of the first block that need not be spared: whether any were.
     fn evict_some(&self, spare: Spare) -> bool {
         // Every block may be spared once: then twice around.
-        let mut tries = 2 * self.queue.lock().len() + 1;
+        let mut tries = 2 * self.queue.lock().blocks.len() + 1;
         while tries > 0 {
             tries -= 1;
-            let Some((object, block)) = self.queue.lock().pop_front() else { return false };
-            let Some(object) = object.upgrade() else { continue };
+            let Some((object, block)) = self.queue.lock().blocks.pop_front() else { return false };
+            let Some(object) = object.upgrade() else {
+                let mut queue = self.queue.lock();
+                queue.gone = queue.gone.saturating_sub(1);
+                continue;
+            };
             if object.evict(block, spare) {
                 return true;
             }

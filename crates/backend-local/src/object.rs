@@ -1,7 +1,7 @@
 //! What is mapped, and its page cache, which all who map it share.
 
 use std::{
-    collections::HashMap,
+    collections::BTreeMap,
     fmt,
     ops::Range,
     sync::{Arc, Weak},
@@ -34,7 +34,7 @@ pub(crate) struct Object {
     /// Whether a fault past the end fails by itself.
     pub(crate) fault_checks_end: bool,
     this: Weak<Object>,
-    blocks: RwLock<HashMap<u64, Arc<Block>>>,
+    blocks: RwLock<BTreeMap<u64, Arc<Block>>>,
     areas: RwLock<Vec<Weak<Area>>>,
     pub(crate) maps: Maps,
     /// A write-back that nobody could be told of yet.
@@ -116,13 +116,25 @@ impl Object {
         }
         let wanted = pages.start / PAGES..=(pages.end - 1) / PAGES;
         let blocks = self.blocks.read();
-        let mut found: Vec<_> = blocks
-            .iter()
-            .filter(|(index, _)| wanted.contains(index))
-            .map(|(index, block)| (*index, block.clone()))
-            .collect();
-        found.sort_unstable_by_key(|(index, _)| *index);
-        found
+        blocks.range(wanted).map(|(index, block)| (*index, block.clone())).collect()
+    }
+
+    /// Forgets a block of which nothing is known any more, unless others have it in hand.
+    fn forget_block(&self, index: u64, block: &Arc<Block>) {
+        if !block.lock().is_blank() {
+            return;
+        }
+        // Nobody gets it meanwhile: then only the table and this thread have it.
+        let mut blocks = self.blocks.write();
+        if Arc::strong_count(block) == 2 && block.lock().is_blank() {
+            blocks.remove(&index);
+        }
+    }
+
+    /// How many blocks there are.
+    #[cfg(test)]
+    pub(crate) fn known(&self) -> usize {
+        self.blocks.read().len()
     }
 
     /// Whether no page is resident, nor about to be or to be dropped.
@@ -135,7 +147,8 @@ impl Object {
 
     /// Has eviction pass at a block.
     pub(crate) fn enqueue(&self, index: u64, state: &mut State) {
-        if self.core.uffd.is_some() && !state.queued && !state.resident.is_empty() {
+        let passes = self.core.uffd.is_some() && self.core.is_limited();
+        if passes && !state.queued && !state.resident.is_empty() {
             state.queued = true;
             self.core.enqueue(self.this.clone(), index);
         }
@@ -194,10 +207,15 @@ impl Object {
             if state.busy.is_empty() {
                 self.enqueue(index, &mut state);
             }
+            drop(state);
+            self.forget_block(index, &block);
             return false;
         }
         match self.drop_pages(&block, state, index, victims, resizing) {
-            Ok(any) => any,
+            Ok(any) => {
+                self.forget_block(index, &block);
+                any
+            }
             Err(error) => {
                 self.keep_error(error);
                 false
@@ -321,6 +339,7 @@ impl Object {
             if !victims.is_empty() {
                 // What fails is a slice's, and goes with eviction.
                 let _ = self.drop_pages(&block, state, index, victims, None);
+                self.forget_block(index, &block);
             }
         }
     }
@@ -340,6 +359,7 @@ impl Object {
             }
             if self.core.uffd.is_some() && !victims.is_empty() {
                 self.drop_pages(&block, state, index, victims, None)?;
+                self.forget_block(index, &block);
             }
         }
         Ok(())
@@ -366,10 +386,15 @@ impl Drop for Object {
             // Nobody is left who could be told, so it is told aloud.
             eprintln!("devmap: {}: what was stored is lost: {error}", self.name);
         }
-        let blocks = self.blocks.get_mut();
-        let held = blocks.values().map(|block| block.lock().resident.count()).sum();
+        let (mut held, mut queued) = (0, 0);
+        for block in self.blocks.get_mut().values() {
+            let state = block.lock();
+            held += state.resident.count();
+            queued += usize::from(state.queued);
+        }
         self.core.unsettle(held);
         self.core.settle(held, held);
+        self.core.gone_from_queue(queued);
     }
 }
 

@@ -479,6 +479,41 @@ fn devices_upon_one_another_do_not_wait_for_themselves() {
     }
 }
 
+/// What is known of pages that are gone, and of devices that are, is forgotten.
+#[test]
+fn what_is_gone_is_forgotten() {
+    const BLOCKS: usize = 16;
+    explore_lazy(|| {
+        let (home, disk) = (limited(2), Disk::new(BLOCKS * BLOCK));
+        let file = open(&home, &disk);
+        let map = to_write(&file);
+        thread::scope(|scope| {
+            for number in 1..=2 {
+                let map = &map;
+                scope.spawn(move || {
+                    for block in 0..BLOCKS {
+                        map.store(block * BLOCK * PAGE + 4 * number, 1_u32).unwrap();
+                    }
+                });
+            }
+        });
+        // But for those that one thread had in hand just when another dropped the last page.
+        let known = map.area.object.known();
+        assert!(known < BLOCKS / 2, "{known} blocks");
+        map.sync(0..map.len()).unwrap();
+        for page in (0..BLOCKS).map(|block| block * BLOCK) {
+            assert_eq!(disk.words(page), [page as u32 + 1, 1, 1, 0]);
+        }
+        for limit in [limited(BLOCK), Local::new().unwrap()] {
+            for _ in 0..3 {
+                let map = to_write(&open(&limit, &disk));
+                assert_eq!(map.load::<u32>(0), Ok(1));
+            }
+            assert!(limit.core().queued() <= 1, "{} blocks", limit.core().queued());
+        }
+    });
+}
+
 /// Maps come and go while their pages are looked for, read ahead, written and dropped; when
 /// the last is gone nothing is held, and nothing lost.
 #[test]

@@ -1,7 +1,11 @@
 //! Devices whose faults access other maps of the same home.
 
 use std::{
-    sync::{Arc, Barrier, mpsc},
+    sync::{
+        Arc, Barrier,
+        atomic::{AtomicUsize, Ordering},
+        mpsc,
+    },
     thread,
     time::Duration,
 };
@@ -19,11 +23,12 @@ use crate::{
 /// Pages of a block: what is so far apart is found under locks of its own.
 const BLOCK: usize = 64;
 
-/// Each page holds a byte of another map, once so many faults have come as the barrier is for.
+/// Each page holds a byte of another map. The first faults go on once there are so many.
 struct Over {
     below: Mapping,
     plainly: bool,
     together: Barrier,
+    first: AtomicUsize,
 }
 
 impl Device<LocalPlatform> for Over {
@@ -43,7 +48,11 @@ impl Device<LocalPlatform> for Over {
         fault: &Fault,
         page: &mut dyn NewPage,
     ) -> Result<Supply<LocalMemory>, Errno> {
-        self.together.wait();
+        let is_first = |left: usize| left.checked_sub(1);
+        // A page that is dropped before it is mapped is asked for again.
+        if self.first.fetch_update(Ordering::Relaxed, Ordering::Relaxed, is_first).is_ok() {
+            self.together.wait();
+        }
         let at = fault.page as usize * BLOCK * PAGE;
         let byte = if self.plainly {
             self.below.load_plain(at)
@@ -59,7 +68,8 @@ impl Device<LocalPlatform> for Over {
 fn look(home: &Local, threads: usize, plainly: bool) -> Vec<Result<u8, Error>> {
     let pages = threads * BLOCK;
     let below = open(home, &Disk::new(pages * PAGE)).map(&MapOptions::new()).unwrap();
-    let over = Over { below, plainly, together: Barrier::new(threads) };
+    let over =
+        Over { below, plainly, together: Barrier::new(threads), first: AtomicUsize::new(threads) };
     let file = home.add("over", over).unwrap().open(OpenMode::ReadOnly).unwrap();
     let map = Arc::new(file.map(&MapOptions::new().len((threads * PAGE) as u64)).unwrap());
     let (found, finds) = mpsc::channel();
