@@ -6,6 +6,10 @@
 //! | plain: [`load_plain`](Mapping::load_plain), [`store_plain`](Mapping::store_plain), [`atomic_u32`](Mapping::atomic_u32) | supplied by a handler thread | what [`OnError`](crate::OnError) says |
 //! | [`slice`](Mapping::slice) | supplied before it is handed out | an error |
 //!
+//! A driver's `fault` may access other maps of its home. Checked accesses are to be preferred: a
+//! plain one waits for another thread, and where memory is limited to what is just being filled,
+//! for ever; a checked one is an error then.
+//!
 //! Others may write the same memory at any time, so only a slice is ever a reference to
 //! bytes, and only of what nobody can write while it is held.
 
@@ -149,9 +153,10 @@ impl Mapping {
     /// # Errors
     /// Those of the pages; `EACCES` for a mapping that can be written; `ETXTBSY` where the
     /// pages are memory of the driver, which writes it, or where the same device is mapped
-    /// shared for writing. Such a map is refused, likewise, while the slice is held.
+    /// shared for writing. Such a map is refused, likewise, while the slice is held, and so is
+    /// a [`File::truncate`](crate::File::truncate) that would change its bytes.
     pub fn slice(&self, bytes: Range<usize>) -> Result<Slice<'_>, Error> {
-        self.check_range(bytes.start, bytes.end.saturating_sub(bytes.start))?;
+        self.check_bytes(&bytes)?;
         let pages = self.pages(&bytes);
         let fits = pages.end - pages.start <= self.area.core.limit;
         // A slice is of the file's pages.
@@ -159,24 +164,34 @@ impl Mapping {
         // Others may drop pages as quickly as they come; not for ever, then.
         for _ in 0..if fits { SLICE_TRIES } else { 0 } {
             self.populate(bytes.clone())?;
-            let slice = self
-                .access
-                .freeze(bytes.clone())
-                .map_err(|error| Error::system("slice", &error))?;
-            // What is still there now stays.
-            if self.all_resident(&pages) {
-                return Ok(slice);
-            }
+            let missing = {
+                // Who cuts the file does it before this or finds it frozen.
+                let _truncating = self.area.object.truncating.lock();
+
+                let slice = self
+                    .access
+                    .freeze(bytes.clone())
+                    .map_err(|error| Error::system("slice", &error))?;
+                // What is still there now stays.
+                match self.missing(&pages) {
+                    None => return Ok(slice),
+                    Some(page) => page,
+                }
+            };
+            // Its mark may say otherwise until who drops it has done so.
+            self.supply(missing, Access::Read)?;
         }
         Err(Error::Refused { call: "slice", errno: Errno::ENOMEM })
     }
 
-    fn all_resident(&self, pages: &Range<u64>) -> bool {
+    /// The first of these pages that is not resident.
+    fn missing(&self, pages: &Range<u64>) -> Option<u64> {
         let first = self.area.first_page;
         let of_device = first + pages.start..first + pages.end;
-        (of_device.start / PAGES..of_device.end.div_ceil(PAGES)).all(|index| {
-            let wanted = Pages::in_block(index, &of_device);
-            self.area.object.block(index).lock().resident.has(wanted)
+        (of_device.start / PAGES..of_device.end.div_ceil(PAGES)).find_map(|index| {
+            let resident = self.area.object.block(index).lock().resident;
+            let missing = Pages::in_block(index, &of_device).without(resident);
+            missing.runs(index).next().map(|run| run.start - first)
         })
     }
 
@@ -185,7 +200,7 @@ impl Mapping {
     /// # Errors
     /// Outside of the mapping, and those of the pages.
     pub fn populate(&self, bytes: Range<usize>) -> Result<(), Error> {
-        self.check_range(bytes.start, bytes.end.saturating_sub(bytes.start))?;
+        self.check_bytes(&bytes)?;
         for page in self.pages(&bytes) {
             let marks = self.area.span.marks()[page as usize].load(Ordering::Relaxed);
             if marks & mark::PRESENT == 0 {
@@ -200,7 +215,7 @@ impl Mapping {
     /// # Errors
     /// Outside of the mapping.
     pub fn resident(&self, bytes: Range<usize>) -> Result<Vec<bool>, Error> {
-        self.check_range(bytes.start, bytes.end.saturating_sub(bytes.start))?;
+        self.check_bytes(&bytes)?;
         let pages = self.pages(&bytes);
         // Memory of the driver is always there.
         let mut resident: Vec<bool> =
@@ -220,7 +235,13 @@ impl Mapping {
         page_size.page_of(bytes.start as u64)..page_size.pages_for(bytes.end as u64)
     }
 
-    pub(crate) fn check_range(&self, at: usize, len: usize) -> Result<(), Error> {
+    pub(crate) fn check_bytes(&self, bytes: &Range<usize>) -> Result<(), Error> {
+        let Range { start, end } = *bytes;
+        let len = end.checked_sub(start).ok_or(Error::Reversed { start, end })?;
+        self.check_range(start, len)
+    }
+
+    fn check_range(&self, at: usize, len: usize) -> Result<(), Error> {
         match at.checked_add(len) {
             Some(end) if end <= self.len() => Ok(()),
             _ => Err(Error::Outside { at, len: self.len() }),

@@ -288,7 +288,7 @@ impl Area {
         let index = page / PAGES;
         let block = self.object.block(index);
         loop {
-            let mut state = block.settled(bit);
+            let mut state = block.settled(&self.core, bit);
             if state.resident.has(bit) {
                 return self.install(state, page, access);
             }
@@ -326,7 +326,7 @@ impl Area {
                 }
             }
             self.object.enqueue(index, &mut state);
-            block.finish(state, bit);
+            block.finish(&self.core, state, bit);
             if reserved.is_ok() {
                 self.core.settle(1, u64::from(!came));
             }
@@ -447,7 +447,7 @@ impl Area {
         let zeros = zeros.map_err(failed)?;
         let (bit, index) = (Pages::one(page), page / PAGES);
         let block = self.object.block(index);
-        let mut state = block.settled(bit);
+        let mut state = block.settled(&self.core, bit);
         if state.resident.has(bit) {
             return self.install(state, page, Access::Read);
         }
@@ -456,7 +456,7 @@ impl Area {
         let laid = self.lay_page(at, &zeros, 0);
         let mut state = block.lock();
         self.object.enqueue(index, &mut state);
-        block.finish(state, bit);
+        block.finish(&self.core, state, bit);
         laid?;
         self.wake(at)
     }

@@ -2,7 +2,10 @@
 
 use std::ops::Range;
 
-use crate::primitives::{Condvar, Mutex, MutexGuard};
+use crate::{
+    core::Core,
+    primitives::{Condvar, Mutex, MutexGuard},
+};
 
 /// Pages of a block.
 pub(crate) const PAGES: u64 = 64;
@@ -98,12 +101,22 @@ pub(crate) struct State {
     pub(crate) is_moved: bool,
     /// Being filled, written back or dropped.
     pub(crate) busy: Pages,
+    /// The pages that threads move which wait until others are no longer busy.
+    stuck: u64,
     /// Written, or writable, in a shared map since it was last written back.
     pub(crate) dirty: Pages,
     /// Whether it was looked for since eviction last passed.
     pub(crate) referenced: bool,
     /// Whether eviction will pass.
     pub(crate) queued: bool,
+}
+
+impl State {
+    /// Whether there is nothing to know.
+    pub(crate) fn is_blank(&self) -> bool {
+        let none = [self.resident, self.busy, self.dirty].iter().all(|pages| pages.is_empty());
+        none && !self.queued
+    }
 }
 
 /// A block.
@@ -119,17 +132,26 @@ impl Block {
     }
 
     /// Locks it once none of `pages` is busy.
-    pub(crate) fn settled(&self, pages: Pages) -> MutexGuard<'_, State> {
+    pub(crate) fn settled(&self, core: &Core, pages: Pages) -> MutexGuard<'_, State> {
         let mut state = self.state.lock();
         while !state.busy.and(pages).is_empty() {
+            let moved = core.moved();
+            if moved > 0 {
+                state.stuck += moved;
+                core.stick(moved);
+            }
             self.changed.wait(&mut state);
         }
         state
     }
 
     /// The pages are busy no more.
-    pub(crate) fn finish(&self, mut state: MutexGuard<'_, State>, pages: Pages) {
+    pub(crate) fn finish(&self, core: &Core, mut state: MutexGuard<'_, State>, pages: Pages) {
         state.busy.remove(pages);
+        let stuck = std::mem::take(&mut state.stuck);
+        if stuck > 0 {
+            core.unstick(stuck);
+        }
         drop(state);
         self.changed.notify_all();
     }

@@ -2,6 +2,7 @@
 //! their addresses.
 
 use std::{
+    cell::RefCell,
     collections::{BTreeMap, VecDeque},
     sync::{
         Arc, OnceLock, Weak,
@@ -15,7 +16,7 @@ use devmap_sys::{span::Span, userfaultfd::Userfaultfd};
 use crate::{
     area::Area,
     object::Object,
-    primitives::{Condvar, Mutex, RwLock},
+    primitives::{Condvar, Mutex, RwLock, thread_local},
     readahead::Readers,
     trace::Trace,
 };
@@ -60,10 +61,27 @@ struct Held {
     most: u64,
     /// Of those, being filled, written back or dropped now: who needs room may wait for them.
     moving: u64,
+    /// Of those, of threads that wait here or for a page: they stop moving only after others.
+    stuck: u64,
+    /// Threads with such pages that wait for room. One of them fails before anyone else.
+    waiting: u64,
     /// Threads that look for something to drop.
     searching: u64,
     /// Counts each time that pages stopped moving.
     settled: u64,
+}
+
+thread_local! {
+    /// The pages of each home that this thread moves: a driver's method may access other maps.
+    static MOVED: RefCell<Vec<(*const Core, u64)>> = RefCell::default();
+}
+
+/// Blocks with resident pages, in the order in which eviction looks at them.
+#[derive(Default)]
+struct Queue {
+    blocks: VecDeque<(Weak<Object>, u64)>,
+    /// So many are of objects that are gone.
+    gone: usize,
 }
 
 /// What eviction passes by.
@@ -88,8 +106,7 @@ pub(crate) struct Core {
     pub(crate) counters: Counters,
     held: Mutex<Held>,
     settled: Condvar,
-    /// Blocks with resident pages, in the order in which eviction looks at them.
-    queue: Mutex<VecDeque<(Weak<Object>, u64)>>,
+    queue: Mutex<Queue>,
     areas: RwLock<BTreeMap<usize, Weak<Area>>>,
     /// Threads that read ahead, once there is something to read.
     pub(crate) readers: OnceLock<Readers>,
@@ -156,6 +173,8 @@ impl Core {
                     held.pages += pages;
                     held.moving += pages;
                     held.most = held.most.max(held.pages);
+                    drop(held);
+                    self.change_moved(|moved| moved + pages);
                     return Ok(());
                 }
                 held.searching += 1;
@@ -165,11 +184,22 @@ impl Core {
             let mut held = self.held.lock();
             held.searching -= 1;
             if !found {
-                // Whoever searches too may have had the block in hand that was missed.
+                let moved = self.moved();
+                let holds = u64::from(moved > 0);
+                held.stuck += moved;
+                held.waiting += holds;
+                // Whoever searches too may have had the block in hand that was missed, and who
+                // waits for these pages waits in vain.
                 self.settled.notify_all();
-                let pending =
-                    |held: &mut Held| held.settled == before && held.moving + held.searching > 0;
+                let pending = |held: &mut Held| {
+                    held.settled == before
+                        && (held.searching > 0
+                            || held.moving > held.stuck
+                            || (holds == 0 && held.waiting > 0))
+                };
                 self.settled.wait_while(&mut held, pending);
+                held.stuck -= moved;
+                held.waiting -= holds;
                 // What settled meanwhile may be evicted, or has made room.
                 if held.settled == before {
                     return Err(Errno::ENOMEM);
@@ -182,6 +212,7 @@ impl Core {
     /// else who needs room finds neither a page to drop nor one to wait for.
     pub(crate) fn unsettle(&self, pages: u64) {
         self.held.lock().moving += pages;
+        self.change_moved(|moved| moved + pages);
     }
 
     /// Of `pages` pages that moved, `gone` are held no more.
@@ -191,28 +222,97 @@ impl Core {
         held.moving -= pages;
         held.settled += 1;
         drop(held);
+        self.change_moved(|moved| moved.saturating_sub(pages));
         self.settled.notify_all();
     }
 
     /// Pages that were to be dropped stay: nobody has room by that.
     pub(crate) fn give_up(&self, pages: u64) {
         self.held.lock().moving -= pages;
+        self.change_moved(|moved| moved.saturating_sub(pages));
         self.settled.notify_all();
+    }
+
+    /// Whether eviction ever passes, and room may have to be waited for.
+    pub(crate) fn is_limited(&self) -> bool {
+        self.limit < self.page_size.page_of(u64::MAX)
+    }
+
+    /// The pages that this thread moves.
+    pub(crate) fn moved(&self) -> u64 {
+        if !self.is_limited() {
+            return 0;
+        }
+        let of_this = |moved: &RefCell<Vec<(*const Core, u64)>>| {
+            let moved = moved.borrow();
+            moved.iter().find(|(core, _)| std::ptr::eq(*core, self)).map_or(0, |(_, pages)| *pages)
+        };
+        // A thread that ends moves none.
+        MOVED.try_with(of_this).unwrap_or(0)
+    }
+
+    fn change_moved(&self, change: impl FnOnce(u64) -> u64) {
+        if !self.is_limited() {
+            return;
+        }
+        let _ = MOVED.try_with(|moved| {
+            let mut moved = moved.borrow_mut();
+            let at = moved.iter().position(|(core, _)| std::ptr::eq(*core, self));
+            let pages = change(at.map_or(0, |at| moved[at].1));
+            match at {
+                Some(at) if pages == 0 => drop(moved.swap_remove(at)),
+                Some(at) => moved[at].1 = pages,
+                None if pages > 0 => moved.push((self, pages)),
+                None => {}
+            }
+        });
+    }
+
+    /// Threads that move these pages wait for one that another thread is busy with.
+    pub(crate) fn stick(&self, pages: u64) {
+        self.held.lock().stuck += pages;
+        self.settled.notify_all();
+    }
+
+    /// They wait no more.
+    pub(crate) fn unstick(&self, pages: u64) {
+        self.held.lock().stuck -= pages;
     }
 
     /// Eviction shall pass at this block.
     pub(crate) fn enqueue(&self, object: Weak<Object>, block: u64) {
-        self.queue.lock().push_back((object, block));
+        self.queue.lock().blocks.push_back((object, block));
+    }
+
+    /// So many blocks in the queue are of an object that is gone. They leave it once they are
+    /// half of it.
+    pub(crate) fn gone_from_queue(&self, blocks: usize) {
+        let mut queue = self.queue.lock();
+        queue.gone += blocks;
+        if 2 * queue.gone > queue.blocks.len() {
+            queue.blocks.retain(|(object, _)| object.strong_count() > 0);
+            queue.gone = 0;
+        }
+    }
+
+    /// The blocks in the queue.
+    #[cfg(test)]
+    pub(crate) fn queued(&self) -> usize {
+        self.queue.lock().blocks.len()
     }
 
     /// Drops the pages of the first block that need not be spared: whether any were.
     fn evict_some(&self, spare: Spare) -> bool {
         // Every block may be spared once: then twice around.
-        let mut tries = 2 * self.queue.lock().len() + 1;
+        let mut tries = 2 * self.queue.lock().blocks.len() + 1;
         while tries > 0 {
             tries -= 1;
-            let Some((object, block)) = self.queue.lock().pop_front() else { return false };
-            let Some(object) = object.upgrade() else { continue };
+            let Some((object, block)) = self.queue.lock().blocks.pop_front() else { return false };
+            let Some(object) = object.upgrade() else {
+                let mut queue = self.queue.lock();
+                queue.gone = queue.gone.saturating_sub(1);
+                continue;
+            };
             if object.evict(block, spare) {
                 return true;
             }

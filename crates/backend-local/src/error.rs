@@ -15,6 +15,14 @@ pub enum Error {
         /// The bytes of the mapping.
         len: usize,
     },
+    /// The range ends before it begins.
+    #[error("the range begins at byte {start} and ends before that, at {end}")]
+    Reversed {
+        /// Its first byte.
+        start: usize,
+        /// The byte after its last.
+        end: usize,
+    },
     /// The place is not a multiple of the word's size.
     #[error("byte {at} is not a multiple of the word's size")]
     Misaligned {
@@ -51,6 +59,12 @@ pub enum Error {
         /// What it said.
         errno: Errno,
     },
+    /// All of a device was to be mapped that is no regular file.
+    #[error(
+        "mmap: EINVAL: the device is no regular file, so it has no length of its own: say how \
+         much to map by `MapOptions::len`"
+    )]
+    NoLength,
     /// This is a child that was forked from the process that made the mapping, and does
     /// not have the page.
     #[error("the mapping belongs to the parent of this process")]
@@ -61,7 +75,10 @@ impl Error {
     /// The errno that a system call would answer.
     pub fn errno(&self) -> Errno {
         match self {
-            Error::Outside { .. } | Error::Misaligned { .. } => Errno::EINVAL,
+            Error::Outside { .. }
+            | Error::Reversed { .. }
+            | Error::Misaligned { .. }
+            | Error::NoLength => Errno::EINVAL,
             Error::ReadOnly => Errno::EACCES,
             Error::PastEnd { .. } | Error::Forked => Errno::EFAULT,
             Error::Failed { errno, .. } | Error::Refused { errno, .. } => *errno,

@@ -41,18 +41,10 @@ impl Area {
         at < self.laid_to.load(Ordering::Acquire)
     }
 
-    /// The file was cut or grew, and dropped from this page of it on: supplies what there is.
-    /// What fails is said by the next access that is checked.
-    pub(crate) fn truncated(self: &Arc<Self>, page: u64) {
-        if self.core.uffd.is_some() {
-            return;
-        }
-        let _ = self.resize();
-        if let Some(at) = page.checked_sub(self.first_page)
-            && self.is_faulted(at)
-            && self.is_laid(at)
-        {
-            let _ = self.supply(at, Access::Read);
+    /// The file was cut or grew. What fails is said by the next access that is checked.
+    pub(crate) fn truncated(self: &Arc<Self>) {
+        if self.core.uffd.is_none() {
+            let _ = self.resize();
         }
     }
 
@@ -62,10 +54,13 @@ impl Area {
     /// # Errors
     /// Those of the driver and of the kernel.
     pub(crate) fn resize(self: &Arc<Self>) -> Result<(), Error> {
-        let Some(extent) = self.faulted.last() else { return Ok(()) };
+        let (Some(extent), Some(size)) = (self.faulted.last(), self.object.size()) else {
+            return Ok(());
+        };
         let _resizing = self.resizing.lock();
         let before = self.laid_to.load(Ordering::Acquire);
-        let now = self.object.end().saturating_sub(self.first_page).min(extent.end);
+        let end = self.core.page_size.pages_for(size);
+        let now = end.saturating_sub(self.first_page).min(extent.end);
         if now < before {
             self.laid_to.store(now, Ordering::Release);
             self.set_marks(now..before, mark::NOTHING);

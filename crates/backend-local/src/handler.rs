@@ -29,8 +29,11 @@ use crate::{
     trace::Begun,
 };
 
-/// The most threads of one home.
-const MOST: usize = 8;
+/// So many threads of one home wait for faults at once; those that come back besides end.
+const KEPT: usize = 8;
+/// The most that there are. Each but one serves a thread that waits, so there are seldom many; but
+/// a driver's fault may wait for another one, so there must be one more as long as that can be.
+const MOST: usize = 1024;
 
 /// What the threads of a home share.
 pub(crate) struct Handlers {
@@ -78,7 +81,11 @@ impl Handlers {
         while let Some((area, at, access, begun)) = self.next_uncached(uffd) {
             self.serve(&area, at, access);
             self.core.end(begun, || Outcome::Done(None));
-            self.idle.fetch_add(1, Ordering::Relaxed);
+            if self.idle.fetch_add(1, Ordering::Relaxed) >= KEPT {
+                self.idle.fetch_sub(1, Ordering::Relaxed);
+                self.threads.fetch_sub(1, Ordering::Relaxed);
+                return;
+            }
         }
     }
 

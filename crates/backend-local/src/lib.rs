@@ -54,6 +54,7 @@
 //! | `order`, `readahead` | filling pages before they are looked for |
 //! | `handler` | the threads that serve plain accesses |
 //! | `sync` | write-back |
+//! | `truncate` | changing the length of a file |
 //! | `fallback` | without userfaultfd |
 //! | `primitives` | locks and threads, which tests replace |
 //! | `trace` | what ran, step by step |
@@ -84,6 +85,7 @@ mod readahead;
 mod schedules;
 mod sync;
 mod trace;
+mod truncate;
 
 pub use crate::core::Stats;
 pub use access::Slice;

@@ -254,9 +254,9 @@ impl Node {
 #[derive(Clone)]
 pub struct File {
     home: Local,
-    object: Arc<Object>,
+    pub(crate) object: Arc<Object>,
     opened: Arc<dyn Opened>,
-    mode: OpenMode,
+    pub(crate) mode: OpenMode,
 }
 
 /// What to map, and how. All of a regular file, for reading, shared, unless said otherwise.
@@ -339,6 +339,8 @@ pub struct Mapping {
     pub(crate) access: Access,
     pub(crate) area: Arc<Area>,
     pub(crate) page_shift: u32,
+    /// Whether all is done that comes with the unmap.
+    pub(crate) has_ended: bool,
     /// The home lasts as long as its maps.
     _home: Local,
 }
@@ -361,7 +363,7 @@ impl File {
         let len = match (options.len, self.object.size()) {
             (Some(len), _) => len,
             (None, Some(size)) => size.saturating_sub(options.offset),
-            (None, None) => 0,
+            (None, None) => return Err(Error::NoLength),
         };
         let details = [
             ("pages", Detail::Number(page_size.pages_for(len))),
@@ -455,7 +457,10 @@ impl File {
         };
         let (mut faulted, mut memories) = (Vec::new(), Vec::new());
         let mut laid_to = 0;
-        for extent in plan.extents() {
+        // A plan may have them in any order.
+        let mut extents: Vec<_> = plan.extents().collect();
+        extents.sort_unstable_by_key(|extent| extent.at);
+        for extent in extents {
             let at = extent.at..extent.at + extent.pages;
             let to = bytes(&at);
             match &extent.source {
@@ -528,7 +533,8 @@ impl File {
             laid_to,
         });
         let page_shift = core.page_size.bytes().trailing_zeros();
-        let mapping = Mapping { access, area, page_shift, _home: self.home.clone() };
+        let mapping =
+            Mapping { access, area, page_shift, has_ended: false, _home: self.home.clone() };
         if is_owner {
             self.object.maps.begin_alone(&maps);
         }
@@ -559,30 +565,6 @@ impl File {
         self.object.take_error()?;
         written?;
         self.opened.fsync(what).map_err(|errno| refused("fsync", errno))
-    }
-
-    /// Changes the length of a regular file (`ftruncate(2)`). Pages wholly past it are
-    /// gone from every map; what is left of the last one is zeros.
-    ///
-    /// # Errors
-    /// `EINVAL` for a file that was opened for reading, and those of the driver.
-    pub fn truncate(&self, size: u64) -> Result<(), Error> {
-        if self.mode == OpenMode::ReadOnly {
-            return Err(refused("ftruncate", Errno::EINVAL));
-        }
-        // What was stored before the new end must not be lost with the page it is on.
-        self.object.sync_all()?;
-        let before = self.object.size().unwrap_or(size);
-        self.object.driver.truncate(size).map_err(|errno| refused("ftruncate", errno))?;
-        let page_size = self.object.core.page_size;
-        // What was stored past the old end must not show when the file grows.
-        let changed = page_size.page_of(size.min(before));
-        self.object.invalidate(changed..u64::MAX);
-        for area in self.object.areas() {
-            area.drop_copies(page_size.pages_for(size)..u64::MAX);
-            area.truncated(changed);
-        }
-        Ok(())
     }
 }
 

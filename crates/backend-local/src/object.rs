@@ -1,7 +1,7 @@
 //! What is mapped, and its page cache, which all who map it share.
 
 use std::{
-    collections::HashMap,
+    collections::BTreeMap,
     fmt,
     ops::Range,
     sync::{Arc, Weak},
@@ -18,7 +18,7 @@ use crate::{
     core::{Core, Spare, count},
     driver::Driver,
     own::Maps,
-    primitives::{Mutex, MutexGuard, RwLock},
+    primitives::{Mutex, MutexGuard, RwLock, RwLockReadGuard},
 };
 
 /// A device with its page cache.
@@ -34,11 +34,15 @@ pub(crate) struct Object {
     /// Whether a fault past the end fails by itself.
     pub(crate) fault_checks_end: bool,
     this: Weak<Object>,
-    blocks: RwLock<HashMap<u64, Arc<Block>>>,
+    blocks: RwLock<BTreeMap<u64, Arc<Block>>>,
     areas: RwLock<Vec<Weak<Area>>>,
     pub(crate) maps: Maps,
     /// A write-back that nobody could be told of yet.
     failed: Mutex<Option<Error>>,
+    /// Held by who changes the length of the file, or has pages frozen.
+    pub(crate) truncating: Mutex<()>,
+    /// Read while pages are written back, written while the driver changes the length.
+    pub(crate) resizing: RwLock<()>,
 }
 
 impl fmt::Debug for Object {
@@ -69,6 +73,8 @@ impl Object {
             areas: RwLock::default(),
             maps: Maps::default(),
             failed: Mutex::default(),
+            truncating: Mutex::default(),
+            resizing: RwLock::default(),
         })
     }
 
@@ -110,13 +116,25 @@ impl Object {
         }
         let wanted = pages.start / PAGES..=(pages.end - 1) / PAGES;
         let blocks = self.blocks.read();
-        let mut found: Vec<_> = blocks
-            .iter()
-            .filter(|(index, _)| wanted.contains(index))
-            .map(|(index, block)| (*index, block.clone()))
-            .collect();
-        found.sort_unstable_by_key(|(index, _)| *index);
-        found
+        blocks.range(wanted).map(|(index, block)| (*index, block.clone())).collect()
+    }
+
+    /// Forgets a block of which nothing is known any more, unless others have it in hand.
+    fn forget_block(&self, index: u64, block: &Arc<Block>) {
+        if !block.lock().is_blank() {
+            return;
+        }
+        // Nobody gets it meanwhile: then only the table and this thread have it.
+        let mut blocks = self.blocks.write();
+        if Arc::strong_count(block) == 2 && block.lock().is_blank() {
+            blocks.remove(&index);
+        }
+    }
+
+    /// How many blocks there are.
+    #[cfg(test)]
+    pub(crate) fn known(&self) -> usize {
+        self.blocks.read().len()
     }
 
     /// Whether no page is resident, nor about to be or to be dropped.
@@ -129,7 +147,8 @@ impl Object {
 
     /// Has eviction pass at a block.
     pub(crate) fn enqueue(&self, index: u64, state: &mut State) {
-        if self.core.uffd.is_some() && !state.queued && !state.resident.is_empty() {
+        let passes = self.core.uffd.is_some() && self.core.is_limited();
+        if passes && !state.queued && !state.resident.is_empty() {
             state.queued = true;
             self.core.enqueue(self.this.clone(), index);
         }
@@ -144,10 +163,10 @@ impl Object {
         self.areas.write().retain(|other| !Weak::ptr_eq(other, &this));
     }
 
-    /// An area is gone. The pages of a device last as long as its maps, those of a file as
-    /// long as it is open.
-    pub(crate) fn area_gone(&self) {
-        if self.areas.read().is_empty() && self.size().is_none() {
+    /// A map is gone, and has written back what was stored. The pages of a device last as long
+    /// as its maps, those of a file as long as it is open.
+    pub(crate) fn map_gone(&self, count: &u64) {
+        if *count == 0 && self.size().is_none() {
             self.invalidate(0..u64::MAX);
         }
     }
@@ -178,7 +197,9 @@ impl Object {
         // Where that fails nothing is lost.
         let Ok(mut state) = self.in_small(index, state, || block.lock()) else { return false };
         let mut victims = state.resident.without(state.busy);
-        if self.keeper == Keeper::Home {
+        // Not waited for: what it waits for may be this room.
+        let resizing = self.resizing.try_read_recursive();
+        if self.keeper == Keeper::Home || resizing.is_none() {
             victims.remove(state.dirty);
         }
         if victims.is_empty() {
@@ -186,10 +207,15 @@ impl Object {
             if state.busy.is_empty() {
                 self.enqueue(index, &mut state);
             }
+            drop(state);
+            self.forget_block(index, &block);
             return false;
         }
-        match self.drop_pages(&block, state, index, victims) {
-            Ok(any) => any,
+        match self.drop_pages(&block, state, index, victims, resizing) {
+            Ok(any) => {
+                self.forget_block(index, &block);
+                any
+            }
             Err(error) => {
                 self.keep_error(error);
                 false
@@ -197,7 +223,8 @@ impl Object {
         }
     }
 
-    /// Drops resident pages that are not busy: whether any went.
+    /// Drops resident pages that are not busy: whether any went. `resizing` is read if any are to
+    /// be written back.
     ///
     /// # Errors
     /// Those of the driver's `write_back`; all pages stay then.
@@ -207,6 +234,7 @@ impl Object {
         mut state: MutexGuard<'_, State>,
         index: u64,
         victims: Pages,
+        resizing: Option<RwLockReadGuard<'_, ()>>,
     ) -> Result<bool, Error> {
         let (dirty, own) = (state.dirty.and(victims), state.own.and(victims));
         // Nobody shall fill what lies between them, so that they go in few calls.
@@ -223,7 +251,10 @@ impl Object {
         for area in self.areas() {
             area.forget(index, victims);
         }
+        let writes = !dirty.is_empty();
+        let resizing = resizing.or_else(|| writes.then(|| self.resizing.read()));
         let written = dirty.runs(index).try_for_each(|run| self.write_back(run));
+        drop(resizing);
         let mut gone = Pages::NONE;
         if written.is_ok() {
             gone.add(self.zap(index, own, claimed));
@@ -238,7 +269,7 @@ impl Object {
             state.dirty.add(dirty);
         }
         self.enqueue(index, &mut state);
-        block.finish(state, claimed);
+        block.finish(&self.core, state, claimed);
         if gone.is_empty() {
             self.core.give_up(victims.count());
         } else {
@@ -262,7 +293,7 @@ impl Object {
         gone
     }
 
-    /// Gives pages that do not change now to the device.
+    /// Gives pages that do not change now to the device, while `resizing` is read.
     pub(crate) fn write_back(&self, pages: Range<u64>) -> Result<(), Error> {
         let mut bytes = self.bytes(&pages);
         if let Some(size) = self.size() {
@@ -301,13 +332,14 @@ impl Object {
     pub(crate) fn invalidate(&self, pages: Range<u64>) {
         for (index, block) in self.blocks(&pages) {
             let wanted = Pages::in_block(index, &pages);
-            let settled = || block.settled(wanted);
+            let settled = || block.settled(&self.core, wanted);
             let Ok(mut state) = self.in_small(index, settled(), settled) else { continue };
             let victims = state.resident.and(wanted);
             state.dirty.remove(victims);
             if !victims.is_empty() {
                 // What fails is a slice's, and goes with eviction.
-                let _ = self.drop_pages(&block, state, index, victims);
+                let _ = self.drop_pages(&block, state, index, victims, None);
+                self.forget_block(index, &block);
             }
         }
     }
@@ -319,14 +351,15 @@ impl Object {
     pub(crate) fn drop_clean(&self, pages: Range<u64>) -> Result<(), Error> {
         for (index, block) in self.blocks(&pages) {
             let wanted = Pages::in_block(index, &pages);
-            let settled = || block.settled(wanted);
+            let settled = || block.settled(&self.core, wanted);
             let state = self.in_small(index, settled(), settled)?;
             let mut victims = state.resident.and(wanted);
             if self.keeper == Keeper::Home {
                 victims.remove(state.dirty);
             }
             if self.core.uffd.is_some() && !victims.is_empty() {
-                self.drop_pages(&block, state, index, victims)?;
+                self.drop_pages(&block, state, index, victims, None)?;
+                self.forget_block(index, &block);
             }
         }
         Ok(())
@@ -353,10 +386,15 @@ impl Drop for Object {
             // Nobody is left who could be told, so it is told aloud.
             eprintln!("devmap: {}: what was stored is lost: {error}", self.name);
         }
-        let blocks = self.blocks.get_mut();
-        let held = blocks.values().map(|block| block.lock().resident.count()).sum();
+        let (mut held, mut queued) = (0, 0);
+        for block in self.blocks.get_mut().values() {
+            let state = block.lock();
+            held += state.resident.count();
+            queued += usize::from(state.queued);
+        }
         self.core.unsettle(held);
         self.core.settle(held, held);
+        self.core.gone_from_queue(queued);
     }
 }
 

@@ -95,7 +95,7 @@ impl Object {
             let mut state = block.lock();
             state.resident.add(given);
             self.enqueue(index, &mut state);
-            block.finish(state, own);
+            block.finish(&self.core, state, own);
             self.core.settle(own.count(), own.without(given).count());
         }
         Ok(())
@@ -122,7 +122,7 @@ impl Object {
             let own = state.own;
             if !own.is_empty() {
                 // There is nothing to write back, so nothing fails.
-                let _ = self.drop_pages(&block, state, index, own);
+                let _ = self.drop_pages(&block, state, index, own, None);
             }
         }
     }
@@ -271,7 +271,7 @@ impl Object {
             self.enqueue(index, state);
         }
         for (block, state) in blocks.iter().zip(states) {
-            block.finish(state, Pages::ALL);
+            block.finish(&self.core, state, Pages::ALL);
         }
     }
 

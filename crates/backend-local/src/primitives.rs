@@ -3,13 +3,13 @@
 //! `schedules`.
 
 #[cfg(not(test))]
-pub(crate) use parking_lot::{Condvar, Mutex, MutexGuard, RwLock};
+pub(crate) use parking_lot::{Condvar, Mutex, MutexGuard, RwLock, RwLockReadGuard};
 #[cfg(test)]
-pub(crate) use shuttle::{sync::atomic, thread};
+pub(crate) use shuttle::{sync::atomic, thread, thread_local};
 #[cfg(test)]
-pub(crate) use shuttled::{Condvar, Mutex, MutexGuard, RwLock};
+pub(crate) use shuttled::{Condvar, Mutex, MutexGuard, RwLock, RwLockReadGuard};
 #[cfg(not(test))]
-pub(crate) use std::{sync::atomic, thread};
+pub(crate) use std::{sync::atomic, thread, thread_local};
 
 /// Others may go on here, as they may anywhere: for the tests, next to what is neither a lock
 /// nor an atomic of this module.
@@ -29,9 +29,11 @@ mod shuttled {
 
     use shuttle::{
         rand::{Rng, thread_rng},
-        sync::{self, RwLockReadGuard, RwLockWriteGuard},
+        sync::{self, RwLockWriteGuard},
         thread,
     };
+
+    pub(crate) use shuttle::sync::RwLockReadGuard;
 
     #[derive(Debug, Default)]
     pub(crate) struct Mutex<T>(sync::Mutex<T>);
@@ -138,6 +140,14 @@ mod shuttled {
 
         pub(crate) fn write(&self) -> RwLockWriteGuard<'_, T> {
             self.0.write().unwrap_or_else(PoisonError::into_inner)
+        }
+
+        pub(crate) fn try_read_recursive(&self) -> Option<RwLockReadGuard<'_, T>> {
+            self.0.try_read().ok()
+        }
+
+        pub(crate) fn try_write(&self) -> Option<RwLockWriteGuard<'_, T>> {
+            self.0.try_write().ok()
         }
 
         pub(crate) fn get_mut(&mut self) -> &mut T {

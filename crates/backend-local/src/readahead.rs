@@ -213,7 +213,7 @@ impl Area {
             all_lost += lost.count();
             state.resident.add(among(&came).without(lost));
             self.object.enqueue(claim.index, &mut state);
-            claim.block.finish(state, claim.pages);
+            claim.block.finish(&self.core, state, claim.pages);
         }
         let filled = came.iter().map(|run| run.end - run.start).sum();
         self.core.settle(filled, all_lost);
@@ -371,7 +371,7 @@ impl Mapping {
     /// # Errors
     /// Outside of the mapping. Those of the pages come with their accesses.
     pub fn prefetch(&self, bytes: Range<usize>) -> Result<(), Error> {
-        self.check_range(bytes.start, bytes.end.saturating_sub(bytes.start))?;
+        self.check_bytes(&bytes)?;
         let pages = self.pages(&bytes);
         for extent in &self.area.faulted {
             let part = pages.start.max(extent.start)..pages.end.min(extent.end);

@@ -10,7 +10,9 @@
 
 use std::{collections::BTreeMap, sync::Arc};
 
-use devmap_driver::{Device, Errno, Fault, Fsync, Kind, Metadata, NewPage, Open, Store, Supply};
+use devmap_driver::{
+    Device, Errno, Fault, Fsync, Kind, Metadata, NewArea, NewPage, Open, Plan, Store, Supply,
+};
 use devmap_sys::userfaultfd::Userfaultfd;
 use shuttle::{
     Config, Runner,
@@ -55,12 +57,13 @@ fn explore_lazy(model: impl Fn() + Send + Sync + Clone + 'static) {
 const WORDS: usize = 4;
 type Words = [u32; WORDS];
 
-/// What is behind the cache: a regular file. Its lock is one that schedules are made of.
+/// What is behind the cache: a regular file, or a character device. Its lock is one that schedules are made of.
 #[derive(Clone)]
 struct Disk {
     platter: Arc<Mutex<Platter>>,
     /// What it says of its faults past the end, and keeps; else those are zeros.
     checks_end: bool,
+    is_file: bool,
 }
 
 struct Platter {
@@ -74,7 +77,11 @@ impl Disk {
     fn new(pages: usize) -> Disk {
         let written = (0..pages).map(|page| (page, [page as u32 + 1, 0, 0, 0])).collect();
         let platter = Arc::new(Mutex::new(Platter { pages, written }));
-        Disk { platter, checks_end: false }
+        Disk { platter, checks_end: false, is_file: true }
+    }
+
+    fn as_character(self) -> Disk {
+        Disk { is_file: false, ..self }
     }
 
     fn checks_end(self) -> Disk {
@@ -109,8 +116,15 @@ impl Device<LocalPlatform> for Disk {
     }
 
     fn metadata(&self) -> Metadata {
+        if !self.is_file {
+            return Metadata::CHARACTER;
+        }
         let size = self.with(|platter| platter.pages * PAGE) as u64;
         Metadata { kind: Kind::Regular { size }, ..Metadata::CHARACTER }
+    }
+
+    fn mmap(&self, _file: &(), area: &NewArea) -> Result<Plan<LocalMemory>, Errno> {
+        Ok(Plan::fault_all(area))
     }
 
     fn fault(
@@ -149,6 +163,7 @@ impl Device<LocalPlatform> for Disk {
             for (page, bytes) in (offset as usize / PAGE..).zip(bytes.chunks(PAGE)) {
                 let word = |at: usize| u32::from_ne_bytes(bytes[4 * at..][..4].try_into().unwrap());
                 platter.written.insert(page, std::array::from_fn(word));
+                platter.pages = platter.pages.max(page + 1);
             }
         });
         Ok(())
@@ -337,6 +352,168 @@ fn a_cut_is_seen_without_userfaultfd() {
     cut(LocalOptions::new().without_userfaultfd(), || Disk::new(3));
 }
 
+/// What is written back of what was cut off meanwhile does not bring it back, whoever writes it.
+#[test]
+fn what_is_written_back_undoes_no_cut() {
+    const PAGES: usize = BLOCK + 2;
+    explore_lazy(|| {
+        let (home, disk) = (limited(2), Disk::new(PAGES));
+        let file = open(&home, &disk);
+        let map = to_write(&file);
+        map.store::<u32>(4, 7).unwrap();
+        thread::scope(|scope| {
+            scope.spawn(|| {
+                for size in [PAGES - 1, 1] {
+                    file.truncate((size * PAGE) as u64).unwrap();
+                    assert_eq!(disk.with(|platter| platter.pages), size);
+                }
+            });
+            scope.spawn(|| {
+                for page in [PAGES - 1, PAGES - 2] {
+                    let stored = map.store::<u32>(page * PAGE + 4, 9);
+                    assert!(matches!(stored, Ok(()) | Err(Error::PastEnd { .. })), "{stored:?}");
+                }
+                map.sync(0..map.len()).unwrap();
+            });
+            scope.spawn(|| {
+                assert_eq!(map.load::<u32>(0), Ok(1));
+                map.evict(page(PAGES - 2)).unwrap();
+                assert_eq!(map.load::<u32>(4), Ok(7));
+            });
+        });
+        drop(map);
+        file.fsync(Fsync::All).unwrap();
+        assert_eq!(disk.with(|platter| platter.pages), 1);
+        assert_eq!(disk.words(0), [1, 7, 0, 0]);
+    });
+}
+
+/// A slice is of what it was, or refused; and what is cut off is gone where it was not held.
+#[test]
+fn a_file_is_cut_or_a_slice_is_held() {
+    for options in [LocalOptions::new(), LocalOptions::new().without_userfaultfd()] {
+        explore(move || {
+            let (home, disk) = (options.build().unwrap(), Disk::new(3));
+            let file = open(&home, &disk);
+            let map = file.map(&MapOptions::new()).unwrap();
+            thread::scope(|scope| {
+                scope.spawn(|| {
+                    let slice = match map.slice(page(1).start..3 * PAGE) {
+                        Ok(slice) => slice,
+                        // The empty file that lies there meanwhile is not the device's.
+                        Err(Error::PastEnd { .. }) => return,
+                        Err(error) => return assert_eq!(error.errno(), Errno::ETXTBSY),
+                    };
+                    thread::yield_now();
+                    assert_eq!(slice[..4], 2_u32.to_ne_bytes());
+                    assert_eq!(slice[PAGE..][..4], 3_u32.to_ne_bytes());
+                });
+                scope.spawn(|| {
+                    let cut = file.truncate(2 * PAGE as u64).map_err(|error| error.errno());
+                    assert!(matches!(cut, Ok(()) | Err(Errno::ETXTBSY)), "{cut:?}");
+                    let past = Error::PastEnd { page: 2, size: 2 * PAGE as u64 };
+                    let found = map.load::<u32>(2 * PAGE);
+                    assert_eq!(found, if cut.is_ok() { Err(past) } else { Ok(3) });
+                });
+            });
+            file.truncate(PAGE as u64).unwrap();
+            file.truncate(3 * PAGE as u64).unwrap();
+            assert_eq!((map.load::<u32>(0), map.load::<u32>(PAGE)), (Ok(1), Ok(0)));
+        });
+    }
+}
+
+/// Each page begins with the first word of one of another map, a block further each.
+struct Over(Mapping);
+
+impl Device<LocalPlatform> for Over {
+    type File = ();
+
+    fn open(&self, _open: &Open) -> Result<(), Errno> {
+        Ok(())
+    }
+
+    fn mmap(&self, _file: &(), area: &NewArea) -> Result<Plan<LocalMemory>, Errno> {
+        Ok(Plan::fault_all(area))
+    }
+
+    fn fault(
+        &self,
+        _file: &(),
+        fault: &Fault,
+        page: &mut dyn NewPage,
+    ) -> Result<Supply<LocalMemory>, Errno> {
+        let word = self.0.load::<u32>(fault.page as usize * BLOCK * PAGE);
+        let word = word.map_err(|error| error.errno())?;
+        page.bytes()?[..4].copy_from_slice(&word.to_ne_bytes());
+        Ok(Supply::Filled)
+    }
+}
+
+/// Who holds room and needs more waits for nobody who waits for that room, nor does anybody
+/// whose page it needs.
+#[test]
+fn devices_upon_one_another_do_not_wait_for_themselves() {
+    for room in 1..=3 {
+        explore_lazy(move || {
+            let (home, disk) = (limited(room), Disk::new(BLOCK + 1));
+            let file = open(&home, &disk);
+            let [below, also_below] = [(); 2].map(|()| file.map(&MapOptions::new()).unwrap());
+            let over = home.add("over", Over(below)).unwrap().open(OpenMode::ReadOnly).unwrap();
+            let over = over.map(&MapOptions::new().len(2 * PAGE as u64)).unwrap();
+            let expects = |found: Result<u32, Error>, page: usize| match found {
+                Ok(word) => assert_eq!(word, page as u32 + 1),
+                Err(error) => {
+                    assert!(error.errno() == Errno::ENOMEM && room < 3, "{room}: {error}");
+                }
+            };
+            thread::scope(|scope| {
+                for page in 0..2 {
+                    let over = &over;
+                    scope.spawn(move || expects(over.load(page * PAGE), page * BLOCK));
+                }
+                scope.spawn(|| expects(also_below.load(BLOCK * PAGE), BLOCK));
+            });
+            check_held(&home, &over, room as u64);
+        });
+    }
+}
+
+/// What is known of pages that are gone, and of devices that are, is forgotten.
+#[test]
+fn what_is_gone_is_forgotten() {
+    const BLOCKS: usize = 16;
+    explore_lazy(|| {
+        let (home, disk) = (limited(2), Disk::new(BLOCKS * BLOCK));
+        let file = open(&home, &disk);
+        let map = to_write(&file);
+        thread::scope(|scope| {
+            for number in 1..=2 {
+                let map = &map;
+                scope.spawn(move || {
+                    for block in 0..BLOCKS {
+                        map.store(block * BLOCK * PAGE + 4 * number, 1_u32).unwrap();
+                    }
+                });
+            }
+        });
+        // But for those that one thread had in hand just when another dropped the last page.
+        let known = map.area.object.known();
+        assert!(known < BLOCKS / 2, "{known} blocks");
+        map.sync(0..map.len()).unwrap();
+        for page in (0..BLOCKS).map(|block| block * BLOCK) {
+            assert_eq!(disk.words(page), [page as u32 + 1, 1, 1, 0]);
+        }
+        for limit in [limited(BLOCK), Local::new().unwrap()] {
+            for _ in 0..3 {
+                let map = to_write(&open(&limit, &disk));
+                assert_eq!(map.load::<u32>(0), Ok(1));
+            }
+            assert!(limit.core().queued() <= 1, "{} blocks", limit.core().queued());
+        }
+    });
+}
+
 /// Maps come and go while their pages are looked for, read ahead, written and dropped; when
 /// the last is gone nothing is held, and nothing lost.
 #[test]
@@ -374,6 +551,37 @@ fn maps_come_and_go() {
         assert_eq!(home.stats().held, 0);
         for page in BLOCK - 1..PAGES {
             assert_eq!(disk.words(page), [page as u32 + 1, 2, 2, 0]);
+        }
+    });
+}
+
+/// The pages of a character device go with its last map, and take with them nothing that a map
+/// stores which comes or goes at that moment.
+#[test]
+fn the_last_map_of_a_device_goes_while_others_come_and_go() {
+    explore_lazy(|| {
+        let disk = Disk::new(4).as_character();
+        let home = Local::new().unwrap();
+        let file = open(&home, &disk);
+        let options = MapOptions::new().len(4 * PAGE as u64).writable();
+        thread::scope(|scope| {
+            for number in 1..=2 {
+                let file = &file;
+                scope.spawn(move || {
+                    for round in 1..=2 {
+                        let map = file.map(&options).unwrap();
+                        let at = number * PAGE + 4;
+                        assert_eq!(map.load::<u32>(at), Ok(round - 1));
+                        map.store(at, round).unwrap();
+                        thread::yield_now();
+                        assert_eq!(map.load::<u32>(at), Ok(round));
+                    }
+                });
+            }
+        });
+        assert_eq!(home.stats().held, 0);
+        for page in 1..=2 {
+            assert_eq!(disk.words(page), [page as u32 + 1, 2, 0, 0]);
         }
     });
 }

@@ -38,7 +38,7 @@ impl Object {
     /// A store either comes before its page is protected, and is written back now, or is
     /// told after that, and makes the page dirty again.
     fn sync_block(&self, index: u64, block: &Block, wanted: Pages) -> Result<(), Error> {
-        let mut state = block.settled(wanted);
+        let mut state = block.settled(&self.core, wanted);
         let dirty = state.dirty.and(wanted);
         if dirty.is_empty() {
             return Ok(());
@@ -53,15 +53,17 @@ impl Object {
             writes_untold |= area.writes == Writes::Shared && !area.tells_stores();
             dirty.runs(index).try_for_each(|run| area.protect(run))
         });
-        let write = || dirty.runs(index).try_for_each(|run| self.write_back(run));
-        let synced = protected.and_then(|()| write());
+        let synced = protected.and_then(|()| {
+            let _resizing = self.resizing.read();
+            dirty.runs(index).try_for_each(|run| self.write_back(run))
+        });
 
         let mut state = block.lock();
         if synced.is_err() || writes_untold {
             state.dirty.add(dirty);
         }
         self.enqueue(index, &mut state);
-        block.finish(state, dirty);
+        block.finish(&self.core, state, dirty);
         self.core.settle(dirty.count(), 0);
         synced
     }
@@ -91,7 +93,7 @@ impl Mapping {
     /// Outside of the mapping; those of the driver, also of earlier write-backs that nobody
     /// was told of. `EINVAL` for a device without `fsync`.
     pub fn sync(&self, bytes: Range<usize>) -> Result<(), Error> {
-        self.check_range(bytes.start, bytes.end.saturating_sub(bytes.start))?;
+        self.check_bytes(&bytes)?;
         if self.area.writes != Writes::Shared {
             return Ok(());
         }
@@ -108,7 +110,7 @@ impl Mapping {
     /// # Errors
     /// Outside of the mapping; those of the driver.
     pub fn evict(&self, bytes: Range<usize>) -> Result<(), Error> {
-        self.check_range(bytes.start, bytes.end.saturating_sub(bytes.start))?;
+        self.check_bytes(&bytes)?;
         self.area.object.drop_clean(self.area.of_device(self.pages(&bytes)))
     }
 
@@ -116,14 +118,14 @@ impl Mapping {
     ///
     /// # Errors
     /// Those of the driver.
-    pub fn unmap(self) -> Result<(), Error> {
-        self.area.sync_at_unmap();
-        self.area.object.take_error()
+    pub fn unmap(mut self) -> Result<(), Error> {
+        self.end();
+        if self.area.span.is_forked() { Ok(()) } else { self.area.object.take_error() }
     }
-}
 
-impl Drop for Mapping {
-    fn drop(&mut self) {
+    /// The map is gone but for its addresses, and what it said is kept.
+    fn end(&mut self) {
+        self.has_ended = true;
         let area = &self.area;
         // In a child the locks may be anyone's, and the content is the parent's.
         if area.span.is_forked() {
@@ -142,7 +144,17 @@ impl Drop for Mapping {
             thread::yield_now();
         }
         area.sync_at_unmap();
-        area.object.area_gone();
-        *area.object.maps.count.lock() -= 1;
+        // Held to the end: a map that comes now finds nothing of what goes with this one.
+        let mut count = area.object.maps.count.lock();
+        *count -= 1;
+        area.object.map_gone(&count);
+    }
+}
+
+impl Drop for Mapping {
+    fn drop(&mut self) {
+        if !self.has_ended {
+            self.end();
+        }
     }
 }

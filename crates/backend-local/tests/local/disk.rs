@@ -36,11 +36,15 @@ pub struct Content {
     pub synced: u64,
 }
 
+type Meanwhile = Box<dyn FnOnce() + Send>;
+
 /// Clones are the same.
 #[derive(Clone)]
 pub struct Disk {
     content: Arc<Mutex<Content>>,
     trouble: Arc<Mutex<Trouble>>,
+    /// What others do while the length changes, once.
+    meanwhile: Arc<Mutex<Option<Meanwhile>>>,
     /// Faults so far.
     pub faults: Arc<AtomicU64>,
     /// How often it was asked for its size.
@@ -61,6 +65,7 @@ impl Disk {
         Disk {
             content: Arc::new(Mutex::new(content)),
             trouble: Arc::new(Mutex::new(Trouble::None)),
+            meanwhile: Arc::default(),
             faults: Arc::default(),
             asked: Arc::default(),
             checks_end: false,
@@ -73,6 +78,10 @@ impl Disk {
 
     pub fn content(&self) -> MutexGuard<'_, Content> {
         self.content.lock().unwrap()
+    }
+
+    pub fn on_truncate(&self, meanwhile: impl FnOnce() + Send + 'static) {
+        *self.meanwhile.lock().unwrap() = Some(Box::new(meanwhile));
     }
 
     pub fn trouble(&self, trouble: Trouble) {
@@ -157,6 +166,9 @@ impl Device<LocalPlatform> for Disk {
     }
 
     fn truncate(&self, size: u64) -> Result<(), Errno> {
+        if let Some(meanwhile) = self.meanwhile.lock().unwrap().take() {
+            meanwhile();
+        }
         self.content().bytes.resize(size as usize, 0);
         Ok(())
     }

@@ -73,6 +73,7 @@ fn a_file_that_ends_is_an_error_and_grows_back() {
     assert_eq!(map.store::<u8>(4 * PAGE, 1), Err(Error::PastEnd { page: 4, size }));
     let mut bytes = vec![0; 2 * PAGE];
     assert!(map.read_at(3 * PAGE, &mut bytes).is_err());
+    map.sync(3 * PAGE..4 * PAGE).unwrap();
     assert_eq!(bytes[..PAGE][..100], disk.content().bytes[3 * PAGE..]);
     assert_eq!(byte(&map, 3 * PAGE), 0x11);
     assert_eq!(byte(&map, 3 * PAGE + 200), 0);

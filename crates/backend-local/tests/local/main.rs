@@ -11,8 +11,10 @@ mod own;
 mod reading_ahead;
 #[cfg(target_arch = "x86_64")]
 mod sandbox;
+mod stacked;
 mod stress;
 mod trace;
+mod truncate;
 mod write_back;
 
 use std::{

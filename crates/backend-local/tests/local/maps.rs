@@ -2,9 +2,11 @@
 
 use std::sync::atomic::Ordering;
 
-use devmap_backend_local::{Error, Local, LocalOptions, MapOptions, OpenMode};
+use devmap_backend_local::{
+    Error, Local, LocalMemory, LocalOptions, LocalPlatform, MapOptions, OpenMode,
+};
 use devmap_devices::{NoOptions, demo::Demo, pattern};
-use devmap_driver::{Errno, Memory};
+use devmap_driver::{Device, Errno, Fault, Memory, NewArea, NewPage, Open, Plan, Platform, Supply};
 
 use crate::{
     byte,
@@ -156,6 +158,73 @@ fn maps_that_mmap_refuses() {
     assert_eq!(map.store::<u8>(0, 1), Err(Error::ReadOnly));
     assert_eq!(map.write_at(0, &[1]), Err(Error::ReadOnly));
     assert_eq!(map.atomic_u32(0).err(), Some(Error::ReadOnly));
+    let device = home.add("paged", Paged::new(1)).unwrap().open(OpenMode::ReadOnly).unwrap();
+    assert_eq!(device.map(&MapOptions::new()).err(), Some(Error::NoLength));
+    assert_eq!(Error::NoLength.errno(), Errno::EINVAL);
+}
+
+/// A device whose plan has its extents in another order than they are mapped.
+struct Shuffled;
+
+impl Device<LocalPlatform> for Shuffled {
+    type File = ();
+
+    fn open(&self, _open: &Open) -> Result<(), Errno> {
+        Ok(())
+    }
+
+    fn mmap(&self, _file: &(), _area: &NewArea) -> Result<Plan<LocalMemory>, Errno> {
+        let memory = LocalPlatform.contiguous(2 * PAGE as u64)?;
+        memory.write(0, &[3])?;
+        Ok(Plan::new().remap(2..4, &memory, 0).fault(4..6).fault(0..2))
+    }
+
+    fn fault(
+        &self,
+        _file: &(),
+        fault: &Fault,
+        page: &mut dyn NewPage,
+    ) -> Result<Supply<LocalMemory>, Errno> {
+        page.bytes()?.fill(fault.page as u8 + 1);
+        Ok(Supply::Filled)
+    }
+
+    fn truncate(&self, _size: u64) -> Result<(), Errno> {
+        Ok(())
+    }
+}
+
+#[test]
+fn a_plan_has_its_extents_in_any_order() {
+    for options in [LocalOptions::new(), LocalOptions::new().without_userfaultfd()] {
+        let home = options.build().unwrap();
+        let file = home.add("shuffled", Shuffled).unwrap().open(OpenMode::ReadWrite).unwrap();
+        let map = file.map(&MapOptions::new().len(6 * PAGE as u64)).unwrap();
+        // It has no length that this would change.
+        let refused = file.truncate(PAGE as u64).map_err(|error| error.errno());
+        assert_eq!(refused, Err(Errno::EINVAL));
+        for (page, expected) in [1, 2, 3, 0, 5, 6].into_iter().enumerate() {
+            assert_eq!(map.load::<u8>(page * PAGE), Ok(expected), "page {page}");
+            assert_eq!(map.load_plain::<u8>(page * PAGE), expected, "page {page}");
+        }
+    }
+}
+
+#[test]
+#[allow(clippy::reversed_empty_ranges, reason = "that is what is refused")]
+fn a_range_that_ends_before_it_begins_is_refused() {
+    let home = Local::new().unwrap();
+    let map = open(&home, &Disk::new(4 * PAGE)).map(&MapOptions::new()).unwrap();
+    for range in [2 * PAGE..0, PAGE..PAGE - 1, 9 * PAGE..PAGE] {
+        let reversed = Error::Reversed { start: range.start, end: range.end };
+        assert_eq!(map.slice(range.clone()).map(|slice| slice.len()), Err(reversed));
+        assert_eq!(map.resident(range.clone()), Err(reversed));
+        assert_eq!(map.populate(range.clone()), Err(reversed));
+        assert_eq!(map.prefetch(range.clone()), Err(reversed));
+        assert_eq!(map.evict(range.clone()), Err(reversed));
+        assert_eq!(map.sync(range), Err(reversed));
+        assert_eq!(reversed.errno(), Errno::EINVAL);
+    }
 }
 
 #[test]

@@ -66,6 +66,22 @@ fn a_write_back_that_fails_is_told_and_tried_again() {
     assert_eq!(disk.content().bytes[0], 0xbb);
 }
 
+/// Also where the device would fail once more.
+#[test]
+fn what_an_unmap_says_is_said_once() {
+    let home = Local::new().unwrap();
+    let disk = Disk::new(8 * PAGE);
+    let file = open(&home, &disk);
+    let map = file.map(&MapOptions::new().writable()).unwrap();
+    map.store::<u8>(0, 0xaa).unwrap();
+    disk.trouble(Trouble::WriteBacks(2));
+    let failed = Error::Failed { call: "write_back", page: 0, errno: Errno::ENOSPC };
+    assert_eq!(map.unmap(), Err(failed));
+    disk.trouble(Trouble::None);
+    assert_eq!(file.fsync(Fsync::Data), Ok(()));
+    assert_eq!(disk.content().bytes[0], 0xaa);
+}
+
 #[test]
 fn memory_stays_within_its_limit_and_nothing_is_lost() {
     let home = limited(16);
