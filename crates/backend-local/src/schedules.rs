@@ -80,7 +80,7 @@ impl Disk {
         Disk { platter, checks_end: false, is_file: true }
     }
 
-    fn as_character(self) -> Disk {
+    fn no_file(self) -> Disk {
         Disk { is_file: false, ..self }
     }
 
@@ -560,7 +560,7 @@ fn maps_come_and_go() {
 #[test]
 fn the_last_map_of_a_device_goes_while_others_come_and_go() {
     explore_lazy(|| {
-        let disk = Disk::new(4).as_character();
+        let disk = Disk::new(4).no_file();
         let home = Local::new().unwrap();
         let file = open(&home, &disk);
         let options = MapOptions::new().len(4 * PAGE as u64).writable();
