@@ -2,12 +2,9 @@
  * closing it at once, and tries to store in pages that no plan gave to it. The device is one of
  * filled pages, of 16 at least. */
 #include "check.h"
+#include "own_filter.h"
 
-#include <linux/filter.h>
-#include <linux/seccomp.h>
 #include <pthread.h>
-#include <stddef.h>
-#include <sys/prctl.h>
 #include <sys/syscall.h>
 
 enum { WRITTEN = 10, MAPPED = 12, PAGES = 16 };
@@ -71,22 +68,13 @@ static void *thief(void *unused)
 
 static int steals(void *unused)
 {
-	struct sock_filter program[] = {
-		BPF_STMT(BPF_LD | BPF_W | BPF_ABS, offsetof(struct seccomp_data, nr)),
-		BPF_JUMP(BPF_JMP | BPF_JEQ | BPF_K, SYS_close, 0, 1),
-		BPF_STMT(BPF_RET | BPF_K, SECCOMP_RET_ERRNO | EPERM),
-		BPF_STMT(BPF_RET | BPF_K, SECCOMP_RET_ALLOW),
-	};
-	struct sock_fprog whole = { 4, program };
 	int file = open(path, O_RDWR);
 	pthread_t thread;
 
 	(void)unused;
 	if (file < 0 || pthread_create(&thread, NULL, thief, NULL))
 		return 91;
-	prctl(PR_SET_NO_NEW_PRIVS, 1, 0, 0, 0);
-	if (syscall(SYS_seccomp, SECCOMP_SET_MODE_FILTER, 0, &whole))
-		return 92;
+	install(SYS_close, SECCOMP_RET_ERRNO | EPERM);
 	mmap(NULL, page, PROT_READ, MAP_SHARED, file, 0);
 	return 93;
 }

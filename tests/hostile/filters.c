@@ -1,13 +1,10 @@
 /* filters PATH: has seccomp filters of its own, which judge the calls that devmap makes in it,
  * and maps that come to no end; other programs map on, and install filters. */
 #include "check.h"
+#include "own_filter.h"
 
-#include <linux/filter.h>
-#include <linux/seccomp.h>
 #include <linux/userfaultfd.h>
-#include <stddef.h>
 #include <sys/ioctl.h>
-#include <sys/prctl.h>
 #include <sys/syscall.h>
 
 #ifndef UFFD_USER_MODE_ONLY
@@ -15,21 +12,6 @@
 #endif
 
 static const char *path;
-
-static void install(unsigned number, unsigned action)
-{
-	struct sock_filter program[] = {
-		BPF_STMT(BPF_LD | BPF_W | BPF_ABS, offsetof(struct seccomp_data, nr)),
-		BPF_JUMP(BPF_JMP | BPF_JEQ | BPF_K, number, 0, 1),
-		BPF_STMT(BPF_RET | BPF_K, action),
-		BPF_STMT(BPF_RET | BPF_K, SECCOMP_RET_ALLOW),
-	};
-	struct sock_fprog whole = { 4, program };
-
-	prctl(PR_SET_NO_NEW_PRIVS, 1, 0, 0, 0);
-	if (prctl(PR_SET_SECCOMP, SECCOMP_MODE_FILTER, &whole))
-		_exit(90);
-}
 
 static volatile sig_atomic_t trapped;
 

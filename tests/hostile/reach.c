@@ -1,15 +1,12 @@
 /* reach PATH: has one page of a device's memory (see crates/cli/examples/one_page.rs) and
  * tries to reach the pages beside it, the memory's file, and the processes of devmap. */
 #include "check.h"
+#include "own_filter.h"
 
 #include <dirent.h>
 #include <linux/audit.h>
-#include <linux/filter.h>
-#include <linux/seccomp.h>
 #include <pthread.h>
-#include <stddef.h>
 #include <sys/ioctl.h>
-#include <sys/prctl.h>
 #include <sys/ptrace.h>
 #include <sys/syscall.h>
 #include <sys/uio.h>
@@ -280,22 +277,6 @@ static void processes(void)
 		return note("processes", "root");
 	look_into(launcher, "launcher");
 	look_into(parent_of(launcher), "supervisor");
-}
-
-/* A filter that answers one call by `action`. */
-static void install(unsigned number, unsigned action)
-{
-	struct sock_filter program[] = {
-		BPF_STMT(BPF_LD | BPF_W | BPF_ABS, offsetof(struct seccomp_data, nr)),
-		BPF_JUMP(BPF_JMP | BPF_JEQ | BPF_K, number, 0, 1),
-		BPF_STMT(BPF_RET | BPF_K, action),
-		BPF_STMT(BPF_RET | BPF_K, SECCOMP_RET_ALLOW),
-	};
-	struct sock_fprog whole = { 4, program };
-
-	prctl(PR_SET_NO_NEW_PRIVS, 1, 0, 0, 0);
-	if (syscall(SYS_seccomp, SECCOMP_SET_MODE_FILTER, 0, &whole))
-		_exit(90);
 }
 
 /* A filter of its own judges the calls that devmap makes here: one that keeps the memory's

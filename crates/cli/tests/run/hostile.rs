@@ -65,7 +65,7 @@ fn beside(mode: Mode, name: &str, arguments: &[&str]) {
     assert!(said.ends_with(&["ok all", "status 0", "served"]), "{name}: {finished:?}");
     assert!(!finished.stderr.contains("panicked"), "{name}: {finished:?}");
     let opened = finished.trace.iter().filter(|event| event["call"] == "open");
-    let opened = opened.filter(|event| event["error"].is_null()).count();
+    let opened = opened.filter(|event| event["errno"].is_null()).count();
     assert_eq!(opened, finished.count("release"), "{name}");
     finished.well();
 }
