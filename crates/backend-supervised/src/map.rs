@@ -194,6 +194,10 @@ const MAP_LOW: i32 = libc::MAP_32BIT | 0x80;
 #[cfg(not(target_arch = "x86_64"))]
 const MAP_LOW: i32 = 0;
 
+/// Where no program's memory is: whether it ends before, by the levels of page tables, the kernel
+/// knows.
+const FARTHEST: u64 = 1 << 56;
+
 /// The checks of `ksys_mmap_pgoff` and `do_mmap`, in their order, up to the driver's method.
 /// What depends on the program's limits the kernel looks at when the map is made.
 fn area_of(core: &Core, tid: u32, file: &OpenFile, request: &Request) -> Result<NewArea, Errno> {
@@ -206,7 +210,7 @@ fn area_of(core: &Core, tid: u32, file: &OpenFile, request: &Request) -> Result<
     let len = page.offset_of(pages).filter(|len| *len <= ADDRESS_SPACE).ok_or(Errno::ENOMEM)?;
     let first_page = page.page_of(request.offset);
     if is(libc::MAP_FIXED | libc::MAP_FIXED_NOREPLACE) {
-        if request.addr > ADDRESS_SPACE - len {
+        if request.addr > FARTHEST - len {
             return Err(Errno::ENOMEM);
         }
         if !page.is_aligned(request.addr) {
@@ -219,6 +223,7 @@ fn area_of(core: &Core, tid: u32, file: &OpenFile, request: &Request) -> Result<
             return Err(Errno::EEXIST);
         }
     }
+    request.offset.checked_add(len).ok_or(Errno::EOVERFLOW)?;
     let sharing = match request.flags & libc::MAP_TYPE {
         libc::MAP_SHARED_VALIDATE if is(!KNOWN_FLAGS) => return Err(Errno::EOPNOTSUPP),
         libc::MAP_SHARED | libc::MAP_SHARED_VALIDATE => Sharing::Shared,

@@ -168,17 +168,19 @@ impl Role for Supervised {
     fn supervise(self, channel: UnixStream, tree: SupervisorSide) -> Result<(), String> {
         let (core, prepared) = self.prepared.ok_or("supervising before prepared")?;
         core.devices.iter().for_each(|device| device.device.started());
-        let Some(Prepared { entries, supervisor, program, owner, .. }) = prepared else {
-            let served = supervise_trapped(Arc::new(core), &channel, &tree);
-            drop(self.places);
-            return served;
-        };
-        // The program's process has its own copy.
-        drop(program);
-        loosen_limits();
         let core = Arc::new(core);
-        let served = supervise_namespace(&core, supervisor, &entries, owner, &channel, &tree);
+        let served = match prepared {
+            Some(Prepared { entries, supervisor, program, owner, .. }) => {
+                // The program's process has its own copy.
+                drop(program);
+                loosen_limits();
+                supervise_namespace(&core, supervisor, &entries, owner, &channel, &tree)
+            }
+            None => supervise_trapped(&core, &channel, &tree),
+        };
         drop(self.places);
+        // Also where no program came to run.
+        core.end();
         served
     }
 }
@@ -225,9 +227,7 @@ fn supervise_namespace(
     maps.answer_until(&tree.program_ended);
     settle(core, (&requests, &order));
     finish(core);
-    tree.settled();
-    maps.wait_for(&ended);
-    core.end();
+    maps.conclude(&ended, tree, || core.end());
     Ok(())
 }
 
@@ -361,7 +361,7 @@ pub(crate) fn loosen_limits() {
 
 /// Serves a program in trapped mode.
 fn supervise_trapped(
-    core: Arc<Core>,
+    core: &Arc<Core>,
     channel: &UnixStream,
     tree: &SupervisorSide,
 ) -> Result<(), String> {
@@ -369,23 +369,23 @@ fn supervise_trapped(
     // memory of every device.
     rustix::process::set_dumpable_behavior(DumpableBehavior::NotDumpable)
         .map_err(|error| format!("cannot close the supervisor to the program: {error}"))?;
-    let maps = Maps::listen(&core);
+    let maps = Maps::listen(core);
     let listener = handover::receive(channel)
         .map_err(|error| format!("cannot receive the seccomp listener: {error}"))?;
     if let Some(listener) = listener.and_then(|(_, mut fds)| fds.pop()) {
         loosen_limits();
-        let ended = serve_notifications(&core, listener)?;
+        let ended = serve_notifications(core, listener)?;
         maps.answer_until(&tree.program_ended);
         core.settle_trapped();
-        finish(&core);
-        tree.settled();
-        maps.wait_for(&ended);
-        core.settle_trapped();
-        if let Some(trapped) = &core.trapped {
-            trapped.close_all(&core);
-            trapped.clear();
-        }
-        core.end();
+        finish(core);
+        maps.conclude(&ended, tree, || {
+            core.settle_trapped();
+            if let Some(trapped) = &core.trapped {
+                trapped.close_all(core);
+                trapped.clear();
+            }
+            core.end();
+        });
     } else {
         // The program's process has told why.
         tree.settled();
@@ -653,11 +653,17 @@ impl Maps {
         }
     }
 
-    /// Waits for processes that the program has left behind.
-    fn wait_for(&self, ended: &Receiver<()>) {
+    /// The program has ended: lets the front end, waits for processes that are left behind, and
+    /// runs `end`. What the drivers say at their end is heard where nothing is left behind.
+    fn conclude(&self, ended: &Receiver<()>, tree: &SupervisorSide, end: impl FnOnce()) {
         if ended.try_recv() == Err(TryRecvError::Empty) {
+            tree.settled();
             self.start();
             let _ = ended.recv();
+            end();
+        } else {
+            end();
+            tree.settled();
         }
     }
 

@@ -238,6 +238,8 @@ impl Devfs {
     ) -> io::Result<()> {
         match self.interruptible(core, header, || file.fsync(core, header.pid, what)) {
             Ok(()) => self.channel.reply_empty(header.unique),
+            // By which the kernel would never ask again, of any file.
+            Err(Errno::ENOSYS) => self.channel.reply_error(header.unique, libc::EINVAL),
             Err(errno) => self.reply_errno(header, errno),
         }
     }

@@ -138,14 +138,12 @@ impl Link {
         socket::send(&self.control, encode(message, &mut buffer), &files)
     }
 
-    /// Tells the daemon of an interruption, from a thread apart if it has no room for it: one
-    /// that does not receive holds up no calls of others.
+    /// Tells the daemon of an interruption, from a thread apart if that is not possible at once:
+    /// one that does not receive holds up no calls of others.
     fn interrupt(self: &Arc<Link>, message: Control) {
         let mut buffer = Vec::with_capacity(16);
-        // Without a daemon the call has ended.
-        if let Err(error) = socket::send_at_once(&self.control, encode(&message, &mut buffer))
-            && error.kind() == io::ErrorKind::WouldBlock
-        {
+        let told = socket::send_at_once(&self.control, encode(&message, &mut buffer));
+        if told.is_err() && !self.is_dead() {
             let mut late = self.late.lock();
             let _ = late.get_or_insert_with(|| self.start_interrupting()).send(message);
         }
@@ -156,7 +154,10 @@ impl Link {
         let link = self.clone();
         self.start_thread("devmap-interrupt", move || {
             while let Ok(message) = interruptions.recv() {
-                let _ = link.say(&message, None);
+                // For want of memory, say. Without a daemon the call has ended.
+                while link.say(&message, None).is_err() && !link.is_dead() {
+                    std::thread::sleep(std::time::Duration::from_millis(10));
+                }
             }
         });
         sender

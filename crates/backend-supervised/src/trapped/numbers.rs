@@ -121,14 +121,14 @@ fn give_held<'a>(
             u32::try_from(result).ok()
         };
         if low >= numbers.lowest || numbers.standard && low <= LAST_STANDARD {
-            return match close_on_exec {
-                true => Some(low),
-                false => control(libc::F_SETFD, 0).map(|_| low),
-            };
+            let given = if close_on_exec { Some(0) } else { control(libc::F_SETFD, 0) };
+            if given.is_some() {
+                return Some(low);
+            }
         }
         let copies = if close_on_exec { libc::F_DUPFD_CLOEXEC } else { libc::F_DUPFD };
         let number = control(copies, numbers.lowest);
-        // If it fails, it has been killed.
+        // A filter of its own that forbids it leaves it a second descriptor of the device.
         let _ = held.inject(nr::CLOSE, [low.into(), 0, 0, 0, 0, 0]);
         number
     });

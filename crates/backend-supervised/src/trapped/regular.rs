@@ -209,7 +209,7 @@ impl Watched {
                 rustix::io::retry_on_intr(|| poll(&mut fds, None)).map_err(io::Error::from)
             });
             self.rounds.lock().begun += 1;
-            let stored = self.read_events().unwrap_or(true);
+            let stored = Failures::receive("changes of files", || self.read_events());
             self.tend(core, stored);
             let mut rounds = self.rounds.lock();
             rounds.ended = rounds.begun;

@@ -26,6 +26,9 @@ use crate::{
     pool::{self, PATIENCE},
 };
 
+/// Times of [`PATIENCE`] that a thread may take, whatever it does.
+const MOST: usize = 100;
+
 /// As many workers are kept when there is nothing to do.
 const KEEP: usize = 2;
 
@@ -109,7 +112,9 @@ impl Tellers {
         told.is_late |= left.get() == 0;
         let is_late = told.is_late;
         if is_late {
-            told.jobs.retain(|job| !task.replaces(&job.task));
+            // Who asked for it before may wait for it yet.
+            told.jobs.retain(|job| !task.replaces(&job.task) || job.done.set(true).is_err());
+            self.done.notify_all();
         }
         told.jobs.push_back(Job { task, done: done.clone() });
         if is_new {
@@ -123,6 +128,8 @@ impl Tellers {
         if is_late {
             return true;
         }
+        // A thread that runs may run for ever, and its worker be stuck in its memory.
+        let mut rounds = 0;
         loop {
             if let Some(waits_on) = done.get() {
                 return *waits_on;
@@ -132,7 +139,8 @@ impl Tellers {
             }
             let worker = state.threads.get(&tid).and_then(|told| told.worker);
             let goes_on = || worker.is_none_or(pool::is_runnable) || pool::is_runnable(tid);
-            if MutexGuard::unlocked(&mut state, goes_on) {
+            rounds += 1;
+            if rounds < MOST && MutexGuard::unlocked(&mut state, goes_on) {
                 continue;
             }
             left.set(left.get().saturating_sub(1));

@@ -43,7 +43,7 @@ pub(super) fn execute(
     let name = program.file.display();
     match error.raw_os_error() {
         // Of a call that nobody answers: the supervisor has ended, and has said why.
-        Some(libc::ENOSYS) => return FAILED,
+        Some(libc::ENOSYS) if is_over(channel) => return FAILED,
         Some(libc::ENOENT) => match missing_interpreter(&program.file) {
             Some(interpreter) => {
                 complain(format_args!("cannot execute {name}: {interpreter} does not exist"));
@@ -59,6 +59,12 @@ pub(super) fn execute(
         Some(libc::ENOENT | libc::ENOTDIR) => NOT_FOUND,
         _ => NOT_EXECUTABLE,
     }
+}
+
+/// Whether the supervisor is gone.
+fn is_over(channel: &UnixStream) -> bool {
+    let _ = channel.set_nonblocking(true);
+    matches!((&mut &*channel).read(&mut [0]), Ok(0))
 }
 
 /// What execve(2) did not find although it found `program`; `None` when it is
