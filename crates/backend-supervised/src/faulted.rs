@@ -367,13 +367,12 @@ pub(crate) fn supply(
         ));
         Errno::ENOMEM
     })?;
-    file.given.add(std::iter::once(page..page + (at.end - at.start))).inspect_err(|_| {
-        crate::report_once(format_args!(
-            "{}: mmap fails with ENOMEM: its pages were mapped in too many pieces through one \
-             open file; open the device anew",
-            file.device.path.display()
-        ));
-    })?;
+    let pages = page..page + (at.end - at.start);
+    if file.given.add(std::iter::once(pages.clone())).is_err() {
+        // Of what the program had mapped here and there before.
+        file.given.join_closest();
+        file.given.add(std::iter::once(pages))?;
+    }
     core.set_mapped();
     Ok(Extent::Later(backing))
 }

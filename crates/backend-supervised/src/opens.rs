@@ -168,6 +168,17 @@ impl Given {
         Ok(())
     }
 
+    /// Makes room for one: the two that are closest to each other, and what lies between them,
+    /// are one from now on.
+    pub(crate) fn join_closest(&self) {
+        let mut given = self.0.lock();
+        let gap = |at: &usize| given[*at].start - given[at - 1].end;
+        if let Some(at) = (1..given.len()).min_by_key(gap) {
+            let end = given.remove(at).end;
+            given[at - 1].end = end;
+        }
+    }
+
     /// Whether a page is in one of them.
     pub(crate) fn has(&self, page: u64) -> bool {
         self.end(page).is_some()
@@ -570,5 +581,18 @@ mod tests {
         assert_eq!(given.add(std::iter::once(1_000_000..1_000_001)), Err(Errno::ENOMEM));
         // What touches another one is no more.
         add(30..31);
+    }
+
+    #[test]
+    fn there_is_room_for_one_more_range_when_two_are_joined() {
+        let given = Given::default();
+        let scattered = (0..Given::MOST as u64).map(|at| 10 * at..10 * at + 1);
+        given.add(scattered).expect("as many as may be");
+        given.add(std::iter::once(5..6)).expect_err("one more");
+        given.add(std::iter::once(1..4)).expect("it touches another");
+        given.join_closest();
+        given.add(std::iter::once(6_000_000..6_000_001)).expect("one more");
+        // The gap from 4 to 10 was the smallest.
+        assert!((0..11).all(|page| given.has(page)) && !given.has(11) && given.has(6_000_000));
     }
 }

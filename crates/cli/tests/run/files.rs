@@ -45,6 +45,7 @@ in_each_mode!(@ only_trapped "trapped" [
     a_file_that_grows_from_outside_has_what_came
     content_is_held_up_to_a_limit
     a_driver_that_blocks_in_its_store_keeps_nobody_from_other_files
+    a_failure_that_nobody_has_heard_of
     a_refused_length_is_not_shown
     what_the_kernel_does_not_tell_of
     descriptors_outlive_a_killed_supervisor
@@ -294,6 +295,19 @@ say(*(error_of(call) for call in 2 * [lambda: os.fsync(first)]))
         let finished = run.python(script, &[]).finish().well();
         assert_eq!(finished.stdout, format!("{errno} 0\n{errno} 0\n0 0\n"), "{finished:?}");
     }
+}
+
+/// Whoever wrote has closed the file before the driver failed to store that.
+fn a_failure_that_nobody_has_heard_of(mode: Mode) {
+    let script = "
+fd = os.open('/dev/bad', os.O_RDWR)
+say(os.pwrite(fd, b'x', 0))
+os.close(fd)
+fd = os.open('/dev/bad', os.O_RDONLY)
+say(*(error_of(call) for call in 2 * [lambda: os.fsync(fd)]))
+";
+    let finished = Run::bad_driver(mode, "store:ENOSPC").python(script, &[]).finish().well();
+    assert_eq!(finished.stdout, "1\nENOSPC 0\n", "{finished:?}");
 }
 
 /// The limit of the program, and the harder one of all that `devmap run` starts.

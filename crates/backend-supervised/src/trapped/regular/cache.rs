@@ -124,6 +124,16 @@ impl State {
         self.told.insert(opener, self.failures);
     }
 
+    /// Nobody uses the file any more. Of a failure that nobody has heard of, who opens it next hears.
+    fn begin_anew(&mut self) -> Vec<Arc<OpenFile>> {
+        let State { opens, changed, failures, failed, told, .. } = std::mem::take(self);
+        self.changed = changed;
+        if !told.values().any(|heard| *heard == failures) {
+            (self.failures, self.failed) = (failures, failed);
+        }
+        opens
+    }
+
     /// The open file for a call of the driver's.
     pub(super) fn open_file(&self) -> Option<Arc<OpenFile>> {
         self.opens.iter().find(|file| file.flags.write).or(self.opens.first()).cloned()
@@ -280,8 +290,7 @@ impl Cache {
 
     /// No program has it any more: the open files of the driver, to be closed.
     pub(super) fn end(&self, state: &mut State) -> Vec<Arc<OpenFile>> {
-        let State { opens, changed, .. } = std::mem::take(state);
-        state.changed = changed;
+        let opens = state.begin_anew();
         if let Ok(memory) = self.memory() {
             if let Ok(now) = rustix::fs::fstat(&memory.file) {
                 let time = Duration::new(now.st_mtime.unsigned_abs(), now.st_mtime_nsec as u32);
@@ -463,5 +472,17 @@ mod tests {
         assert_eq!(state.tell((2, 5)), Ok(()));
         state.fail(Errno::ENOSPC);
         assert_eq!(state.tell((2, 5)), Err(Errno::ENOSPC));
+    }
+
+    #[test]
+    fn a_failure_that_nobody_has_heard_of_is_told_to_who_comes_next() {
+        let mut state = State::default();
+        state.has_opened((1, 5));
+        state.fail(Errno::EIO);
+        state.begin_anew();
+        state.has_opened((2, 5));
+        assert_eq!(state.tell((2, 5)), Err(Errno::EIO));
+        state.begin_anew();
+        assert_eq!(state.tell((3, 5)), Ok(()));
     }
 }
