@@ -3,7 +3,7 @@
 //! Most calls on a device need no filter at all, because its descriptor is an open
 //! FUSE file: read, write, poll, close and their kin are the kernel's own. What is
 //! notified is what FUSE cannot do for a device (`mmap`), and what it would answer
-//! differently (`fstat`, `lseek`). Device descriptors are moved
+//! differently (`fstat`, `lseek`, `splice`). Device descriptors are moved
 //! to [`FIRST_DESCRIPTOR`] and up when they are opened, so a number tells them apart;
 //! programs move them by `dup2`, mostly to 0, 1 and 2, so these are looked at too.
 

@@ -639,17 +639,14 @@ impl Maps {
 
     /// Returns when `end` is at its end.
     fn answer_until(&self, end: &OwnedFd) {
-        let Some(listener) = &self.listener else {
-            wait_for_any(&[end.as_fd()]);
-            return;
-        };
-        while !wait_for_any(&[end.as_fd(), listener.as_fd()])[0] {
-            if self.start() {
-                wait_for_any(&[end.as_fd()]);
-                return;
+        let mut listener = self.listener.as_deref().map(|listener| listener as &dyn AsFd);
+        loop {
+            match tree::ready([Some(end), listener]) {
+                Ok([true, _]) => return,
+                Ok([_, true]) if self.start() => listener = None,
+                // For want of memory, say, which must not spin.
+                _ => std::thread::sleep(Duration::from_millis(10)),
             }
-            // For lack of memory, say, which must not spin.
-            std::thread::sleep(Duration::from_millis(10));
         }
     }
 
@@ -680,14 +677,6 @@ impl Maps {
         };
         self.thread.start("devmap-maps", move || listener.serve(answer))
     }
-}
-
-/// Waits until one of these is readable or at its end, and tells which.
-fn wait_for_any<const N: usize>(of: &[BorrowedFd<'_>; N]) -> [bool; N] {
-    use rustix::event::{PollFd, PollFlags, poll};
-    let mut fds = of.map(|fd| PollFd::from_borrowed_fd(fd, PollFlags::IN));
-    let _ = rustix::io::retry_on_intr(|| poll(&mut fds, None));
-    fds.map(|fd| !fd.revents().is_empty())
 }
 
 /// Tells the counts, if they are wanted.

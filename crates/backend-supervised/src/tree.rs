@@ -266,7 +266,7 @@ fn null() -> io::Result<OwnedFd> {
 }
 
 /// Waits until one of these is readable or at its end, and tells which.
-fn ready<const N: usize>(of: [Option<&dyn AsFd>; N]) -> io::Result<[bool; N]> {
+pub(crate) fn ready<const N: usize>(of: [Option<&dyn AsFd>; N]) -> io::Result<[bool; N]> {
     use rustix::event::{PollFd, PollFlags, poll};
     let present = of.iter().flatten();
     let mut fds: Vec<_> =

@@ -3,28 +3,19 @@
 
 use crate::harness::{Client, Mode, Run, in_each_mode};
 
-in_each_mode!(@ namespace "namespace" [
-    arguments_that_change
-    arguments_that_make_no_sense
-    descriptors_on_their_way
-    filters_that_refuse
-    kills_at_any_moment
-    numbers_that_others_take
-    pages_beside_the_given_one
-    ten_thousand_opens
-    threads_that_cannot_be_stopped
+in_each_mode!(
+    arguments_that_change,
+    arguments_that_make_no_sense,
+    descriptors_on_their_way,
+    filters_that_refuse,
+    kills_at_any_moment,
+    numbers_that_others_take,
+    pages_beside_the_given_one,
+    ten_thousand_opens,
+    threads_that_cannot_be_stopped,
+);
+in_each_mode!(@ only_namespace "namespace" [
     faulted_pages_beside_the_given_one
-]);
-in_each_mode!(@ trapped "trapped" [
-    arguments_that_change
-    arguments_that_make_no_sense
-    descriptors_on_their_way
-    filters_that_refuse
-    kills_at_any_moment
-    numbers_that_others_take
-    pages_beside_the_given_one
-    ten_thousand_opens
-    threads_that_cannot_be_stopped
 ]);
 
 /// Serves on while the program runs, and counts the devices' releases at the end.
